@@ -1,0 +1,1 @@
+"""Real servers for tests: a PostgreSQL server and a Kafka broker on free loopback ports."""
