@@ -20,34 +20,18 @@ DEVICE_CLASSES = ("GPU", "ASIC", "LPU", "WAFER", "RDU", "CPU")
 GIGA = 10**9
 TERA = 10**12
 CONFIDENCES = ("S", "A", "U")
-KEYS = frozenset(
-    [
-        "name",
-        "vendor",
-        "class",
-        "stack",
-        "memory_gb",
-        "memory_kind",
-        "bandwidth_tb_s",
-        "peaks",
-        "tdp_watts",
-        "idle_watts",
-        "link_gb_s",
-        "link_kind",
-        "scale_up",
-        "prices",
-        "confidence",
-        "sources",
-        "partitions",
-        "aliases",
-        "note",
-    ]
-)
+# fmt: off
+KEYS = frozenset([
+    "name", "vendor", "class", "stack", "memory_gb", "memory_kind", "bandwidth_tb_s", "peaks",
+    "tdp_watts", "idle_watts", "link_gb_s", "link_kind", "scale_up", "prices", "confidence",
+    "sources", "partitions", "aliases", "note",
+])
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """TFLOPS or TOPS at one precision: "fp16" (also bf16), "fp8", "int8". `sparse` counts structured sparsity."""
+    """TFLOPS or TOPS at a precision, "fp16" (also bf16), "fp8" or "int8"; `sparse`: with structured sparsity."""
 
     precision: str
     tera_operations: float
@@ -128,9 +112,9 @@ def nearest(name: str, count: int = 3) -> list[str]:
     """Catalogue names that look or are called most alike, best first."""
     wanted = _bare(name)
     known = _aliases()
-    close = difflib.get_close_matches(wanted, known, n=count * 4, cutoff=0.5)
-    # What starts alike is meant more often than difflib's ratio of short names says.
-    close += sorted(alias for alias in known if len(wanted) >= 2 and wanted in alias)
+    # What holds the typed name is meant more often than difflib's ratio of short names says.
+    close = sorted((alias for alias in known if len(wanted) >= 2 and wanted in alias), key=len)
+    close += difflib.get_close_matches(wanted, known, n=count * 4, cutoff=0.5)
     return list(dict.fromkeys(known[alias].name for alias in close))[:count]
 
 
@@ -144,7 +128,7 @@ def parse(text: str) -> tuple[Accelerator, ...]:
         for alias in (entry.name, *entry.aliases):
             owner = owners.setdefault(_bare(alias), entry.name)
             if owner != entry.name:
-                raise ValueError(f"{entry.name}: aliases: {alias!r} already means {owner}: keep it in one entry")
+                raise ValueError(f"{entry.name}: aliases: {alias!r} means {owner} already: keep one")
         if len({_bare(alias) for alias in (entry.name, *entry.aliases)}) <= len(entry.aliases):
             raise ValueError(f"{entry.name}: aliases: one repeats the name or another alias: drop it")
     if len({entry.name for entry in entries}) != len(entries):
