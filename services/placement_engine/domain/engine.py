@@ -1,0 +1,373 @@
+"""The placement core: events in, decisions out.
+
+No I/O, no clock, no randomness: the same events give the same decisions. Time is handed in, in
+seconds since the epoch. An engine plans one pool; nodes and jobs of other pools are ignored.
+`cycle` is where placing happens, in numbered steps.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from placement_engine.domain import views
+from placement_engine.domain.asks import expectation, with_deadline
+from placement_engine.domain.explaining import (
+    Explainer,
+    backing_off,
+    deadline_passed,
+    holds_claims,
+    limit_reason,
+)
+from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.model import (
+    Accelerator,
+    Candidate,
+    Claim,
+    CycleResult,
+    Decision,
+    Job,
+    Node,
+    NodeSample,
+    PowerDomain,
+    Profile,
+    Queue,
+    Reason,
+    Rejection,
+    ScoreTerm,
+)
+from placement_engine.domain.policy import Policy
+from placement_engine.domain.queues import Group, Queues, Totals
+from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
+from placement_engine.domain.reserve import Reservation, Reserver
+from placement_engine.domain.shapes import Ask, Shape, shape_of
+from placement_engine.domain.tables import Pipeline, Table, Tables
+
+Why = tuple[tuple[Reason, ...], tuple[str, ...]]
+"""Reasons and remedies."""
+
+
+class Engine:
+    """Fleet, queues and claims of one pool, and the cycle that places jobs."""
+
+    def __init__(self, policy: Policy = Policy(), pool: str = "default") -> None:  # noqa: B008
+        self._policy = policy
+        self._pool = pool
+        self._fleet = Fleet(policy)
+        self._pipeline = Pipeline(policy)
+        self._tables = Tables(self._fleet, policy, self._pipeline)
+        self._reserver = Reserver(self._fleet, policy, self._pipeline)
+        self._explainer = Explainer(self._fleet, policy, self._pipeline)
+        self._queues = Queues()
+        self._claims: dict[str, Claim] = {}
+        self._totals = Totals()
+        self._why: dict[Shape, tuple[float, tuple[object, ...], Why]] = {}
+
+    # -- facts -----------------------------------------------------------------------------------
+
+    def apply_node(self, node: Node) -> None:
+        """Adds or replaces a node. A node of another pool is removed here if it was known."""
+        self.remove_node(node.name, keep_columns=node.pool == self._pool)
+        if node.pool != self._pool:
+            return
+        self._fleet.apply_node(node)
+        self._count_totals(node, 1)
+
+    def remove_node(self, name: str, *, keep_columns: bool = False) -> None:
+        """Forgets a node; claims on it stay until released. Unknown names are ignored."""
+        facts = self._fleet.nodes.get(name)
+        if facts is None:
+            return
+        self._count_totals(facts.node, -1)
+        if not keep_columns:
+            self._fleet.remove_node(name)
+
+    def _count_totals(self, node: Node, sign: int) -> None:
+        self._totals.devices += sign * 1000 * sum(1 for d in node.devices if d.present)
+        self._totals.cpu += sign * node.cpu_milli
+        self._totals.memory += sign * node.memory_bytes
+
+    def apply_sample(self, sample: NodeSample) -> None:
+        """Takes a node's telemetry; one received before the last is dropped. Unknown nodes: kept for later."""
+        self._fleet.apply_sample(sample)
+
+    def set_power_domains(self, domains: Iterable[PowerDomain]) -> None:
+        """Replaces the power budgets above the node."""
+        self._fleet.set_power_domains(domains)
+
+    def set_queues(self, queues: Iterable[Queue]) -> None:
+        """Replaces the tree of queues. ValueError names a queue whose parent is unknown or a loop."""
+        self._queues.set_queues(queues)
+
+    def set_profiles(self, profiles: Iterable[Profile]) -> None:
+        """Replaces all profiles."""
+        self._fleet.models.estimator.set_profiles(profiles)
+        self._tables.forget()
+
+    def put_profile(self, profile: Profile) -> None:
+        """Adds or replaces the profile of (workload, accelerator, devices)."""
+        self._fleet.models.estimator.put_profile(profile)
+        self._tables.forget(profile.workload)
+
+    def set_accelerators(self, accelerators: Iterable[Accelerator]) -> None:
+        """Replaces the catalogue. To be set before claims are restored: their expected draw is read from it."""
+        self._fleet.models.estimator.set_catalogue(accelerators)
+        self._fleet.rewrite()
+        self._tables.forget()
+
+    # -- jobs ------------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Makes a job wait. The same id replaces the waiting one if its attempt is not older. A job
+        that holds claims is left alone, unless the attempt is newer: then it waits, but is not placed
+        before those claims are released."""
+        if job.pool != self._pool:
+            return
+        waiting, claim = self._queues.jobs.get(job.job_id), self._claims.get(job.job_id)
+        if waiting is not None and waiting.attempt > job.attempt:
+            return
+        if claim is not None and claim.job.attempt >= job.attempt:
+            return
+        self._queues.add(job)
+
+    def withdraw(self, job_id: str) -> None:
+        """Forgets a waiting job. Claims are left alone; unknown ids are ignored."""
+        self._queues.discard(job_id)
+
+    def release(self, job_id: str) -> None:
+        """Frees what a job holds. Unknown ids are ignored."""
+        claim = self._claims.pop(job_id, None)
+        if claim is not None:
+            for member in claim.members:
+                self._fleet.let_go(job_id, member)
+            self._charge(claim, -1)
+
+    def restore(self, claim: Claim) -> None:
+        """Takes a claim from the ledger as truth: also for an unknown node and over capacity. The job
+        no longer waits, unless with a newer attempt; a claim that was known for it is replaced."""
+        job_id = claim.job.job_id
+        waiting = self._queues.jobs.get(job_id)
+        if waiting is not None and waiting.attempt <= claim.job.attempt:
+            self._queues.discard(job_id)
+        self.release(job_id)
+        shape = shape_of(claim.job)
+        estimator = self._fleet.models.estimator
+        for member in claim.members:
+            model = member.devices[0].model if member.devices else ""
+            peak = estimator.estimate(shape.workload, model, shape.gang_devices).peak_watts or 0.0
+            # When it was claimed is not known: the first sample is taken to show it.
+            self._fleet.hold(job_id, member, float("-inf"), peak * shape.fraction, shape.fraction)
+        self._claims[job_id] = claim
+        self._charge(claim, 1)
+
+    def undo(self, job_id: str, attempt: int) -> None:
+        """Takes back a decision that could not be committed: claims freed, the job waits again.
+        Ignored if that attempt holds nothing."""
+        claim = self._claims.get(job_id)
+        if claim is None or claim.job.attempt != attempt:
+            return
+        self.release(job_id)
+        if job_id not in self._queues.jobs:
+            self._queues.add(claim.job)
+
+    def _charge(self, claim: Claim, sign: int) -> None:
+        self._queues.charge(
+            claim.job.queue,
+            sign * sum(device.milli for member in claim.members for device in member.devices),
+            sign * sum(member.cpu_milli for member in claim.members),
+            sign * sum(member.memory_bytes for member in claim.members),
+            sign,
+        )
+
+    # -- planning --------------------------------------------------------------------------------
+
+    def cycle(self, now: float, limit: int | None = None) -> CycleResult:
+        """Places waiting jobs, at most `limit` (or the policy's) decisions. Claims are taken at once.
+
+        `rejections` holds jobs whose reasons are new or whose reason codes changed; `explain` tells
+        the present reasons of any waiting job.
+        """
+        limit = self._policy.max_jobs_per_cycle if limit is None else limit
+        decisions: list[Decision] = []
+        rejections: list[Rejection] = []
+        considered = 0
+        # 1. Drain: facts were applied as they came; what time alone changes is applied here.
+        self._fleet.age(now)
+        self._queues.wake(now)
+        # 2. Order the queue: priority, weighted fair share, submit time, id.
+        turn = self._queues.turn(self._totals)
+        while len(decisions) < limit and (head := turn.next()) is not None:
+            job, group = head
+            considered += 1
+            why = self._gate(job, now)
+            if why is None:
+                # 3. Filter and 4. score, on the rows that changed since this shape was last asked for.
+                table = self._tables.get(group.likeness.shape)
+                ask = with_deadline(self._fleet, table.ask, job, now)
+                # 5. Reserve: a gang whole or not at all.
+                reservation = self._reserver.reserve(job, ask, table, now)
+                if reservation is not None:
+                    # 6. Commit: the job leaves the queue and its queue is charged.
+                    decisions.append(self._commit(job, ask, table, reservation))
+                    turn.fits(group)
+                    continue
+                why = self._reasons(job, ask, now)
+            # Backfill: jobs alike are passed over, others behind them may fit.
+            rejections.extend(self._tell(group, why, now))
+            turn.skip(group)
+        # 7. Publish.
+        return CycleResult(tuple(decisions), tuple(rejections), considered)
+
+    def _gate(self, job: Job, now: float) -> Why | None:
+        """What keeps a job from being placed, whatever the fleet."""
+        if job.job_id in self._claims:
+            return (holds_claims(job),), ()
+        if job.deadline is not None and now > job.deadline:
+            return (deadline_passed(job, now),), ("submit it again with a later deadline",)
+        asked = job.replicas * job.milli_per_member
+        queue = self._queues.limit_hit(job.queue, asked) if asked else None
+        if queue is None:
+            return None
+        usage = self._queues.usage.get(queue.name)
+        reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
+        return (reason,), (remedy,)
+
+    def _commit(self, job: Job, ask: Ask, table: Table, reservation: Reservation) -> Decision:
+        self._queues.discard(job.job_id)
+        claim = Claim(job, reservation.members)
+        self._claims[job.job_id] = claim
+        self._charge(claim, 1)
+        return self._decision(job, ask, table, reservation)
+
+    def _decision(self, job: Job, ask: Ask, table: Table, reservation: Reservation) -> Decision:
+        columns, by_row = self._fleet.columns, self._fleet.by_row
+        candidates = []
+        for row, score in ((reservation.row, reservation.score), *reservation.others):
+            model = int(columns.model[row])
+            terms = self._pipeline.terms(table.terms[:, row], ask, model)
+            if row == reservation.row and reservation.tightness is not None:
+                weight = self._policy.weights.topology
+                terms += (ScoreTerm("Topology", reservation.tightness, weight, "1 is one node"),)
+                score += weight * reservation.tightness
+            name = self._fleet.models.names[model] if ask.shape.needs_devices else ""
+            candidates.append(Candidate(by_row[row][0].node.name, name, score, terms))
+        members = reservation.members
+        model = int(columns.model[reservation.row])
+        where = members[0].node
+        if len(members) > 1:
+            where = f"{len({member.node for member in members})} nodes, first {where}"
+        return Decision(
+            job_id=job.job_id,
+            attempt=job.attempt,
+            members=members,
+            candidates=tuple(candidates),
+            expectation=expectation(self._fleet, ask, job, model),
+            nodes_considered=len(self._fleet.nodes),
+            summary=f"placed on {where}: best of {len(self._fleet.nodes)} nodes, score {candidates[0].score:.2f}",
+        )
+
+    def _reasons(self, job: Job, ask: Ask, now: float) -> Why:
+        """Reasons over the whole fleet, at most so old as the policy says."""
+        key = (job.replicas, job.topology_level, job.topology_required, ask.in_time.tobytes())
+        known = self._why.get(ask.shape)
+        if known is not None and known[1] == key and 0 <= now - known[0] <= self._policy.reasons_max_age_seconds:
+            return known[2]
+        why = self._explainer.reasons(job, ask)
+        if len(self._why) > 1024:
+            self._why.clear()
+        self._why[ask.shape] = (now, key, why)
+        return why
+
+    def _tell(self, group: Group, why: Why, now: float) -> list[Rejection]:
+        """Rejections for those of the group who have not heard these reasons yet."""
+        codes = tuple(sorted(reason.code for reason in why[0]))
+        ids = [place[2] for place in group.order] if codes != group.told else sorted(group.untold)
+        group.told = codes
+        group.untold.clear()
+        return [self._rejection(self._queues.jobs[job_id], why) for job_id in ids]
+
+    def _rejection(self, job: Job, why: Why) -> Rejection:
+        reasons, remedies = why
+        nodes = len(self._fleet.nodes)
+        if not nodes:
+            summary = f"waits: pool {self._pool!r} has no nodes"
+        elif not reasons:
+            summary = "would fit now: waits for its turn"
+        else:
+            first = reasons[0]
+            share = f" ({first.nodes} of {nodes} nodes)" if first.nodes else ""
+            summary = f"waits: {first.message}{share}"
+        return Rejection(
+            job_id=job.job_id,
+            attempt=job.attempt,
+            reasons=reasons,
+            remedies=remedies,
+            nodes_considered=nodes,
+            queue_position=self._queues.position(job),
+            summary=summary,
+        )
+
+    def dry_run(self, job: Job, now: float) -> Decision | Rejection:
+        """Where the job would go now, alone. Changes nothing."""
+        self._fleet.age(now)
+        why = self._gate(job, now)
+        if why is not None:
+            return self._rejection(job, why)
+        table = self._tables.get(shape_of(job))
+        ask = with_deadline(self._fleet, table.ask, job, now)
+        reservation = self._reserver.reserve(job, ask, table, now)
+        if reservation is None:
+            return self._rejection(job, self._explainer.reasons(job, ask))
+        for member in reservation.members:
+            self._fleet.let_go(job.job_id, member)
+        return self._decision(job, ask, table, reservation)
+
+    def explain(self, job_id: str, now: float) -> Rejection | None:
+        """Why a waiting job waits, over the whole fleet. None: it is not waiting. A job that would
+        fit now has no reasons, and its summary says so."""
+        job = self._queues.jobs.get(job_id)
+        if job is None:
+            return None
+        self._fleet.age(now)
+        ask = with_deadline(self._fleet, self._tables.get(shape_of(job)).ask, job, now)
+        reasons, remedies = self._explainer.reasons(job, ask)
+        gate = self._gate(job, now)
+        if gate is None and job.not_before > now:
+            gate = (backing_off(job, now),), ()
+        if gate is not None:
+            reasons, remedies = gate[0] + reasons, gate[1] + remedies
+        return self._rejection(job, (reasons, remedies))
+
+    # -- read-outs -------------------------------------------------------------------------------
+
+    @property
+    def pool(self) -> str:
+        return self._pool
+
+    def waiting(self) -> int:
+        """Number of waiting jobs."""
+        return len(self._queues.jobs)
+
+    def is_waiting(self, job_id: str) -> bool:
+        return job_id in self._queues.jobs
+
+    def holds(self, job_id: str) -> Claim | None:
+        """What a job holds, or None."""
+        return self._claims.get(job_id)
+
+    def node_names(self) -> Sequence[str]:
+        """Names of known nodes, sorted."""
+        return sorted(self._fleet.nodes)
+
+    def node_view(self, name: str, now: float) -> NodeView | None:
+        """A node and its devices, or None if unknown."""
+        return views.node_view(self._fleet, self._policy, name, now)
+
+    def queue_usage(self) -> tuple[QueueUsage, ...]:
+        """Every known queue, by name; a queue that only jobs name is listed too."""
+        return views.queue_usage(self._queues, self._totals)
+
+    def matching_capacity(self, job: Job) -> MatchingCapacity:
+        """What could ever match the job, by model, class, stack and executor, claims not counted."""
+        return views.matching_capacity(self._fleet, job)
+
+    def state_digest(self) -> bytes:
+        """A hash of all facts and columns, free of caches and of the order of arrival."""
+        return views.digest(self._fleet, self._queues, self._claims)

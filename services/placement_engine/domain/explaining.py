@@ -1,0 +1,239 @@
+"""Why a job waits: each filter's share of the fleet, with numbers, and the smallest changes that would help.
+
+A node counts for the first filter that excludes it (a node of several models: for the filter its last
+model got to). A device on an excluded node counts for the first filter that it failed itself, else for
+the one that excluded its node.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from placement_engine.domain.asks import make_ask
+from placement_engine.domain.columns import FREE, Floats, Ints
+from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.model import Job, Queue, Reason
+from placement_engine.domain.plugins import RowFilter
+from placement_engine.domain.policy import Policy
+from placement_engine.domain.reserve import members_per_row
+from placement_engine.domain.shapes import Ask
+from placement_engine.domain.tables import Pipeline
+
+PASSES = 127
+MOST_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Per row the position of the filter that excluded it (PASSES: none), and devices per filter."""
+
+    verdict: Ints
+    devices: dict[int, int]
+    fits: Ints
+    """Members each row could take now."""
+    most_devices: int
+    """Most usable devices on one node that fails for their number alone."""
+
+
+class Explainer:
+    def __init__(self, fleet: Fleet, policy: Policy, pipeline: Pipeline) -> None:
+        self._fleet = fleet
+        self._policy = policy
+        self._pipeline = pipeline
+        self._filters: tuple[RowFilter, ...] = (*pipeline.row_filters, *pipeline.device_filters)
+
+    def reasons(self, job: Job, ask: Ask) -> tuple[tuple[Reason, ...], tuple[str, ...]]:
+        """(reasons, the largest first; remedies) of the fleet as it is. No reasons: the job would fit."""
+        trace = self._trace(ask, job.replicas)
+        reasons = list(self._filter_reasons(ask, trace))
+        members = self._members(job, ask, trace)
+        if members >= job.replicas:
+            return (), ()
+        if members > 0:
+            reasons.insert(0, _gang_reason(job, members))
+        return tuple(reasons), tuple(self._remedies(job, ask, trace, members))
+
+    def _trace(self, ask: Ask, limit: int) -> Trace:
+        fleet, pipeline = self._fleet, self._pipeline
+        view = fleet.columns.view()
+        live = fleet.columns.node[: fleet.columns.rows] >= 0
+        verdict = np.full(view.model.shape[0], PASSES, dtype=np.intp)
+        for position, plugin in enumerate(pipeline.row_filters):
+            verdict[(verdict == PASSES) & ~plugin.passes(view, ask)] = position
+        present = view.devices(FREE) >= 0
+        slots = ask.shape.slots
+        failed = np.full(present.shape, PASSES, dtype=np.int8)
+        usable = present.copy()
+        if ask.shape.needs_devices:
+            for position, device_plugin in enumerate(pipeline.device_filters, len(pipeline.row_filters)):
+                passes = device_plugin.passes(view, ask)
+                failed[usable & ~passes] = position
+                usable &= passes
+                verdict[(verdict == PASSES) & (usable.sum(axis=0) < slots)] = position
+        excluded = live & (verdict != PASSES)
+        blame = np.where((failed == PASSES) | (verdict < len(pipeline.row_filters)), verdict, failed)
+        counted = np.bincount(blame[present & excluded], minlength=1)
+        fits = np.where(verdict == PASSES, members_per_row(view, usable, ask, limit), 0)
+        short = usable.sum(axis=0)[excluded & (verdict >= len(pipeline.row_filters))]
+        verdict[~live] = -1
+        return Trace(
+            verdict=verdict,
+            devices={i: int(n) for i, n in enumerate(counted.tolist()) if n},
+            fits=np.where(live, fits, 0),
+            most_devices=int(short.max()) if short.shape[0] else 0,
+        )
+
+    def _filter_reasons(self, ask: Ask, trace: Trace) -> list[Reason]:
+        columns = self._fleet.columns
+        of_node = np.full(len(self._fleet.names), -1, dtype=np.intp)
+        live = trace.verdict >= 0
+        np.maximum.at(of_node, columns.node[: columns.rows][live], trace.verdict[live])
+        nodes = np.bincount(of_node[(of_node >= 0) & (of_node != PASSES)], minlength=len(self._filters))
+        reasons = []
+        for position, plugin in enumerate(self._filters):
+            devices = trace.devices.get(position, 0)
+            if not nodes[position] and not devices:
+                continue
+            rows = np.flatnonzero(trace.verdict == position)
+            if rows.shape[0] == 0:
+                # Only devices fell here: their nodes were excluded by a later filter.
+                rows = np.flatnonzero((trace.verdict > position) & (trace.verdict != PASSES))
+            message, numbers = plugin.describe(columns.view(rows), ask)
+            reasons.append(Reason(plugin.name, plugin.code, int(nodes[position]), devices, message, numbers))
+        return sorted(reasons, key=lambda r: (-r.nodes, -r.devices, r.plugin, r.code))
+
+    def _by_model(self, ask: Ask) -> Ints:
+        models = self._fleet.columns.model[: self._fleet.columns.rows]
+        return models if ask.shape.needs_devices else np.zeros_like(models)
+
+    def _members(self, job: Job, ask: Ask, trace: Trace) -> int:
+        """The most members that fit at once now, on one model and within the level if it is required."""
+        return _most(self._groups(job, ask, trace, job.topology_required), trace.fits.astype(np.float64))
+
+    def _groups(self, job: Job, ask: Ask, trace: Trace, within_level: bool) -> Ints:
+        """Number of the group that each row would share a gang with, -1 for none."""
+        groups = self._by_model(ask).copy()
+        if within_level and job.topology_level and job.replicas > 1:
+            domains, names = self._fleet.domains(job.topology_level)
+            groups = np.where(domains >= 0, groups * max(1, len(names)) + domains, -1)
+        return groups
+
+    # -- remedies --------------------------------------------------------------------------------
+
+    def _remedies(self, job: Job, ask: Ask, trace: Trace, members: int) -> list[str]:
+        shape, found = ask.shape, []
+        if 0 < members < job.replicas:
+            found.append(f"{members} of {job.replicas} replicas would fit now")
+        if shape.whole > 1 and 0 < trace.most_devices < shape.whole:
+            found.append(f"a replica with {trace.most_devices} instead of {shape.whole} devices would fit now")
+        if job.topology_required and job.topology_level and job.replicas > 1:
+            anywhere = _most(self._groups(job, ask, trace, False), trace.fits.astype(np.float64))
+            if anywhere >= job.replicas:
+                found.append(f"it would fit now if one {job.topology_level} were preferred, not required")
+        if shape.needs_devices and (shape.models or shape.classes or shape.stacks):
+            names = self._free_models(job, ask)
+            if names:
+                found.append("it would fit now on " + ", ".join(names[:MOST_NAMED]))
+        hot = self._hot_devices(ask)
+        if hot:
+            limit = self._policy.heat_floor_celsius + self._policy.heat_hysteresis_celsius
+            found.append(
+                f"{len(hot)} matching devices return when their margin is back at {limit:g} degrees: "
+                + ", ".join(hot[:MOST_NAMED])
+                + (", ..." if len(hot) > MOST_NAMED else "")
+            )
+        return found
+
+    def _free_models(self, job: Job, ask: Ask) -> list[str]:
+        """Other accelerators that would hold the whole job now."""
+        wider = make_ask(self._fleet, replace(ask.shape, models=(), classes=(), stacks=()))
+        trace = self._trace(wider, job.replicas)
+        groups = self._groups(job, wider, trace, job.topology_required)
+        models = self._by_model(wider)
+        names = []
+        for model in np.unique(models[trace.fits > 0]).tolist():
+            fits = np.where(models == model, trace.fits, 0).astype(np.float64)
+            if not ask.allowed[model] and _most(groups, fits) >= job.replicas:
+                names.append(self._fleet.models.names[model] or "a device without a model")
+        return sorted(set(names))
+
+    def _hot_devices(self, ask: Ask) -> list[str]:
+        if not ask.shape.needs_devices:
+            return []
+        return [
+            f"{name}/{device.device.index}"
+            for name in sorted(self._fleet.nodes)
+            for row in self._fleet.nodes[name].rows
+            if ask.allowed[row.model]
+            for device in row.devices
+            if not device.cool and device.device.present
+        ]
+
+
+def _most(groups: Ints, fits: Floats) -> int:
+    inside = groups >= 0
+    if not bool(inside.any()):
+        return 0
+    return int(np.bincount(groups[inside], weights=fits[inside]).max())
+
+
+def _gang_reason(job: Job, members: int) -> Reason:
+    where = f"in one {job.topology_level}" if job.topology_level and job.topology_required else "on one model"
+    return Reason(
+        plugin="Gang",
+        code="GANG_TOO_LARGE_NOW",
+        nodes=0,
+        devices=0,
+        message=f"{members} of {job.replicas} replicas fit at once {where}",
+        numbers={"replicas": float(job.replicas), "replicas_that_fit": float(members)},
+    )
+
+
+def limit_reason(queue: Queue, used_milli: int, asked_milli: int) -> tuple[Reason, str]:
+    limit = queue.device_limit or 0
+    used, asked = used_milli / 1000, asked_milli / 1000
+    reason = Reason(
+        plugin="QueueLimit",
+        code="QUEUE_DEVICE_LIMIT",
+        nodes=0,
+        devices=0,
+        message=f"queue {queue.name!r} uses {used:g} of its {limit} devices, the job asks for {asked:g} more",
+        numbers={"device_limit": float(limit), "devices_used": used, "devices_asked": asked},
+    )
+    if asked > limit:
+        return reason, f"queue {queue.name!r} needs a device_limit of {asked:g} or more"
+    return reason, f"{used + asked - limit:g} devices of queue {queue.name!r} must be released first"
+
+
+def deadline_passed(job: Job, now: float) -> Reason:
+    late = now - (job.deadline or now)
+    return Reason(
+        plugin="Deadline",
+        code="DEADLINE_PASSED",
+        nodes=0,
+        devices=0,
+        message=f"the deadline passed {late:.0f} s ago",
+        numbers={"late_seconds": late},
+    )
+
+
+def backing_off(job: Job, now: float) -> Reason:
+    wait = job.not_before - now
+    return Reason(
+        plugin="Backoff",
+        code="BACKING_OFF",
+        nodes=0,
+        devices=0,
+        message=f"tried again in {wait:.1f} s",
+        numbers={"wait_seconds": wait},
+    )
+
+
+def holds_claims(job: Job) -> Reason:
+    return Reason(
+        plugin="Claims",
+        code="HOLDS_CLAIMS",
+        nodes=0,
+        devices=0,
+        message="an earlier attempt still holds its claims",
+    )

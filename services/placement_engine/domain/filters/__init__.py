@@ -1,0 +1,42 @@
+"""The filters, in the order in which they are asked: the first that says no counts the node."""
+
+from placement_engine.domain.filters.accelerator import Accelerator
+from placement_engine.domain.filters.capacity import Capacity
+from placement_engine.domain.filters.deadline import Deadline
+from placement_engine.domain.filters.device_memory import DeviceMemory
+from placement_engine.domain.filters.executor import Executor
+from placement_engine.domain.filters.health import Health
+from placement_engine.domain.filters.heat_margin import HeatMargin
+from placement_engine.domain.filters.host_resources import HostResources
+from placement_engine.domain.filters.latency import LatencyTarget
+from placement_engine.domain.filters.pool import Pool
+from placement_engine.domain.filters.power_headroom import DevicePower, NodePower
+from placement_engine.domain.filters.staleness import DeviceStaleness, Staleness
+from placement_engine.domain.filters.throttle import Throttle
+from placement_engine.domain.plugins import DeviceFilter, RowFilter
+from placement_engine.domain.policy import Policy
+
+
+def row_filters(policy: Policy) -> tuple[RowFilter, ...]:
+    return (
+        Accelerator(),
+        Executor(),
+        Pool(),
+        LatencyTarget(),
+        Deadline(),
+        Staleness(policy),
+        HostResources(),
+        NodePower(),
+    )
+
+
+def device_filters(policy: Policy) -> tuple[DeviceFilter, ...]:
+    return (
+        Capacity(),
+        DeviceStaleness(),
+        Health(),
+        HeatMargin(policy),
+        Throttle(),
+        DeviceMemory(),
+        DevicePower(),
+    )

@@ -1,0 +1,30 @@
+"""Thousandths of devices not claimed. A fraction sits on one device, a whole device is entirely free."""
+
+import numpy as np
+
+from placement_engine.domain.columns import FREE, Bools, View
+from placement_engine.domain.plugins import Description
+from placement_engine.domain.shapes import Ask
+
+
+class Capacity:
+    name = "Capacity"
+    code = "DEVICES_BUSY"
+
+    def passes(self, view: View, ask: Ask) -> Bools:
+        return view.devices(FREE) >= ask.shape.milli_per_device
+
+    def describe(self, view: View, ask: Ask) -> Description:
+        shape = ask.shape
+        free = view.devices(FREE)
+        if shape.whole:
+            most = int((free >= shape.milli_per_device).sum(axis=0).max())
+            return (
+                f"needs {shape.whole} whole devices on a node; the most entirely free is {most}",
+                {"devices_needed": float(shape.whole), "devices_most_free": float(most)},
+            )
+        best = float(np.maximum(free.max(), 0))
+        return (
+            f"needs {shape.milli} thousandths of one device; the most left on a device is {best:g}",
+            {"milli_needed": float(shape.milli), "milli_most_free": best},
+        )

@@ -1,0 +1,29 @@
+"""CPU and memory of the node. A job that asks for none of one does not care how much is left."""
+
+from placement_engine.domain.columns import CPU, HOST_MEMORY, Bools, View
+from placement_engine.domain.plugins import Description
+from placement_engine.domain.shapes import Ask
+
+
+class HostResources:
+    name = "HostResources"
+    code = "HOST_RESOURCES_SHORT"
+
+    def passes(self, view: View, ask: Ask) -> Bools:
+        shape = ask.shape
+        fits = (view.rows(CPU) >= shape.cpu_milli) | (shape.cpu_milli <= 0)
+        return fits & ((view.rows(HOST_MEMORY) >= shape.memory) | (shape.memory <= 0))
+
+    def describe(self, view: View, ask: Ask) -> Description:
+        shape = ask.shape
+        cpu, memory = float(view.rows(CPU).max()), float(view.rows(HOST_MEMORY).max())
+        return (
+            f"needs {shape.cpu_milli / 1000:g} CPU and {shape.memory / 2**30:g} GiB; "
+            f"the most left is {cpu / 1000:g} CPU, and {memory / 2**30:.1f} GiB",
+            {
+                "cpu_milli_needed": float(shape.cpu_milli),
+                "cpu_milli_most_free": cpu,
+                "memory_bytes_needed": float(shape.memory),
+                "memory_bytes_most_free": memory,
+            },
+        )

@@ -1,0 +1,51 @@
+"""Power: headroom = cap - sum(EWMA draw + k sigma) - draw claimed but not yet visible >= the job's peak.
+
+An idle device's own draw is part of the job's peak, so it is not counted twice. A job whose peak
+nobody knows passes wherever anything is left.
+"""
+
+import numpy as np
+
+from placement_engine.domain.columns import IDLE_WATTS, NODE_WATTS, WATTS, Bools, Floats, View
+from placement_engine.domain.plugins import Description
+from placement_engine.domain.shapes import Ask
+
+
+def member_watts(view: View, ask: Ask) -> Floats:
+    """What one member would add to the draw of each row's node, W."""
+    shape = ask.shape
+    added = ask.watts.take(view.model) - view.rows(IDLE_WATTS) * shape.fraction
+    return np.maximum(added, 0.0) * shape.slots
+
+
+class DevicePower:
+    name = "PowerHeadroom"
+    code = "DEVICE_POWER_SHORT"
+
+    def passes(self, view: View, ask: Ask) -> Bools:
+        needed = ask.watts.take(view.model)
+        return (view.devices(WATTS) >= needed) | (needed <= 0)
+
+    def describe(self, view: View, ask: Ask) -> Description:
+        needed, best = float(ask.watts.take(view.model).max()), float(view.devices(WATTS).max())
+        return (
+            f"needs up to {needed:g} W on a device; the most left is {best:g} W",
+            {"watts_needed": needed, "watts_most_left": best},
+        )
+
+
+class NodePower:
+    """Node, and the power domains above it."""
+
+    name = "PowerHeadroom"
+    code = "NODE_POWER_SHORT"
+
+    def passes(self, view: View, ask: Ask) -> Bools:
+        return view.rows(NODE_WATTS) >= member_watts(view, ask)
+
+    def describe(self, view: View, ask: Ask) -> Description:
+        needed, best = float(member_watts(view, ask).max()), float(view.rows(NODE_WATTS).max())
+        return (
+            f"a member adds up to {needed:g} W; the most left under a node, rack or row budget is {best:g} W",
+            {"watts_needed": needed, "watts_most_left": best},
+        )

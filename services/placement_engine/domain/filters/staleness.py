@@ -1,0 +1,41 @@
+"""Telemetry too old to trust: the node takes no new work. What runs there is left alone."""
+
+from placement_engine.domain.columns import HEARD, TIER, UNHEARD, UNSCHEDULABLE, Bools, View
+from placement_engine.domain.plugins import Description
+from placement_engine.domain.policy import Policy, UnknownPolicy
+from placement_engine.domain.shapes import Ask
+
+
+class Staleness:
+    name = "Staleness"
+    code = "TELEMETRY_STALE"
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._refuses_unheard = policy.unknown_telemetry is UnknownPolicy.REFUSE
+
+    def passes(self, view: View, ask: Ask) -> Bools:
+        tier = view.rows(TIER)
+        fits: Bools = tier < UNSCHEDULABLE if self._refuses_unheard else tier != UNSCHEDULABLE
+        return fits
+
+    def describe(self, view: View, ask: Ask) -> Description:
+        never = int((view.rows(TIER) == UNHEARD).sum())
+        limit = self._policy.unschedulable_seconds
+        return (
+            f"telemetry older than {limit:g} s" + (f", {never} never heard of" if never else ""),
+            {"limit_seconds": limit, "never_heard": float(never)},
+        )
+
+
+class DeviceStaleness:
+    """The same for a device that its node no longer speaks of."""
+
+    name = "Staleness"
+    code = "DEVICE_TELEMETRY_STALE"
+
+    def passes(self, view: View, ask: Ask) -> Bools:
+        return view.devices(HEARD) > 0
+
+    def describe(self, view: View, ask: Ask) -> Description:
+        return "the node's telemetry no longer names these devices", {}

@@ -1,0 +1,164 @@
+"""The life of a job: what each outcome and event makes of it. Pure; the store holds the rows locked meanwhile.
+
+Records of two topics arrive in any order between them: STARTED may overtake BOUND. Each topic's own records
+carry a version that rises per job; what is not newer than the last is dropped.
+"""
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+__all__ = ["Event", "EventKind", "JobRow", "JobState", "Retry", "advance", "cancel", "is_over"]
+
+
+class JobState(IntEnum):
+    """The numbers are the protobuf enum's."""
+
+    PENDING = 1
+    PLACED = 2
+    BOUND = 3
+    RUNNING = 4
+    SUCCEEDED = 5
+    FAILED = 6
+    CANCELLED = 7
+    RELEASING = 8
+
+
+_OVER = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+
+def is_over(state: JobState) -> bool:
+    return state in _OVER
+
+
+class EventKind(IntEnum):
+    BOUND = 1
+    BIND_FAILED = 2
+    BIND_UNKNOWN = 3
+    STARTED = 4
+    SUCCEEDED = 5
+    FAILED = 6
+    RELEASED = 7
+
+
+_SETTLED = frozenset({EventKind.BOUND, EventKind.BIND_FAILED, EventKind.BIND_UNKNOWN})
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job as stored. Times are seconds since the epoch."""
+
+    job_id: str
+    tenant: str
+    name: str
+    queue: str
+    pool: str
+    spec: bytes
+    traceparent: str
+    submitted_at: float
+    accepted_at: float
+    state: JobState = JobState.PENDING
+    message: str = ""
+    attempt: int = 0
+    version: int = 1
+    placed_at: float | None = None
+    bound_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    not_before: float = 0.0
+    settled_version: int = 0
+    lifecycle_version: int = 0
+    members: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What the binder tells of one attempt."""
+
+    kind: EventKind
+    job_id: str
+    attempt: int
+    version: int
+    at: float
+    message: str = ""
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a bind is tried, and how long a job waits before the next: doubling, at most `longest` seconds."""
+
+    attempts: int = 5
+    first_seconds: float = 1.0
+    longest_seconds: float = 60.0
+
+    def delay(self, attempt: int) -> float:
+        return min(self.first_seconds * 2.0 ** max(attempt - 1, 0), self.longest_seconds)
+
+
+def advance(row: JobRow, event: Event, retry: Retry) -> tuple[JobRow, bool]:
+    """The job after `event`, and whether its claims are free now. The same row: the event was old news."""
+    settled = event.kind in _SETTLED
+    last = row.settled_version if settled else row.lifecycle_version
+    if event.attempt != row.attempt or event.version <= last:
+        return row, False
+    row = replace(row, settled_version=event.version) if settled else replace(row, lifecycle_version=event.version)
+    row = replace(row, version=row.version + 1)
+    if is_over(row.state):
+        return _late(row, event), False
+    if row.state is JobState.PENDING:
+        return row, False
+    match event.kind:
+        case EventKind.BOUND:
+            forward = row.state is JobState.PLACED
+            return replace(
+                row, bound_at=event.at, state=JobState.BOUND if forward else row.state, message=event.message
+            ), False
+        case EventKind.BIND_UNKNOWN:
+            return replace(row, message=event.message or "bind outcome not known yet; the claim is held"), False
+        case EventKind.STARTED:
+            forward = row.state in (JobState.PLACED, JobState.BOUND)
+            return replace(row, started_at=event.at, state=JobState.RUNNING if forward else row.state), False
+        case EventKind.BIND_FAILED if (
+            row.state is not JobState.RELEASING and event.retryable and (row.attempt < retry.attempts)
+        ):
+            return replace(
+                row,
+                state=JobState.PENDING,
+                message=event.message,
+                members=b"",
+                placed_at=None,
+                not_before=event.at + retry.delay(row.attempt),
+            ), True
+        case EventKind.SUCCEEDED:
+            state = JobState.SUCCEEDED
+        case EventKind.RELEASED:
+            state = JobState.CANCELLED
+        case EventKind.BIND_FAILED if row.state is JobState.RELEASING:
+            state = JobState.CANCELLED
+        case _:
+            state = JobState.FAILED
+    return replace(
+        row,
+        state=state,
+        message=event.message or row.message,
+        finished_at=event.at,
+        bound_at=row.bound_at,
+    ), True
+
+
+def _late(row: JobRow, event: Event) -> JobRow:
+    """News of a job that is over only completes its times."""
+    if event.kind is EventKind.BOUND and row.bound_at is None:
+        return replace(row, bound_at=event.at)
+    if event.kind is EventKind.STARTED and row.started_at is None:
+        return replace(row, started_at=event.at)
+    return row
+
+
+def cancel(row: JobRow, now: float, reason: str) -> tuple[JobRow, bool]:
+    """The job after a cancel, and whether the binder must release it."""
+    if is_over(row.state) or row.state is JobState.RELEASING:
+        return row, False
+    if row.state is JobState.PENDING:
+        return replace(row, state=JobState.CANCELLED, message=reason, finished_at=now, version=row.version + 1), False
+    return replace(row, state=JobState.RELEASING, message=reason, version=row.version + 1), True

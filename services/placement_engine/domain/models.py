@@ -1,0 +1,59 @@
+"""The accelerator models present in the fleet, numbered. Number 0 is "no device"."""
+
+from placement_engine.domain.estimates import Estimator
+from placement_engine.domain.model import Device
+
+CPU_CLASS = "CPU"
+
+
+class Models:
+    """A number per (model, class, stack), with the present devices of each."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = [""]
+        self.classes: list[str] = [""]
+        self.stacks: list[str] = [""]
+        self.counts: list[int] = [0]
+        """Present devices of each."""
+        self.estimator = Estimator()
+        self._numbers: dict[tuple[str, str, str], int] = {}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def identify(self, device: Device) -> int:
+        key = (device.model, device.device_class, device.stack)
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = len(self.names)
+            for store, value in zip((self.names, self.classes, self.stacks), key, strict=True):
+                store.append(value)
+            self.counts.append(0)
+        return number
+
+    def count(self, model: int, change: int) -> None:
+        self.counts[model] += change
+
+    def memory(self, device: Device) -> int | None:
+        """Nominal bytes: the device's own word, else the catalogue's."""
+        entry = self.estimator.accelerator(device.model)
+        return device.memory_bytes if device.memory_bytes is not None else entry.memory_bytes if entry else None
+
+    def tdp(self, device: Device) -> float | None:
+        entry = self.estimator.accelerator(device.model)
+        return entry.tdp_watts if entry else None
+
+    def admits(self, model: int, models: tuple[str, ...], classes: tuple[str, ...], stacks: tuple[str, ...]) -> bool:
+        """Whether a job that names these may use the model. A CPU takes device work only when named."""
+        name, kind, stack = (store[model].casefold() for store in (self.names, self.classes, self.stacks))
+        if model == 0:
+            return False
+        named = name in (m.casefold() for m in models)
+        classed = kind in (c.casefold() for c in classes)
+        if kind == CPU_CLASS.casefold() and not (named or classed):
+            return False
+        return (
+            (named or not models)
+            and (classed or not classes)
+            and (not stacks or stack in (s.casefold() for s in stacks))
+        )

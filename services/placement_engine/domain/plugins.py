@@ -1,0 +1,48 @@
+"""What a filter and a score are. Each plugin is one small file; the registries show them all."""
+
+from typing import Protocol
+
+from placement_engine.domain.columns import Bools, Floats, View
+from placement_engine.domain.policy import Weights
+from placement_engine.domain.shapes import Ask
+
+Description = tuple[str, dict[str, float]]
+
+
+class RowFilter(Protocol):
+    """Judges rows: k answers. Plugins read only the view and the ask, so answers can be cached."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def code(self) -> str:
+        """Stable; what programs match on."""
+        ...
+
+    def passes(self, view: View, ask: Ask) -> Bools: ...
+
+    def describe(self, view: View, ask: Ask) -> Description:
+        """A sentence and its numbers, over the rows it excluded."""
+        ...
+
+
+class DeviceFilter(RowFilter, Protocol):
+    """The same for devices: `passes` answers (slots, k)."""
+
+
+class Score(Protocol):
+    """A value in 0..1 per row, higher is better, on an absolute scale: it depends on the row alone."""
+
+    @property
+    def name(self) -> str: ...
+
+    def weight(self, weights: Weights) -> float: ...
+
+    def values(self, view: View, usable: Bools, ask: Ask) -> Floats:
+        """`usable`: (slots, k), the devices that passed every filter."""
+        ...
+
+    def detail(self, value: float, ask: Ask, model: int) -> str:
+        """For a person."""
+        ...

@@ -1,0 +1,78 @@
+"""Every weight and threshold of the core, in one frozen value."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class UnknownPolicy(Enum):
+    """What to do where telemetry says nothing: absent is unknown, never zero."""
+
+    ALLOW = "allow"
+    PENALISE = "penalise"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Weight of each score plugin; every plugin's value is in 0..1."""
+
+    objective: float = 4.0
+    fragmentation: float = 3.0
+    topology: float = 2.0
+    heat: float = 1.0
+    power: float = 0.5
+    freshness: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Thresholds: degrees Celsius, seconds, W. Defaults suit a fleet scraped every 5 to 15 seconds."""
+
+    weights: Weights = field(default_factory=Weights)
+
+    heat_floor_celsius: float = 5.0
+    """A device whose margin falls below this takes no new work ..."""
+    heat_hysteresis_celsius: float = 3.0
+    """... until its margin is back at floor + hysteresis."""
+    unknown_heat: UnknownPolicy = UnknownPolicy.PENALISE
+    """A device that reports no temperature (TPUs, virtual GPUs)."""
+
+    fresh_seconds: float = 30.0
+    """Up to this age a node's telemetry is fresh; later it costs score."""
+    degraded_seconds: float = 60.0
+    """From this age it costs more score."""
+    unschedulable_seconds: float = 120.0
+    """Beyond this age the node takes no new work. Nothing is ever evicted for staleness."""
+    unknown_telemetry: UnknownPolicy = UnknownPolicy.PENALISE
+    """A node, or a device of a node, that was never heard of."""
+
+    power_sigma: float = 2.0
+    """k of: headroom = cap - sum(EWMA draw + k sigma) - draw claimed but not yet visible."""
+    power_alpha: float = 0.3
+    """Weight of the newest sample in the moving average of the draw."""
+    power_settle_seconds: float = 60.0
+    """A claim's expected draw counts until a sample was received this long after the claim."""
+    idle_power_fraction: float = 0.3
+    """An unclaimed device that draws less than this part of its limit is idle: a job replaces that draw."""
+
+    max_jobs_per_cycle: int = 512
+    next_best: int = 3
+    """Candidates kept with a decision, besides the chosen one."""
+    reasons_max_age_seconds: float = 1.0
+    """In a cycle, reasons of a shape that still does not fit are computed anew at most this often."""
+    cache_bytes: int = 128 * 1024 * 1024
+    """Memory for the score tables of job shapes; the least recently used go first."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fresh_seconds <= self.degraded_seconds <= self.unschedulable_seconds:
+            raise ValueError(
+                "policy ages must rise: 0 <= fresh_seconds <= degraded_seconds <= unschedulable_seconds, "
+                f"got {self.fresh_seconds}, {self.degraded_seconds}, {self.unschedulable_seconds}"
+            )
+        if not 0 < self.power_alpha <= 1:
+            raise ValueError(f"policy power_alpha must be in (0, 1], got {self.power_alpha}")
+        if self.max_jobs_per_cycle < 1:
+            raise ValueError(f"policy max_jobs_per_cycle must be at least 1, got {self.max_jobs_per_cycle}")
+        for name in ("heat_hysteresis_celsius", "power_sigma", "power_settle_seconds", "next_best"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"policy {name} must not be negative, got {getattr(self, name)}")

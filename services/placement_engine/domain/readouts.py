@@ -1,0 +1,61 @@
+"""What the core tells of its state: read-only values for gRPC, the CLI and tests."""
+
+from dataclasses import dataclass
+
+from placement_engine.domain.model import Device, DeviceSample, Node, NodeSample
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """A device as the engine sees it. `blocked` is "" or why it takes no new work."""
+
+    device: Device
+    used_milli: int
+    claimed_memory_bytes: int
+    sample: DeviceSample | None
+    age_seconds: float | None
+    blocked: str
+    job_ids: tuple[str, ...]
+    margin_celsius: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node as the engine sees it; `devices_free` counts whole devices that could take work now."""
+
+    node: Node
+    used_cpu_milli: int
+    used_memory_bytes: int
+    sample: NodeSample | None
+    age_seconds: float | None
+    devices_free: int
+    devices: tuple[DeviceView, ...]
+    blocked: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueUsage:
+    """A queue's standing: what its subtree uses and waits for. `share` is dominant share / weight."""
+
+    name: str
+    parent: str
+    weight: float
+    device_limit: int | None
+    used_milli: int
+    used_cpu_milli: int
+    used_memory_bytes: int
+    running_jobs: int
+    pending_jobs: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class MatchingCapacity:
+    """What a job could ever get, were the pool empty and healthy."""
+
+    devices: int
+    """Present devices whose model, class, stack and executor match."""
+    members: int
+    """Members of the gang that would fit at once, host CPU and memory counted, of the best single model."""
+    pool_devices: int
+    pool_nodes: int

@@ -1,0 +1,171 @@
+"""Read-outs of the core's state, and its digest."""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from placement_engine.domain import columns as col
+from placement_engine.domain.asks import make_ask
+from placement_engine.domain.facts import DeviceFacts, NodeFacts
+from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.model import Claim, Job
+from placement_engine.domain.policy import Policy
+from placement_engine.domain.queues import Queues, Totals
+from placement_engine.domain.readouts import DeviceView, MatchingCapacity, NodeView, QueueUsage
+from placement_engine.domain.shapes import shape_of
+
+
+def node_view(fleet: Fleet, policy: Policy, name: str, now: float) -> NodeView | None:
+    facts = fleet.nodes.get(name)
+    if facts is None:
+        return None
+    age = None if facts.sample is None else max(0.0, now - facts.sample.received_at)
+    blocked = _node_blocked(facts, policy, age)
+    devices = tuple(
+        _device_view(fleet, policy, facts, device, now)
+        for device in sorted(facts.devices.values(), key=lambda d: (d.device.index, d.device.device_id))
+    )
+    return NodeView(
+        node=facts.node,
+        used_cpu_milli=facts.used_cpu,
+        used_memory_bytes=facts.used_memory,
+        sample=facts.sample,
+        age_seconds=age,
+        devices_free=0 if blocked else sum(1 for d in devices if not d.blocked and d.used_milli == 0),
+        devices=devices,
+        blocked=blocked,
+    )
+
+
+def _node_blocked(facts: NodeFacts, policy: Policy, age: float | None) -> str:
+    if not facts.node.schedulable:
+        return f"cordoned: {facts.node.cordon_reason}" if facts.node.cordon_reason else "cordoned"
+    if facts.node.telemetry_exempt:
+        return ""
+    if age is None:
+        return "never heard of" if policy.unknown_telemetry.value == "refuse" else ""
+    return f"telemetry is {age:.0f} s old" if age > policy.unschedulable_seconds else ""
+
+
+def _device_view(fleet: Fleet, policy: Policy, facts: NodeFacts, device: DeviceFacts, now: float) -> DeviceView:
+    return DeviceView(
+        device=device.device,
+        used_milli=device.used_milli,
+        claimed_memory_bytes=sum(hold.memory_bytes for hold in device.holds.values()),
+        sample=device.sample,
+        age_seconds=None if device.heard_at is None else max(0.0, now - device.heard_at),
+        blocked=_device_blocked(fleet, policy, device),
+        job_ids=tuple(sorted({hold.job_id for hold in device.holds.values()})),
+        margin_celsius=device.margin,
+    )
+
+
+def _device_blocked(fleet: Fleet, policy: Policy, device: DeviceFacts) -> str:
+    value = fleet.columns.device[:, device.slot, device.row]
+    sample = device.sample
+    if not device.device.present:
+        return "gone"
+    if not value[col.WELL]:
+        code = sample.error_code if sample else None
+        return f"error {code}" if code else "unhealthy"
+    if not value[col.COOL]:
+        if device.margin is None:
+            return "heat margin unknown"
+        resume = policy.heat_floor_celsius + policy.heat_hysteresis_celsius
+        return f"heat margin {device.margin:.1f} degrees, takes work from {resume:g}"
+    if not value[col.UNTHROTTLED]:
+        return f"throttled: reasons {sample.throttle_bits or 0:#x}" if sample else "throttled"
+    return "" if value[col.HEARD] else "telemetry no longer names it"
+
+
+def queue_usage(queues: Queues, totals: Totals) -> tuple[QueueUsage, ...]:
+    names = sorted({*queues.known, *queues.usage, *queues.order})
+    result = []
+    for name in names:
+        queue, usage = queues.known.get(name), queues.usage.get(name)
+        result.append(
+            QueueUsage(
+                name=name,
+                parent=queue.parent if queue else "",
+                weight=queue.weight if queue else 1.0,
+                device_limit=queue.device_limit if queue else None,
+                used_milli=usage.devices if usage else 0,
+                used_cpu_milli=usage.cpu if usage else 0,
+                used_memory_bytes=usage.memory if usage else 0,
+                running_jobs=usage.jobs if usage else 0,
+                pending_jobs=queues.waiting_below(name),
+                share=queues.share(name, totals),
+            )
+        )
+    return tuple(result)
+
+
+def matching_capacity(fleet: Fleet, job: Job) -> MatchingCapacity:
+    """Nominal sizes: claims, health, heat and cordons pass, so they are not counted against the job."""
+    shape = shape_of(job)
+    ask = make_ask(fleet, shape)
+    devices = 0
+    members: dict[int, int] = {}
+    for name in sorted(fleet.nodes):
+        node = fleet.nodes[name].node
+        if job.executor and job.executor not in node.executors:
+            continue
+        host = job.replicas
+        if shape.cpu_milli > 0:
+            host = min(host, node.cpu_milli // shape.cpu_milli)
+        if shape.memory > 0:
+            host = min(host, node.memory_bytes // shape.memory)
+        if not shape.needs_devices:
+            members[0] = members.get(0, 0) + host
+            continue
+        for row in fleet.nodes[name].rows:
+            if not ask.allowed[row.model] or not ask.meets_latency[row.model]:
+                continue
+            need = ask.memory[row.model]
+            fitting = [d for d in row.devices if d.device.present and _could_hold(d, need)]
+            devices += len(fitting)
+            each = len(fitting) // shape.whole if shape.whole else len(fitting) * (1000 // shape.milli)
+            members[row.model] = members.get(row.model, 0) + min(host, each)
+    return MatchingCapacity(
+        devices=devices,
+        members=max(members.values(), default=0),
+        pool_devices=sum(fleet.models.counts),
+        pool_nodes=len(fleet.nodes),
+    )
+
+
+def _could_hold(device: DeviceFacts, need: float) -> bool:
+    total = device.total_bytes
+    return need <= 0 or total is None or total >= need
+
+
+def digest(fleet: Fleet, queues: Queues, claims: Mapping[str, Claim]) -> bytes:
+    state = hashlib.sha256()
+    for name in sorted(fleet.nodes):
+        facts = fleet.nodes[name]
+        state.update(repr((facts.node, facts.used_cpu, facts.used_memory, facts.pending_watts)).encode())
+        state.update(repr((facts.sample, facts.draw, facts.total_watts)).encode())
+        for row in facts.rows:
+            # The tier follows from the time of the last cycle: it is no fact.
+            values = np.delete(fleet.columns.row[:, row.row], col.TIER)
+            state.update(values.tobytes())
+            for device in row.devices:
+                state.update(fleet.columns.device[:, device.slot, row.row].tobytes())
+                holds = sorted(device.holds.items())
+                state.update(repr((device.device, device.sample, device.cool, device.draw, holds)).encode())
+                state.update(repr((device.foreign_bytes, device.pending_watts, device.heard_at)).encode())
+    for name in sorted(fleet.held):
+        state.update(repr((name, sorted(fleet.held[name]))).encode())
+    for key, domain in sorted(fleet.power_domains().items()):
+        state.update(repr((key, domain.cap, domain.draw, domain.headroom, sorted(domain.nodes))).encode())
+    for job_id in sorted(claims):
+        state.update(repr(claims[job_id]).encode())
+    for job_id in sorted(queues.jobs):
+        state.update(repr(queues.jobs[job_id]).encode())
+    for name, usage in sorted(queues.usage.items()):
+        if usage.devices or usage.cpu or usage.memory or usage.jobs:
+            state.update(repr((name, usage)).encode())
+    state.update(repr(sorted(queues.known.items())).encode())
+    state.update(repr((fleet.models.estimator.profiles(), fleet.models.estimator.catalogue())).encode())
+    return state.digest()

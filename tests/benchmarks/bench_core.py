@@ -1,0 +1,192 @@
+"""Decisions a second of the placement core, and the time of a whole-fleet explain.
+
+A steady mix: the fleet is filled to some 60 %, then each round finishes as many jobs as arrive, drawn
+from a few dozen shapes over four models. Everything is seeded; only the clock readings differ.
+Run: python tests/benchmarks/bench_core.py [--quick]
+"""
+
+import argparse
+import random
+import statistics
+import time
+from dataclasses import dataclass, replace
+
+from placement_engine.domain.engine import Engine
+from placement_engine.domain.model import (
+    Accelerator,
+    Decision,
+    Device,
+    DeviceSample,
+    Job,
+    Node,
+    NodeSample,
+    Objective,
+    Profile,
+)
+
+GIB = 2**30
+MODELS = (
+    # name, GiB, W, share of nodes (figures: vendors' pages, dense peaks in TFLOPS, bytes a second)
+    ("NVIDIA H100 SXM", 80, 700.0, 989.0, 3.35e12, 2.95, 0.4),
+    ("NVIDIA A100 80 SXM", 80, 400.0, 312.0, 2.039e12, 1.84, 0.3),
+    ("NVIDIA L40S", 48, 350.0, 362.0, 0.864e12, 1.55, 0.2),
+    ("AMD MI300X", 192, 750.0, 1307.0, 5.3e12, None, 0.1),
+)
+BATCH = 64
+NOW = 1_000_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    nodes: int
+    devices: int
+    shapes: int
+    decisions_per_second: float
+    sample_nodes_per_second: float
+    explain_milliseconds: float
+
+
+def a_fleet(nodes: int, rng: random.Random) -> Engine:
+    engine = Engine()
+    engine.set_accelerators(
+        Accelerator(name, "GPU", "ROCm" if "AMD" in name else "CUDA", gib * GIB, bandwidth, peak, watts, price)
+        for name, gib, watts, peak, bandwidth, price, _ in MODELS
+    )
+    engine.set_profiles(
+        Profile(f"workload-{w}", name, 1, peak * (0.5 + rng.random()), 0.05, None, watts * 0.7, watts * 0.9)
+        for w in range(4)
+        for name, _, watts, peak, _, _, _ in MODELS
+    )
+    for number in range(nodes):
+        name, gib, watts, *_ = rng.choices(MODELS, [m[-1] for m in MODELS])[0]
+        node = f"node-{number:05d}"
+        stack = "ROCm" if "AMD" in name else "CUDA"
+        engine.apply_node(
+            Node(
+                name=node,
+                devices=tuple(
+                    Device(f"{node}/{i}", i, name, "GPU", stack, gib * GIB, watts) for i in range(8)
+                ),
+                cpu_milli=128_000,
+                memory_bytes=1024 * GIB,
+                topology={"rack": f"rack-{number // 8}"},
+                power_cap_watts=8 * watts + 2500,
+            )
+        )
+        engine.apply_sample(a_sample(node, NOW, rng))
+    return engine
+
+
+def a_sample(node: str, at: float, rng: random.Random) -> NodeSample:
+    return NodeSample(
+        node=node,
+        received_at=at,
+        devices=tuple(
+            DeviceSample(
+                f"{node}/{i}",
+                memory_used_bytes=int(rng.random() * GIB),
+                margin_celsius=20 + 20 * rng.random(),
+                power_watts=60 + 10 * rng.random(),
+                throttle_bits=0,
+            )
+            for i in range(8)
+        ),
+    )
+
+
+def shapes(count: int, rng: random.Random) -> list[Job]:
+    """Single-member jobs: fractions, one to eight devices, a few CPU only, some that name a model."""
+    made = []
+    for number in range(count):
+        kind = rng.random()
+        devices = rng.choice((1, 1, 1, 2, 4, 8)) if kind < 0.55 else 0
+        milli = rng.choice((100, 250, 500)) if 0.55 <= kind < 0.95 else 0
+        made.append(
+            Job(
+                job_id="",
+                queue=f"queue-{number % 4}",
+                devices=devices,
+                device_milli=milli,
+                device_memory_bytes=rng.choice((0, 8, 16)) * GIB if milli or devices else 0,
+                cpu_milli=1000 * rng.choice((1, 2, 4)) * max(1, devices),
+                memory_bytes=4 * GIB * max(1, devices),
+                models=(rng.choice(MODELS)[0],) if rng.random() < 0.2 else (),
+                workload=f"workload-{number % 4}" if rng.random() < 0.7 else "",
+                objective=rng.choice((Objective.COST, Objective.TIME, Objective.ENERGY)),
+            )
+        )
+    return made
+
+
+def measure(nodes: int, decisions: int, shape_count: int = 32) -> Result:
+    rng = random.Random(7)
+    engine = a_fleet(nodes, rng)
+    mix = shapes(shape_count, rng)
+    running: list[str] = []
+    serial = 0
+
+    def submit(count: int) -> None:
+        nonlocal serial
+        for _ in range(count):
+            serial += 1
+            engine.submit(replace(rng.choice(mix), job_id=f"job-{serial:08d}", submitted_at=float(serial)))
+
+    filled = 0
+    while filled < nodes * 8 * 600:
+        submit(BATCH)
+        placed = engine.cycle(NOW).decisions
+        if not placed:
+            break
+        for decision in placed:
+            running.append(decision.job_id)
+            filled += sum(claim.milli for member in decision.members for claim in member.devices)
+    spent, made = 0.0, 0
+    while made < decisions:
+        for _ in range(min(BATCH, len(running))):
+            at = rng.randrange(len(running))
+            running[at], running[-1] = running[-1], running[at]
+            engine.release(running.pop())
+        submit(BATCH)
+        before = time.perf_counter()
+        result = engine.cycle(NOW)
+        spent += time.perf_counter() - before
+        made += len(result.decisions)
+        running.extend(decision.job_id for decision in result.decisions)
+    samples = [a_sample(f"node-{rng.randrange(nodes):05d}", NOW + 1, rng) for _ in range(2000)]
+    before = time.perf_counter()
+    for sample in samples:
+        engine.apply_sample(sample)
+    sampled = time.perf_counter() - before
+    too_large = Job(job_id="too-large", devices=8, replicas=4 * nodes, models=(MODELS[0][0],))
+    engine.submit(too_large)
+    times = []
+    for _ in range(5):
+        before = time.perf_counter()
+        engine.explain("too-large", NOW + 1)
+        times.append(time.perf_counter() - before)
+    assert not isinstance(engine.dry_run(too_large, NOW + 1), Decision)
+    return Result(
+        nodes=nodes,
+        devices=8 * nodes,
+        shapes=shape_count,
+        decisions_per_second=made / spent,
+        sample_nodes_per_second=len(samples) / sampled,
+        explain_milliseconds=1000 * statistics.median(times),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer decisions: a few seconds")
+    quick = parser.parse_args().quick
+    print(f"{'nodes':>7} {'devices':>8} {'shapes':>7} {'decisions/s':>12} {'samples/s':>10} {'explain ms':>11}")
+    for nodes in (1_000, 10_000):
+        r = measure(nodes, 1_000 if quick else 10_000)
+        print(
+            f"{r.nodes:>7,} {r.devices:>8,} {r.shapes:>7} {r.decisions_per_second:>12,.0f} "
+            f"{8 * r.sample_nodes_per_second:>10,.0f} {r.explain_milliseconds:>11.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
