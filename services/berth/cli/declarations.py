@@ -1,0 +1,169 @@
+"""Queues, pools and static nodes as a person declares them (`berth apply -f`).
+
+queues:
+  - {name: research, weight: 2, tenants: [vision, speech], device_limit: 64}
+pools:
+  - name: default
+    power_domains: [{level: rack, name: r07, cap_watts: 40000}]
+nodes:
+  - name: n-001
+    pool: default
+    devices: {model: H100-SXM, count: 8}    # or a list of such
+    cpu: 96
+    memory: 1Ti
+    topology: {rack: r07, zone: a}
+    labels: {owner: vision}
+    power_cap: 10200                        # W
+    executors: [simulated]
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from berth import catalogue
+from berth.errors import FieldError, InvalidInput
+from berth.jobs import parse_quantity
+from berth.v1 import fleet_pb2 as pb
+
+__all__ = ["Declarations", "devices_of", "parse_declarations"]
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "queues": ("name", "parent", "weight", "tenants", "device_limit"),
+    "pools": ("name", "power_domains"),
+    "nodes": ("name", "pool", "devices", "cpu", "memory", "topology", "labels", "power_cap", "executors"),
+}
+
+
+@dataclass(slots=True)
+class Declarations:
+    queues: list[pb.Queue] = field(default_factory=list)
+    pools: list[pb.Pool] = field(default_factory=list)
+    nodes: list[pb.Node] = field(default_factory=list)
+
+
+def devices_of(node: str, model: catalogue.Accelerator, count: int, *, first: int = 0) -> list[pb.Device]:
+    """`count` devices of a catalogue model, with indices from `first`."""
+    return [
+        pb.Device(
+            device_id=f"{node}/{index}",
+            index=index,
+            model=model.name,
+            device_class=model.device_class,
+            stack=model.stack,
+            memory_bytes=model.memory_bytes or 0,
+            power_limit_watts=model.tdp_watts or 0.0,
+            present=True,
+            reported_model=model.name,
+        )
+        for index in range(first, first + count)
+    ]
+
+
+def parse_declarations(documents: Sequence[Any]) -> Declarations:
+    """Raises InvalidInput with every error found."""
+    reader = _Reader()
+    for document in documents:
+        reader.document(document)
+    if reader.errors:
+        raise InvalidInput(reader.errors)
+    return reader.made
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.errors: list[FieldError] = []
+        self.made = Declarations()
+
+    def fail(self, field: str, value: Any, remedy: str) -> None:
+        self.errors.append(FieldError(field, str(value), remedy))
+
+    def document(self, document: Any) -> None:
+        if not isinstance(document, Mapping):
+            self.fail("file", type(document).__name__, "write a mapping with queues, pools or nodes")
+            return
+        for kind, entries in document.items():
+            if kind not in KINDS:
+                self.unknown(str(kind), str(kind), list(KINDS))
+                continue
+            if not isinstance(entries, list):
+                self.fail(kind, type(entries).__name__, "write a list")
+                continue
+            for position, entry in enumerate(entries):
+                where = f"{kind}[{position}]"
+                if not isinstance(entry, Mapping) or not entry.get("name"):
+                    self.fail(f"{where}.name", "", "give it a name")
+                    continue
+                for key in entry:
+                    if key not in KINDS[kind]:
+                        self.unknown(f"{where}.{key}", str(key), KINDS[kind])
+                try:
+                    {"queues": self.queue, "pools": self.pool, "nodes": self.node}[kind](where, entry)
+                except InvalidInput as error:
+                    self.errors.extend(error.errors)
+                except (TypeError, ValueError, AttributeError) as error:
+                    self.fail(where, entry["name"], f"a value is of the wrong type: {error}")
+
+    def unknown(self, field: str, value: str, known: Sequence[str]) -> None:
+        near = difflib.get_close_matches(value, known, n=1)
+        self.fail(field, value, (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}")
+
+    def queue(self, where: str, entry: Mapping[str, Any]) -> None:
+        weight = float(entry.get("weight", 1.0))
+        if not weight > 0:
+            self.fail(f"{where}.weight", weight, "write a number above 0")
+        limit = int(entry.get("device_limit", 0))
+        if limit < 0:
+            self.fail(f"{where}.device_limit", limit, "write 0 for no limit, or more")
+            limit = 0
+        self.made.queues.append(
+            pb.Queue(
+                name=str(entry["name"]),
+                parent=str(entry.get("parent") or ""),
+                weight=weight,
+                tenants=[str(tenant) for tenant in entry.get("tenants") or ()],
+                device_limit=limit,
+            )
+        )
+
+    def pool(self, where: str, entry: Mapping[str, Any]) -> None:
+        domains = []
+        for position, domain in enumerate(entry.get("power_domains") or ()):
+            at = f"{where}.power_domains[{position}]"
+            cap = float(domain.get("cap_watts", 0))
+            if not domain.get("level") or not domain.get("name") or not cap > 0:
+                self.fail(at, domain, "give level, name and cap_watts above 0")
+            domains.append(pb.PowerDomain(level=str(domain.get("level")), name=str(domain.get("name")), cap_watts=cap))
+        self.made.pools.append(pb.Pool(name=str(entry["name"]), power_domains=domains))
+
+    def node(self, where: str, entry: Mapping[str, Any]) -> None:
+        name = str(entry["name"])
+        devices: list[pb.Device] = []
+        groups = entry.get("devices") or ()
+        for group in [groups] if isinstance(groups, Mapping) else groups:
+            model = catalogue.resolve(str(group.get("model", "")))
+            if model is None:
+                near = ", ".join(catalogue.nearest(str(group.get("model", "")))) or "`berth get devices`"
+                self.fail(f"{where}.devices.model", group.get("model"), f"not in the catalogue; nearest: {near}")
+                continue
+            count = int(group.get("count", 1))
+            if not 1 <= count <= 1024:
+                self.fail(f"{where}.devices.count", count, "write 1 to 1024")
+                continue
+            devices += devices_of(name, model, count, first=len(devices))
+        self.made.nodes.append(
+            pb.Node(
+                name=name,
+                pool=str(entry.get("pool") or "default"),
+                devices=devices,
+                cpu_milli=round(parse_quantity(f"{where}.cpu", entry.get("cpu", 0)) * 1000),
+                memory_bytes=round(parse_quantity(f"{where}.memory", entry.get("memory", 0))),
+                topology={str(level): str(domain) for level, domain in (entry.get("topology") or {}).items()},
+                labels={str(key): str(value) for key, value in (entry.get("labels") or {}).items()},
+                power_cap_watts=float(entry.get("power_cap", 0)),
+                executors=[str(one) for one in entry.get("executors") or ("simulated",)],
+                schedulable=True,
+                telemetry_exempt=True,
+            )
+        )

@@ -1,0 +1,302 @@
+"""Starts, watches and ends the whole system on one machine.
+
+    async with EmbeddedSystem(options, say=print) as system:
+        ...                       # every service is ready
+        await system.watch()      # restarts a service that dies
+
+Whatever way the block is left, no process stays behind: not the services, not the broker, not the database,
+not the jobs that the process executor started.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Self
+
+from berth.embedded.context import Context, context_path, process_started
+from berth.embedded.kafka import EmbeddedKafka
+from berth.embedded.postgres import EmbeddedPostgres
+from berth.embedded.process import Child, end_all, module_command, spawn
+
+__all__ = ["SERVICES", "EmbeddedSystem", "Options", "SystemFailed"]
+
+SERVICES = ("telemetry_ingest", "profile_store", "placement_engine", "binder")
+READY_SECONDS = 60.0
+GRACE_SECONDS = 4.0
+RESTARTS_A_MINUTE = 5
+
+
+class SystemFailed(Exception):
+    """A part did not start, or will not stay up; the message carries the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    state_dir: Path
+    fresh: bool = False
+    """True: forget what the state folder holds."""
+    agent: bool = True
+    """Take this machine as a node."""
+    fleet_nodes: int = 0
+    """Nodes of the emulated fleet; 0: none."""
+    kafka: str = ""
+    """A broker that runs elsewhere; empty: the embedded one."""
+    postgres: str = ""
+    """DSN of a server that runs elsewhere; empty: the embedded one."""
+    context_file: Path | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def node_name() -> str:
+    """This machine's name as a node: a DNS label."""
+    return re.sub(r"[^a-z0-9-]+", "-", platform.node().split(".")[0].lower()).strip("-")[:63] or "this-machine"
+
+
+class EmbeddedSystem:
+    """The system as a context manager; see the module."""
+
+    def __init__(self, options: Options, *, say: Callable[[str], None]) -> None:
+        self._options = options
+        self._say = say
+        self._state = options.state_dir.resolve()
+        self._children: dict[str, Child] = {}
+        self._kafka: EmbeddedKafka | None = None
+        self._postgres: EmbeddedPostgres | None = None
+        self._environment: dict[str, str] = {}
+        self._endpoints: dict[str, dict[str, str]] = {}
+        self._restarts: dict[str, list[float]] = {}
+        self._lock: IO[str] | None = None
+        self._context_file = context_path(options.context_file)
+        self.context = Context({})
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop()
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the running parts, by name."""
+        return {name: child.pid for name, child in self._children.items() if child.running()}
+
+    async def watch(self) -> None:
+        """Restarts a part that died, for ever. Raises SystemFailed where it dies again and again."""
+        while True:
+            await asyncio.sleep(0.3)
+            for part in (self._kafka, self._postgres):
+                if part is not None and part.child is not None and not part.child.running():
+                    raise SystemFailed(f"{part.child.name} ended:\n{part.child.last_lines()}")
+            for name, child in list(self._children.items()):
+                if not child.running():
+                    await self._restart(name, child)
+
+    # Starting
+
+    async def _start(self) -> None:
+        self._prepare_state()
+        await asyncio.gather(self._start_kafka(), self._start_postgres())
+        self._environment = self._shared_environment()
+        for name in SERVICES:
+            self._spawn_service(name)
+        if self._options.fleet_nodes:
+            self._spawn_fleet()
+        self._say("starting the four services")
+        await asyncio.gather(*(self._until_ready(name) for name in SERVICES))
+        if self._options.agent:
+            self._spawn_agent()
+        self._publish_context()
+
+    def _prepare_state(self) -> None:
+        self._state.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._state / "lock").open("w", encoding="utf-8")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            self._lock = None
+            raise SystemFailed(
+                f"another Berth uses {self._state}: end it, or name another folder with --state"
+            ) from None
+        # Jobs of a system that was killed before it could end them.
+        self._terminate_jobs()
+        names = ["endpoints", "spans"]
+        if self._options.fresh:
+            names += ["postgres", "logs", "attempts", "targets"]
+        for name in names:
+            shutil.rmtree(self._state / name, ignore_errors=True)
+        for name in ("endpoints", "spans", "logs"):
+            (self._state / name).mkdir(exist_ok=True)
+
+    async def _start_kafka(self) -> None:
+        if self._options.kafka:
+            return
+        self._say("starting the embedded Kafka broker")
+        self._kafka = EmbeddedKafka(self._state / "logs" / "kafka.log")
+        await self._kafka.start()
+
+    async def _start_postgres(self) -> None:
+        if self._options.postgres:
+            return
+        self._say("starting the embedded PostgreSQL")
+        self._postgres = EmbeddedPostgres(self._state / "postgres")
+        await self._postgres.start()
+
+    def _shared_environment(self) -> dict[str, str]:
+        environment = {
+            "BERTH_KAFKA_BOOTSTRAP": self._kafka.bootstrap if self._kafka else self._options.kafka,
+            "BERTH_KAFKA_LOG": self._kafka.log_id if self._kafka else os.environ.get("BERTH_KAFKA_LOG", ""),
+            "BERTH_POSTGRES_DSN": self._postgres.dsn() if self._postgres else self._options.postgres,
+            "BERTH_STATE_DIR": str(self._state),
+            "BERTH_SPAN_DIR": str(self._state / "spans"),
+            "BERTH_GRPC_LISTEN": "127.0.0.1:0",
+            "BERTH_HTTP_LISTEN": "127.0.0.1:0",
+            "BERTH_NODE": node_name(),
+            "BERTH_TARGETS_FILE": str(self._state / "targets.json"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        return {**environment, **self._options.environment}
+
+    def _spawn_service(self, name: str, listen: dict[str, str] | None = None) -> None:
+        endpoint_file = self._state / "endpoints" / f"{name}.json"
+        endpoint_file.unlink(missing_ok=True)
+        # After a restart the addresses stay, so that whoever is connected finds the service again.
+        addresses = {f"BERTH_{kind.upper()}_LISTEN": address for kind, address in (listen or {}).items()}
+        self._children[name] = spawn(
+            name,
+            module_command(f"{name}.main"),
+            log=self._state / "logs" / f"{name}.log",
+            environment={**self._environment, **addresses, "BERTH_ENDPOINT_FILE": str(endpoint_file)},
+        )
+
+    def _spawn_agent(self) -> None:
+        self._children["agent"] = spawn(
+            "agent",
+            module_command(
+                "berth.agent",
+                *("--telemetry", self._endpoints["telemetry_ingest"]["grpc"], "--node", node_name()),
+            ),
+            log=self._state / "logs" / "agent.log",
+            environment=self._environment,
+        )
+
+    def _spawn_fleet(self) -> None:
+        self._children["fleet"] = spawn(
+            "fleet",
+            module_command(
+                "berth.fleet_emulator",
+                *("--nodes", str(self._options.fleet_nodes), "--targets", str(self._state / "targets.json")),
+            ),
+            log=self._state / "logs" / "fleet.log",
+            environment=self._environment,
+        )
+
+    async def _until_ready(self, name: str) -> None:
+        endpoint_file = self._state / "endpoints" / f"{name}.json"
+        deadline = time.monotonic() + READY_SECONDS
+        reason = "it has not written its addresses"
+        while time.monotonic() < deadline:
+            child = self._children[name]
+            if not child.running():
+                raise SystemFailed(f"{name} ended while it started:\n{child.last_lines()}")
+            try:
+                endpoints = json.loads(endpoint_file.read_text(encoding="utf-8"))
+                reason = await asyncio.to_thread(_not_ready_because, endpoints["http"])
+            except (OSError, ValueError, KeyError):
+                await asyncio.sleep(0.05)
+                continue
+            if not reason:
+                self._endpoints[name] = endpoints
+                return
+            await asyncio.sleep(0.1)
+        raise SystemFailed(
+            f"{name} was not ready within {READY_SECONDS:.0f} s ({reason}):\n{self._children[name].last_lines()}"
+        )
+
+    def _publish_context(self) -> None:
+        self.context = Context(
+            services={name: self._endpoints[name]["grpc"] for name in SERVICES},
+            http={name: self._endpoints[name]["http"] for name in SERVICES},
+            kafka=self._environment["BERTH_KAFKA_BOOTSTRAP"],
+            state_dir=str(self._state),
+            span_dir=self._environment["BERTH_SPAN_DIR"],
+            pid=os.getpid(),
+            pid_started=process_started(os.getpid()),
+            service_pids=self.pids(),
+        )
+        self.context.save(self._context_file)
+
+    async def _restart(self, name: str, child: Child) -> None:
+        now = time.monotonic()
+        recent = [moment for moment in self._restarts.get(name, []) if now - moment < 60.0]
+        if len(recent) >= RESTARTS_A_MINUTE:
+            raise SystemFailed(f"{name} keeps ending:\n{child.last_lines()}")
+        self._restarts[name] = [*recent, now]
+        self._say(f"{name} ended with {child.popen.returncode}; starting it again")
+        if name == "agent":
+            self._spawn_agent()
+        elif name == "fleet":
+            self._spawn_fleet()
+        else:
+            self._spawn_service(name, self._endpoints.get(name))
+            await self._until_ready(name)
+        self._publish_context()
+
+    # Ending
+
+    def _stop(self) -> None:
+        """Ends everything, in the order of use. Blocks, so that nothing interrupts it."""
+        if self._lock is None:
+            return
+        self.context.remove(self._context_file)
+        killed = end_all(self._children.values(), grace_seconds=GRACE_SECONDS)
+        if killed:
+            self._say(f"had to kill: {', '.join(killed)}")
+        self._terminate_jobs()
+        if self._kafka is not None:
+            self._kafka.stop()
+        if self._postgres is not None:
+            self._postgres.stop()
+        self._lock.close()
+        self._lock = None
+
+    def _terminate_jobs(self) -> None:
+        if not any(self._state.glob("attempts/*")):
+            return
+        ended = subprocess.run(
+            [sys.executable, "-m", "binder.executors.process", "--terminate-all", str(self._state)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            start_new_session=True,
+            check=False,
+        )
+        if ended.returncode != 0:
+            self._say(f"the jobs of {self._state} could not be ended: {ended.stderr.strip()[-300:]}")
+
+
+def _not_ready_because(http: str) -> str:
+    """Empty where /readyz says 200, else what it says."""
+    try:
+        with urllib.request.urlopen(f"http://{http}/readyz", timeout=2.0):
+            return ""
+    except urllib.error.HTTPError as error:
+        return error.read().decode(errors="replace").strip() or f"/readyz says {error.code}"
+    except OSError as error:
+        return str(error)
