@@ -1,0 +1,151 @@
+"""Profiles in PostgreSQL. Rows are written and locked in the order of their keys, so that writers never deadlock.
+
+A change and its record of profiles.changed are one transaction, under the row's lock: for one key, records leave
+in the order of versions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple
+
+import asyncpg
+
+from berth import outbox
+from berth.postgres import Connection, Database
+from profile_store.adapters.encoding import records
+from profile_store.domain.profile import Profile, ProfileKey
+
+__all__ = ["PostgresProfiles"]
+
+KEY = {"workload": "text", "accelerator": "text", "devices": "integer", "co_located_with": "text"}
+BODY = {
+    "task": "text",
+    "precision": "text",
+    "software_stack": "text",
+    "throughput": "double precision",
+    "throughput_unit": "text",
+    "latency_p50_seconds": "double precision",
+    "latency_p99_seconds": "double precision",
+    "memory_bytes": "bigint",
+    "power_watts": "double precision",
+    "peak_power_watts": "double precision",
+    "price_per_hour": "double precision",
+    "provenance": "integer",
+    "relative_uncertainty": "double precision",
+    "source": "text",
+    "measured_at": "timestamptz",
+    "samples": "bigint",
+}
+COLUMNS = {**KEY, **BODY}
+_KEYS = ", ".join(KEY)
+_ALL = ", ".join(COLUMNS)
+
+_INSERT = f"""
+    INSERT INTO profile AS p ({_ALL})
+    SELECT {_ALL} FROM unnest({", ".join(f"${n}::{kind}[]" for n, kind in enumerate(COLUMNS.values(), 1))})
+      WITH ORDINALITY AS given ({_ALL}, n) ORDER BY n
+    ON CONFLICT ({_KEYS})"""
+_PUT = f"""{_INSERT} DO UPDATE SET
+      {", ".join(f"{name} = excluded.{name}" for name in BODY)},
+      version = p.version + 1, updated_at = clock_timestamp()
+    WHERE ({", ".join(f"p.{name}" for name in BODY)})
+      IS DISTINCT FROM ({", ".join(f"excluded.{name}" for name in BODY)})
+    RETURNING *"""
+_ADD_MISSING = f"{_INSERT} DO NOTHING RETURNING *"
+
+# Rows announced in one transaction: their locks hold up writers.
+CHUNK = 1000
+
+
+class PostgresProfiles:
+    """Implements ProfileRepository on a database whose schema holds `profile` and `outbox`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(self, profiles: Sequence[Profile]) -> int:
+        return await self._write(_PUT, profiles)
+
+    async def add_missing(self, profiles: Sequence[Profile]) -> int:
+        return await self._write(_ADD_MISSING, profiles)
+
+    async def _write(self, statement: str, profiles: Sequence[Profile]) -> int:
+        rows = [
+            (*astuple(profile.key), *(getattr(profile, name) for name in BODY))
+            for profile in sorted(profiles, key=lambda one: one.key)
+        ]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        if not rows:
+            return 0
+
+        async def effect(connection: Connection) -> int:
+            changed = await connection.fetch(statement, *columns)
+            await outbox.append(connection, records(map(_profile, changed)))
+            return len(changed)
+
+        return await self._database.run(effect)
+
+    async def get(self, key: ProfileKey) -> Profile | None:
+        row = await self._database.pool.fetchrow(
+            f"SELECT * FROM profile WHERE ({_KEYS}) = ($1, $2, $3, $4)", *astuple(key)
+        )
+        return None if row is None else _profile(row)
+
+    async def page(
+        self, *, workload: str, accelerator: str, after: ProfileKey | None, count: int
+    ) -> tuple[Profile, ...]:
+        rows = await self._database.pool.fetch(
+            f"""SELECT * FROM profile
+                WHERE ($1 = '' OR workload = $1) AND ($2 = '' OR accelerator = $2)
+                  AND ({_KEYS}) > ($3, $4, $5, $6)
+                ORDER BY {_KEYS} LIMIT $7""",
+            workload,
+            accelerator,
+            *astuple(after or ProfileKey("", "", 0)),
+            count,
+        )
+        return tuple(map(_profile, rows))
+
+    async def of_workload(self, workload: str, devices: int) -> tuple[Profile, ...]:
+        rows = await self._database.pool.fetch(
+            f"""SELECT * FROM profile
+                WHERE workload = $1 AND ($2 = 0 OR devices = $2) AND co_located_with = '' ORDER BY {_KEYS}""",
+            workload,
+            devices,
+        )
+        return tuple(map(_profile, rows))
+
+    async def workloads(self) -> tuple[str, ...]:
+        rows = await self._database.pool.fetch("SELECT DISTINCT workload FROM profile ORDER BY workload")
+        return tuple(row["workload"] for row in rows)
+
+    async def announce_all(self) -> int:
+        count = 0
+        after = ProfileKey("", "", 0)
+        while True:
+
+            async def effect(connection: Connection, after: ProfileKey = after) -> tuple[Profile, ...]:
+                rows = await connection.fetch(
+                    f"SELECT * FROM profile WHERE ({_KEYS}) > ($1, $2, $3, $4) ORDER BY {_KEYS} LIMIT $5 FOR SHARE",
+                    *astuple(after),
+                    CHUNK,
+                )
+                found = tuple(map(_profile, rows))
+                await outbox.append(connection, records(found))
+                return found
+
+            if count == 0 and await self._database.pool.fetchval("SELECT EXISTS (SELECT FROM outbox)"):
+                # The broker is away or behind: more of the same would only pile up.
+                return 0
+            found = await self._database.run(effect)
+            count += len(found)
+            if len(found) < CHUNK:
+                return count
+            after = found[-1].key
+
+
+def _profile(row: asyncpg.Record) -> Profile:
+    return Profile(
+        key=ProfileKey(*(row[name] for name in KEY)),
+        version=row["version"],
+        **{name: row[name] for name in BODY},
+    )

@@ -1,0 +1,76 @@
+"""The one place where profile-store is put together."""
+
+import asyncio
+import importlib.resources
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import structlog
+
+from berth import catalogue
+from berth.auth import Authenticator
+from berth.grpc import GrpcServer
+from berth.kafka import ensure_topics
+from berth.outbox import OutboxRelay
+from berth.postgres import TRANSIENT, Database
+from berth.service import App, authority_key
+from berth.settings import ServiceSettings
+from berth.v1.profiles_pb2_grpc import add_ProfileServiceServicer_to_server
+from profile_store.adapters.grpc_service import ProfileService
+from profile_store.adapters.postgres_profiles import PostgresProfiles
+from profile_store.handlers import ProfileStore
+from profile_store.settings import ProfileStoreSettings
+
+__all__ = ["SCHEMA", "build"]
+
+log = structlog.get_logger(__name__)
+
+SCHEMA = "profiles"
+
+
+@asynccontextmanager
+async def build(settings: ServiceSettings) -> AsyncIterator[App]:
+    if not isinstance(settings, ProfileStoreSettings):
+        raise TypeError("profile-store needs ProfileStoreSettings")
+    database = await Database.open(settings.postgres_dsn.get_secret_value(), SCHEMA, size=settings.postgres_pool)
+    try:
+        await database.migrate("berth", "profile_store")
+        await ensure_topics(settings)
+        relay = OutboxRelay(database, settings.kafka_bootstrap)
+        store = ProfileStore(
+            profiles=PostgresProfiles(database),
+            catalogue=catalogue,
+            now=lambda: datetime.now(UTC),
+            announced=relay.wake,
+        )
+        await _seed(store, settings)
+        tasks = {"outbox": relay.run}
+        if settings.republish:
+            tasks["republish"] = lambda: _republish(store, settings.republish_seconds)
+        server = GrpcServer(
+            settings.grpc_listen,
+            Authenticator(authority_key(settings)),
+            [(add_ProfileServiceServicer_to_server, ProfileService(store), "berth.v1.ProfileService")],
+        )
+        yield App(tasks=tasks, grpc=server)
+    finally:
+        await database.close()
+
+
+async def _seed(store: ProfileStore, settings: ProfileStoreSettings) -> None:
+    if settings.seed_demo:
+        content = (importlib.resources.files("profile_store") / "seed.yaml").read_bytes()
+        log.info("demo profiles", added=await store.seed(content, "declared for the demo"))
+    if settings.seed_directory is not None:
+        for path in sorted(settings.seed_directory.glob("*.yaml")):
+            log.info("seed", file=path.name, added=await store.seed(path.read_bytes(), path.name))
+
+
+async def _republish(store: ProfileStore, seconds: float) -> None:
+    while True:
+        try:
+            log.debug("republished", profiles=await store.republish())
+        except TRANSIENT as error:
+            log.warning("profiles will be announced again later", error=repr(error))
+        await asyncio.sleep(seconds)

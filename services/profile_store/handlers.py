@@ -1,0 +1,162 @@
+"""A request in, an effect out: the whole of what profile-store does."""
+
+import asyncio
+import base64
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from berth.errors import InvalidInput, NotFound
+from profile_store.domain.importers import read
+from profile_store.domain.profile import (
+    Catalogue,
+    Profile,
+    ProfileKey,
+    known_accelerator,
+    rank,
+    validate,
+)
+from profile_store.domain.repository import ProfileRepository
+
+__all__ = ["Page", "ProfileStore", "Ranking", "Stored"]
+
+DEFAULT_PAGE = 100
+LARGEST_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    changed: int
+    unchanged: int
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    profiles: tuple[Profile, ...]
+    next_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """`suggestions` are the nearest names where the workload is unknown."""
+
+    profiles: tuple[Profile, ...]
+    suggestions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileStore:
+    """`announced` is called after each commit that announced something; `now` is the clock."""
+
+    profiles: ProfileRepository
+    catalogue: Catalogue
+    now: Callable[[], datetime]
+    announced: Callable[[], None] = field(default=lambda: None)
+
+    async def put(self, profiles: Sequence[Profile]) -> Stored:
+        """Stores all of them or, with InvalidInput, none."""
+        sound = validate(profiles, self.catalogue, now=self.now())
+        changed = await self.profiles.put(sound)
+        if changed:
+            self.announced()
+        return Stored(changed, len(sound) - changed)
+
+    async def import_document(self, format: str, content: bytes, source: str) -> Stored:
+        """Stores all that the document holds or, with InvalidInput, nothing. Twice changes nothing."""
+        # A thread: a large file must not hold up the other calls.
+        imported = await asyncio.to_thread(read, format, content, source)
+        stored = await self.put(imported.profiles)
+        return Stored(stored.changed, stored.unchanged, imported.skipped)
+
+    async def seed(self, content: bytes, source: str) -> int:
+        """Adds the profiles of Berth's own format whose key is free: what was learnt since is kept."""
+        sound = validate(read("yaml", content, source).profiles, self.catalogue, now=self.now())
+        added = await self.profiles.add_missing(sound)
+        if added:
+            self.announced()
+        return added
+
+    async def get(self, workload: str, accelerator: str, devices: int) -> Profile:
+        """The profile measured alone. `devices` 0 is 1. Raises NotFound with what there is instead."""
+        _readable("workload", workload)
+        name = known_accelerator(self.catalogue, accelerator).name
+        key = ProfileKey(workload, name, _devices(devices) or 1)
+        found = await self.profiles.get(key)
+        if found is not None:
+            return found
+        others = await self.profiles.of_workload(workload, 0)
+        if others:
+            places = ", ".join(f"{other.key.accelerator} x {other.key.devices}" for other in rank(others)[:8])
+            raise NotFound(f"workload: {workload!r}: not measured on {name} x {key.devices}; it was on {places}")
+        near = await self._nearest_workloads(workload)
+        hint = f"did you mean {', '.join(near)}?" if near else "`berth get profiles` lists what there is"
+        raise NotFound(f"workload: {workload!r}: unknown; {hint}")
+
+    async def list(self, workload: str, accelerator: str, page_size: int, page_token: str) -> Page:
+        """Profiles in their keys' order, co-located ones included; "" takes any."""
+        _readable("workload", workload)
+        if page_size < 0:
+            raise InvalidInput.of("page_size", page_size, f"0 for {DEFAULT_PAGE}, or 1 to {LARGEST_PAGE}")
+        count = min(page_size or DEFAULT_PAGE, LARGEST_PAGE)
+        name = known_accelerator(self.catalogue, accelerator).name if accelerator else ""
+        after = _read_token(page_token) if page_token else None
+        # One more than asked tells whether there is a next page.
+        found = await self.profiles.page(workload=workload, accelerator=name, after=after, count=count + 1)
+        more = len(found) > count
+        return Page(found[:count], _write_token(found[count - 1].key) if more else "")
+
+    async def query(self, workload: str, devices: int) -> Ranking:
+        """Where the workload runs fastest. `devices` 0 takes any number."""
+        _readable("workload", workload)
+        if not workload:
+            raise InvalidInput.of("workload", workload, "name the workload")
+        found = await self.profiles.of_workload(workload, _devices(devices))
+        if found:
+            return Ranking(rank(found))
+        return Ranking((), await self._nearest_workloads(workload))
+
+    async def republish(self) -> int:
+        """Announces everything again, for consumers whose broker forgot."""
+        count = await self.profiles.announce_all()
+        if count:
+            self.announced()
+        return count
+
+    async def _nearest_workloads(self, workload: str) -> tuple[str, ...]:
+        names = await self.profiles.workloads()
+        if workload in names:
+            return ()
+        known = {name.casefold(): name for name in names}
+        close = difflib.get_close_matches(workload.casefold(), known, n=3, cutoff=0.5)
+        return tuple(known[name] for name in close)
+
+
+def _readable(field: str, text: str) -> None:
+    if not text.isprintable():
+        raise InvalidInput.of(field, ascii(text), "printable characters only")
+
+
+def _devices(devices: int) -> int:
+    if devices < 0:
+        raise InvalidInput.of("devices", devices, "a count of devices, at least 1")
+    return devices
+
+
+def _write_token(key: ProfileKey) -> str:
+    row = [key.workload, key.accelerator, key.devices, key.co_located_with]
+    return base64.urlsafe_b64encode(json.dumps(row).encode()).decode()
+
+
+def _read_token(token: str) -> ProfileKey:
+    try:
+        match json.loads(base64.urlsafe_b64decode(token.encode())):
+            case [str(workload), str(accelerator), int(devices), str(co_located_with)] if (
+                0 <= devices < 2**31 and "\x00" not in workload + accelerator + co_located_with
+            ):
+                return ProfileKey(workload, accelerator, devices, co_located_with)
+    except (ValueError, RecursionError):
+        pass
+    raise InvalidInput.of("page_token", token, "give back next_page_token as it came, or leave it out")
