@@ -29,7 +29,7 @@ class Principal:
         if "*" not in self.tenants and tenant not in self.tenants:
             allowed = ", ".join(sorted(self.tenants)) or "none"
             raise PermissionDenied(
-                f"tenant: {tenant!r}: {self.subject!r} may act for: {allowed}; ask an operator for a token of that tenant"
+                f"tenant: {tenant!r}: {self.subject!r} may act for: {allowed}; ask for a token of that tenant"
             )
 
     def may_see(self, tenant: str) -> bool:

@@ -291,7 +291,7 @@ class _Reader:
         value = self.document.get(field)
         if value is None:
             return default
-        names = [name.removeprefix(prefix).lower() for name in enum.keys() if not name.endswith("UNSPECIFIED")]
+        names = [name.removeprefix(prefix).lower() for name, _ in enum.items() if not name.endswith("UNSPECIFIED")]
         if str(value).lower() not in names:
             self._fail(field, value, f"write one of: {', '.join(names)}")
             return default

@@ -34,6 +34,7 @@ __all__ = [
     "record_span",
     "shutdown_tracing",
     "traceparent_of",
+    "tracing_enabled",
 ]
 
 RECORDS_PUBLISHED = Counter("berth_records_published_total", "Records that the broker has taken.", ["topic"])
@@ -127,6 +128,11 @@ def configure_tracing(service: str, *, span_dir: Path | None = None) -> None:
         wanted = True
     if wanted:
         trace.set_tracer_provider(provider)
+
+
+def tracing_enabled() -> bool:
+    """Whether spans go anywhere."""
+    return isinstance(trace.get_tracer_provider(), TracerProvider)
 
 
 def shutdown_tracing() -> None:

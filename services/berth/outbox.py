@@ -8,6 +8,7 @@ old by the version that each record carries.
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ import asyncpg
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from opentelemetry.trace import SpanKind
 
-from berth.observability import OUTBOX_PENDING, RECORDS_PUBLISHED
+from berth.observability import OUTBOX_PENDING, RECORDS_PUBLISHED, record_span, tracing_enabled
 from berth.postgres import TRANSIENT, Connection, Database
 from berth.retry import delays
 from berth.topics import dead_letter_topic
@@ -84,10 +86,10 @@ class OutboxRelay:
         )
         lock = f"berth.outbox.{self._database.schema}"
         async with self._database.pool.acquire() as connection:
-            while not await connection.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", lock):
+            while not await connection.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", lock):  # noqa: ASYNC110
                 await asyncio.sleep(0.5)
-            await producer.start()
             try:
+                await producer.start()
                 while True:
                     self._wake.clear()
                     if await self._publish_some(connection, producer) < BATCH:
@@ -101,15 +103,28 @@ class OutboxRelay:
                     await connection.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", lock)
 
     async def _publish_some(self, connection: Connection, producer: AIOKafkaProducer) -> int:
-        rows = await connection.fetch("SELECT id, topic, key, value, headers FROM outbox ORDER BY id LIMIT $1", BATCH)
+        rows = await connection.fetch(
+            "SELECT id, topic, key, value, headers, extract(epoch FROM created_at)::float8 AS created_at "
+            "FROM outbox ORDER BY id LIMIT $1",
+            BATCH,
+        )
         OUTBOX_PENDING.set(len(rows))
         if not rows:
             return 0
         sent = [await self._send(producer, row) for row in rows]
         await asyncio.gather(*sent)
         await connection.execute("DELETE FROM outbox WHERE id = ANY($1::bigint[])", [row["id"] for row in rows])
+        published = time.time()
         for row in rows:
             RECORDS_PUBLISHED.labels(row["topic"]).inc()
+            if tracing_enabled() and (traceparent := json.loads(row["headers"]).get("traceparent")):
+                record_span(
+                    f"publish {row['topic']}",
+                    parent=traceparent,
+                    start=row["created_at"],
+                    end=published,
+                    kind=SpanKind.PRODUCER,
+                )
         return len(rows)
 
     @staticmethod

@@ -15,7 +15,7 @@ Ints = npt.NDArray[np.intp]
 Bools = npt.NDArray[np.bool_]
 
 # Device columns, `device[COLUMN, slot, row]`. Flags are 1.0 (may take work) or 0.0.
-FREE = 0  # thousandths of the device not claimed; -1 where the slot is empty
+FREE = 0  # thousandths of the device not claimed, below 0 where claims exceed it; ABSENT: no device
 MEMORY = 1  # bytes really free: total - claims - what others use; inf is never, unknown is 0
 HEARD = 2  # telemetry speaks of it recently enough
 WELL = 3  # no error, not unhealthy
@@ -23,6 +23,7 @@ COOL = 4  # heat margin rule with hysteresis
 UNTHROTTLED = 5  # no blocking throttle bit
 WATTS = 6  # W of headroom under the device's own limit; inf where unknown
 DEVICE_COLUMNS = 7
+ABSENT = -1e9
 
 # Row columns, `row[COLUMN, row]`.
 SCHEDULABLE = 0
@@ -78,7 +79,7 @@ class Columns:
 
     def _allocate(self, capacity: int, slots: int) -> None:
         self.device: Floats = np.zeros((DEVICE_COLUMNS, slots, capacity))
-        self.device[FREE] = -1.0
+        self.device[FREE] = ABSENT
         self.row: Floats = np.zeros((ROW_COLUMNS, capacity))
         self.model: Ints = np.zeros(capacity, dtype=np.intp)
         self.executors: npt.NDArray[np.int64] = np.zeros(capacity, dtype=np.int64)
@@ -112,7 +113,7 @@ class Columns:
 
     def give_back(self, row: int) -> None:
         self.device[:, :, row] = 0.0
-        self.device[FREE, :, row] = -1.0
+        self.device[FREE, :, row] = ABSENT
         self.row[:, row] = 0.0
         self.model[row] = 0
         self.executors[row] = 0

@@ -8,7 +8,7 @@ seconds since the epoch. An engine plans one pool; nodes and jobs of other pools
 from collections.abc import Iterable, Sequence
 
 from placement_engine.domain import views
-from placement_engine.domain.asks import expectation, with_deadline
+from placement_engine.domain.asks import with_deadline
 from placement_engine.domain.explaining import (
     Explainer,
     backing_off,
@@ -205,7 +205,7 @@ class Engine:
                 reservation = self._reserver.reserve(job, ask, table, now)
                 if reservation is not None:
                     # 6. Commit: the job leaves the queue and its queue is charged.
-                    decisions.append(self._commit(job, ask, table, reservation))
+                    decisions.append(self._commit(job, table, reservation))
                     turn.fits(group)
                     continue
                 why = self._reasons(job, ask, now)
@@ -229,24 +229,24 @@ class Engine:
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
 
-    def _commit(self, job: Job, ask: Ask, table: Table, reservation: Reservation) -> Decision:
+    def _commit(self, job: Job, table: Table, reservation: Reservation) -> Decision:
         self._queues.discard(job.job_id)
         claim = Claim(job, reservation.members)
         self._claims[job.job_id] = claim
         self._charge(claim, 1)
-        return self._decision(job, ask, table, reservation)
+        return self._decision(job, table, reservation)
 
-    def _decision(self, job: Job, ask: Ask, table: Table, reservation: Reservation) -> Decision:
+    def _decision(self, job: Job, table: Table, reservation: Reservation) -> Decision:
         columns, by_row = self._fleet.columns, self._fleet.by_row
         candidates = []
         for row, score in ((reservation.row, reservation.score), *reservation.others):
             model = int(columns.model[row])
-            terms = self._pipeline.terms(table.terms[:, row], ask, model)
+            terms = table.terms_of(row, model, self._pipeline)
             if row == reservation.row and reservation.tightness is not None:
                 weight = self._policy.weights.topology
                 terms += (ScoreTerm("Topology", reservation.tightness, weight, "1 is one node"),)
                 score += weight * reservation.tightness
-            name = self._fleet.models.names[model] if ask.shape.needs_devices else ""
+            name = self._fleet.models.names[model] if table.ask.shape.needs_devices else ""
             candidates.append(Candidate(by_row[row][0].node.name, name, score, terms))
         members = reservation.members
         model = int(columns.model[reservation.row])
@@ -258,7 +258,7 @@ class Engine:
             attempt=job.attempt,
             members=members,
             candidates=tuple(candidates),
-            expectation=expectation(self._fleet, ask, job, model),
+            expectation=table.expectation(self._fleet, job, model),
             nodes_considered=len(self._fleet.nodes),
             summary=f"placed on {where}: best of {len(self._fleet.nodes)} nodes, score {candidates[0].score:.2f}",
         )
@@ -267,7 +267,7 @@ class Engine:
         """Reasons over the whole fleet, at most so old as the policy says."""
         key = (job.replicas, job.topology_level, job.topology_required, ask.in_time.tobytes())
         known = self._why.get(ask.shape)
-        if known is not None and known[1] == key and 0 <= now - known[0] <= self._policy.reasons_max_age_seconds:
+        if known is not None and known[1] == key and 0 <= now - known[0] < self._policy.reasons_max_age_seconds:
             return known[2]
         why = self._explainer.reasons(job, ask)
         if len(self._why) > 1024:
@@ -317,7 +317,7 @@ class Engine:
             return self._rejection(job, self._explainer.reasons(job, ask))
         for member in reservation.members:
             self._fleet.let_go(job.job_id, member)
-        return self._decision(job, ask, table, reservation)
+        return self._decision(job, table, reservation)
 
     def explain(self, job_id: str, now: float) -> Rejection | None:
         """Why a waiting job waits, over the whole fleet. None: it is not waiting. A job that would

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from placement_engine.domain.asks import make_ask
-from placement_engine.domain.columns import FREE, Floats, Ints
+from placement_engine.domain.columns import ABSENT, FREE, Floats, Ints
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Job, Queue, Reason
 from placement_engine.domain.plugins import RowFilter
@@ -60,7 +60,7 @@ class Explainer:
         verdict = np.full(view.model.shape[0], PASSES, dtype=np.intp)
         for position, plugin in enumerate(pipeline.row_filters):
             verdict[(verdict == PASSES) & ~plugin.passes(view, ask)] = position
-        present = view.devices(FREE) >= 0
+        present = view.devices(FREE) > ABSENT
         slots = ask.shape.slots
         failed = np.full(present.shape, PASSES, dtype=np.int8)
         usable = present.copy()

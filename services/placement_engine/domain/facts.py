@@ -48,7 +48,7 @@ class DeviceFacts:
 
     @property
     def used_milli(self) -> int:
-        return sum(hold.milli for hold in self.holds.values())
+        return sum(hold.milli for hold in self.holds.values()) if self.holds else 0
 
     @property
     def total_bytes(self) -> int | None:
@@ -58,6 +58,8 @@ class DeviceFacts:
 
     def claimed_bytes(self) -> int:
         """Declared memory; a claim without one is taken to use its share of the device."""
+        if not self.holds:
+            return 0
         total = self.total_bytes or 0
         return sum(h.memory_bytes or total * h.milli // 1000 for h in self.holds.values())
 
@@ -94,4 +96,5 @@ class DomainFacts:
     cap: float
     draw: int = 0
     nodes: set[str] = field(default_factory=set)
-    headroom: float = 0.0
+    headroom: float | None = None
+    """As last written to the rows of its nodes."""

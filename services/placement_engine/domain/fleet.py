@@ -296,12 +296,10 @@ class Fleet:
             for key in facts.node.topology.items():
                 if key in self._domains:
                     self._domains[key].nodes.add(name)
+        for domain in self._domains.values():
+            self._write_domain(domain)
         for facts in self.nodes.values():
             self._write_node(facts)
-
-    def domain_headroom(self, level: str, name: str) -> float | None:
-        domain = self._domains.get((level, name))
-        return None if domain is None else domain.cap - domain.draw
 
     def power_domains(self) -> Mapping[tuple[str, str], DomainFacts]:
         return self._domains
@@ -331,7 +329,7 @@ class Fleet:
         total = device.total_bytes
         memory = 0 if total is None else total - device.claimed_bytes() - device.foreign_bytes
         values = (
-            float(WHOLE_DEVICE - device.used_milli) if device.device.present else -1.0,
+            float(WHOLE_DEVICE - device.used_milli) if device.device.present else col.ABSENT,
             float(memory),
             float(self._is_heard(device, facts)),
             float(is_well(sample)),

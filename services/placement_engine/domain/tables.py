@@ -5,11 +5,11 @@ from collections import OrderedDict
 import numpy as np
 import numpy.typing as npt
 
-from placement_engine.domain.asks import make_ask
+from placement_engine.domain.asks import expectation, make_ask
 from placement_engine.domain.columns import Bools, Floats, Ints, View
 from placement_engine.domain.filters import device_filters, row_filters
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.model import ScoreTerm
+from placement_engine.domain.model import Expectation, Job, ScoreTerm
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.scores import scores
 from placement_engine.domain.shapes import Ask, Shape
@@ -60,12 +60,6 @@ class Pipeline:
         total[~rows] = EXCLUDED
         return total, terms
 
-    def terms(self, values: npt.NDArray[np.float32], ask: Ask, model: int) -> tuple[ScoreTerm, ...]:
-        return tuple(
-            ScoreTerm(score.name, value, weight, score.detail(value, ask, model))
-            for score, value, weight in zip(self.scores, values.tolist(), self.weights, strict=True)
-        )
-
 
 class Table:
     """Scores of one shape over all rows, as of `version` of the columns."""
@@ -75,6 +69,8 @@ class Table:
         self.version = -1
         self.score: Floats = np.zeros(0)
         self.terms: npt.NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
+        self._told: dict[tuple[int, float, int], ScoreTerm] = {}
+        self._expected: dict[tuple[int, int, float | None], Expectation] = {}
 
     def refresh(self, fleet: Fleet, pipeline: Pipeline) -> None:
         columns = fleet.columns
@@ -100,6 +96,30 @@ class Table:
         total, terms = pipeline.score(fleet.columns.view(rows), self.ask)
         self.score[rows] = total
         self.terms[:, rows] = terms
+
+    def terms_of(self, row: int, model: int, pipeline: Pipeline) -> tuple[ScoreTerm, ...]:
+        """The row's terms, for a decision. Equal terms are one object: values come in steps."""
+        found = []
+        for position, value in enumerate(self.terms[:, row].tolist()):
+            key = (position, value, model)
+            term = self._told.get(key)
+            if term is None:
+                if len(self._told) > 1024:
+                    self._told.clear()
+                score = pipeline.scores[position]
+                detail = score.detail(value, self.ask, model)
+                term = self._told[key] = ScoreTerm(score.name, value, pipeline.weights[position], detail)
+            found.append(term)
+        return tuple(found)
+
+    def expectation(self, fleet: Fleet, job: Job, model: int) -> Expectation:
+        key = (model, job.replicas, job.expected_duration_seconds)
+        known = self._expected.get(key)
+        if known is None:
+            if len(self._expected) > 256:
+                self._expected.clear()
+            known = self._expected[key] = expectation(fleet, self.ask, job, model)
+        return known
 
     def size_bytes(self) -> int:
         return self.score.nbytes + self.terms.nbytes + 2048

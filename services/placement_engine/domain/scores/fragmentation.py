@@ -15,25 +15,33 @@ class Fragmentation:
         return weights.fragmentation
 
     def values(self, view: View, usable: Bools, ask: Ask) -> Floats:
-        shape = ask.shape
-        if not shape.needs_devices:
-            # The CPUs of nodes with accelerators are kept for the work of those accelerators.
-            left = (view.rows(CPU) - shape.cpu_milli) / np.maximum(view.rows(CPU_TOTAL), 1.0)
-            value: Floats = 0.7 * (view.rows(ACCELERATORS) == 0) + 0.3 * (1.0 - np.clip(left, 0.0, 1.0))
-            return value
-        free, slots = view.devices(FREE), np.maximum(view.rows(DEVICES), 1.0)
-        empty = np.add.reduce(free >= WHOLE_DEVICE, axis=0, dtype=np.float64)
-        if shape.whole:
-            fit = 1.0 - np.maximum(empty - shape.whole, 0.0) / slots
-        else:
-            tightest = np.minimum.reduce(np.where(usable, free, 2.0 * WHOLE_DEVICE), axis=0)
-            empty -= tightest == WHOLE_DEVICE
-            left_over = np.minimum((tightest - shape.milli) / WHOLE_DEVICE, 1.0)
-            fit = 0.6 * (1.0 - left_over) + 0.4 * (1.0 - empty / slots)
-        value = 0.75 * fit + 0.25 * (1.0 - ask.scarcity.take(view.model))
-        return value
+        if ask.shape.needs_devices:
+            return _of_devices(view, usable, ask)
+        return _of_hosts(view, ask)
 
     def detail(self, value: float, ask: Ask, model: int) -> str:
         if ask.shape.needs_devices:
             return "tighter is higher; rare models are kept"
         return "nodes without accelerators first"
+
+
+def _of_hosts(view: View, ask: Ask) -> Floats:
+    """The CPUs of nodes with accelerators are kept for the work of those accelerators."""
+    left = (view.rows(CPU) - ask.shape.cpu_milli) / np.maximum(view.rows(CPU_TOTAL), 1.0)
+    value: Floats = 0.7 * (view.rows(ACCELERATORS) == 0) + 0.3 * (1.0 - np.clip(left, 0.0, 1.0))
+    return value
+
+
+def _of_devices(view: View, usable: Bools, ask: Ask) -> Floats:
+    shape = ask.shape
+    free, slots = view.devices(FREE), np.maximum(view.rows(DEVICES), 1.0)
+    empty = np.add.reduce(free >= WHOLE_DEVICE, axis=0, dtype=np.float64)
+    if shape.whole:
+        fit = 1.0 - np.maximum(empty - shape.whole, 0.0) / slots
+    else:
+        tightest = np.minimum.reduce(np.where(usable, free, 2.0 * WHOLE_DEVICE), axis=0)
+        empty -= tightest == WHOLE_DEVICE
+        left_over = np.minimum((tightest - shape.milli) / WHOLE_DEVICE, 1.0)
+        fit = 0.6 * (1.0 - left_over) + 0.4 * (1.0 - empty / slots)
+    value: Floats = 0.75 * fit + 0.25 * (1.0 - ask.scarcity.take(view.model))
+    return value

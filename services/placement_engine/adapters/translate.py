@@ -1,0 +1,377 @@
+"""Protobuf at the edge, domain messages inside."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from berth.catalogue import Accelerator as CatalogueEntry
+from berth.v1 import binding_pb2, fleet_pb2, jobs_pb2, placement_pb2, profiles_pb2, telemetry_pb2
+from placement_engine.domain import model
+from placement_engine.domain.job_state import Event, EventKind, JobRow
+from placement_engine.domain.readouts import DeviceView, NodeView
+
+_KINDS = {
+    jobs_pb2.JOB_KIND_TRAINING: model.JobKind.TRAINING,
+    jobs_pb2.JOB_KIND_INFERENCE: model.JobKind.INFERENCE,
+}
+_OBJECTIVES = {
+    jobs_pb2.OBJECTIVE_TIME: model.Objective.TIME,
+    jobs_pb2.OBJECTIVE_LATENCY: model.Objective.LATENCY,
+    jobs_pb2.OBJECTIVE_ENERGY: model.Objective.ENERGY,
+}
+_PROVENANCE = {
+    model.Provenance.MEASURED: profiles_pb2.PROVENANCE_MEASURED,
+    model.Provenance.INTERPOLATED: profiles_pb2.PROVENANCE_INTERPOLATED,
+    model.Provenance.TRANSFERRED: profiles_pb2.PROVENANCE_TRANSFERRED,
+    model.Provenance.ROOFLINE: profiles_pb2.PROVENANCE_ROOFLINE,
+    model.Provenance.DECLARED: profiles_pb2.PROVENANCE_DECLARED,
+    model.Provenance.UNKNOWN: profiles_pb2.PROVENANCE_UNSPECIFIED,
+}
+_PROVENANCE_BACK = {value: key for key, value in _PROVENANCE.items()}
+_SAMPLE_FIELDS = tuple(
+    field.name for field in telemetry_pb2.DeviceSample.DESCRIPTOR.fields if field.name != "device_id"
+)
+
+
+def optional(message: Any, field: str) -> Any:
+    return getattr(message, field) if message.HasField(field) else None
+
+
+def seconds(message: Any, field: str) -> float | None:
+    """A Timestamp or Duration field in seconds, None where it is absent."""
+    return getattr(message, field).ToNanoseconds() / 1e9 if message.HasField(field) else None
+
+
+def job_from_spec(
+    spec: jobs_pb2.JobSpec, *, job_id: str, submitted_at: float, attempt: int, not_before: float = 0.0
+) -> model.Job:
+    resources = spec.resources
+    return model.Job(
+        job_id=job_id,
+        name=spec.name,
+        tenant=spec.tenant,
+        queue=spec.queue,
+        pool=spec.pool,
+        priority=spec.priority,
+        kind=_KINDS.get(spec.kind, model.JobKind.BATCH),
+        replicas=spec.replicas,
+        devices=resources.devices,
+        device_milli=resources.device_milli,
+        device_memory_bytes=resources.device_memory_bytes,
+        cpu_milli=resources.cpu_milli,
+        memory_bytes=resources.memory_bytes,
+        models=tuple(spec.accelerators.models),
+        classes=tuple(spec.accelerators.classes),
+        stacks=tuple(spec.accelerators.stacks),
+        workload=spec.workload,
+        objective=_OBJECTIVES.get(spec.objective, model.Objective.COST),
+        deadline=seconds(spec, "deadline"),
+        latency_target_seconds=seconds(spec, "latency_target"),
+        topology_level=spec.topology.level,
+        topology_required=spec.topology.required,
+        preemptible=spec.preemptible,
+        expected_duration_seconds=seconds(spec, "expected_duration"),
+        executor=spec.executor,
+        submitted_at=submitted_at,
+        attempt=attempt,
+        not_before=not_before,
+    )
+
+
+def waiting_job(row: JobRow) -> model.Job:
+    """The job as the core plans it: its next attempt."""
+    return job_from_spec(
+        jobs_pb2.JobSpec.FromString(row.spec),
+        job_id=row.job_id,
+        submitted_at=row.accepted_at,
+        attempt=row.attempt + 1,
+        not_before=row.not_before,
+    )
+
+
+def held_claim(row: JobRow) -> model.Claim:
+    job = job_from_spec(
+        jobs_pb2.JobSpec.FromString(row.spec), job_id=row.job_id, submitted_at=row.accepted_at, attempt=row.attempt
+    )
+    return model.Claim(job=job, members=members_from(placement_pb2.Decision.FromString(row.members).members))
+
+
+def members_from(members: Iterable[jobs_pb2.MemberPlacement]) -> tuple[model.Member, ...]:
+    return tuple(
+        model.Member(
+            member=one.member,
+            node=one.node,
+            devices=tuple(
+                model.DeviceClaim(d.device_id, d.index, d.milli, d.memory_bytes, d.model) for d in one.devices
+            ),
+            cpu_milli=one.cpu_milli,
+            memory_bytes=one.memory_bytes,
+        )
+        for one in members
+    )
+
+
+def members_to(members: Iterable[model.Member]) -> list[jobs_pb2.MemberPlacement]:
+    return [
+        jobs_pb2.MemberPlacement(
+            member=one.member,
+            node=one.node,
+            devices=[
+                jobs_pb2.DeviceClaim(
+                    device_id=d.device_id, index=d.index, milli=d.milli, memory_bytes=d.memory_bytes, model=d.model
+                )
+                for d in one.devices
+            ],
+            cpu_milli=one.cpu_milli,
+            memory_bytes=one.memory_bytes,
+        )
+        for one in members
+    ]
+
+
+def node_from(record: fleet_pb2.Node) -> model.Node:
+    return model.Node(
+        name=record.name,
+        pool=record.pool or "default",
+        devices=tuple(
+            model.Device(
+                device_id=d.device_id,
+                index=d.index,
+                model=d.model,
+                device_class=d.device_class,
+                stack=d.stack,
+                memory_bytes=d.memory_bytes or None,
+                power_limit_watts=d.power_limit_watts or None,
+                present=d.present,
+            )
+            for d in record.devices
+        ),
+        cpu_milli=record.cpu_milli,
+        memory_bytes=record.memory_bytes,
+        topology=dict(record.topology),
+        labels=dict(record.labels),
+        power_cap_watts=record.power_cap_watts or None,
+        executors=tuple(record.executors),
+        schedulable=record.schedulable and not record.removed,
+        cordon_reason=record.cordon_reason,
+        telemetry_exempt=record.telemetry_exempt,
+    )
+
+
+def sample_from(record: telemetry_pb2.NodeTelemetry) -> model.NodeSample:
+    return model.NodeSample(
+        node=record.node,
+        received_at=record.received_at.ToNanoseconds() / 1e9,
+        devices=tuple(
+            model.DeviceSample(d.device_id, **{field: optional(d, field) for field in _SAMPLE_FIELDS})
+            for d in record.devices
+        ),
+        power_watts=optional(record, "node_power_watts"),
+        cpu_utilisation=optional(record, "cpu_utilisation"),
+        memory_used_bytes=optional(record, "memory_used_bytes"),
+    )
+
+
+def sample_to(sample: model.DeviceSample) -> telemetry_pb2.DeviceSample:
+    known = {field: getattr(sample, field) for field in _SAMPLE_FIELDS if getattr(sample, field) is not None}
+    return telemetry_pb2.DeviceSample(device_id=sample.device_id, **known)
+
+
+def profile_from(record: profiles_pb2.Profile) -> model.Profile:
+    return model.Profile(
+        workload=record.workload,
+        accelerator=record.accelerator,
+        devices=record.devices,
+        throughput=optional(record, "throughput"),
+        latency_p99_seconds=optional(record, "latency_p99_seconds"),
+        memory_bytes=optional(record, "memory_bytes"),
+        power_watts=optional(record, "power_watts"),
+        peak_power_watts=optional(record, "peak_power_watts"),
+        price_per_hour=optional(record, "price_per_hour"),
+        provenance=_PROVENANCE_BACK.get(record.provenance, model.Provenance.UNKNOWN),
+        relative_uncertainty=optional(record, "relative_uncertainty"),
+    )
+
+
+def accelerator_from(entry: CatalogueEntry) -> model.Accelerator:
+    dense = next((peak.tera_operations for peak in entry.peaks if peak.precision == "fp16" and not peak.sparse), None)
+    return model.Accelerator(
+        name=entry.name,
+        device_class=entry.device_class,
+        stack=entry.stack,
+        memory_bytes=entry.memory_bytes,
+        memory_bandwidth=entry.memory_bandwidth,
+        dense_fp16_tflops=dense,
+        tdp_watts=entry.tdp_watts,
+        price_per_hour=entry.price_per_hour,
+    )
+
+
+def queue_from(record: fleet_pb2.Queue) -> model.Queue:
+    return model.Queue(
+        name=record.name,
+        parent=record.parent,
+        weight=record.weight or 1.0,
+        tenants=tuple(record.tenants),
+        device_limit=record.device_limit or None,
+    )
+
+
+def job_to(row: JobRow) -> jobs_pb2.Job:
+    job = jobs_pb2.Job(
+        job_id=row.job_id,
+        state=int(row.state),  # type: ignore[arg-type]
+        message=row.message,
+        attempt=row.attempt,
+        version=row.version,
+        traceparent=row.traceparent,
+    )
+    job.spec.ParseFromString(row.spec)
+    for field in ("submitted_at", "accepted_at", "placed_at", "bound_at", "started_at", "finished_at"):
+        moment = getattr(row, field)
+        if moment is not None:
+            getattr(job, field).FromNanoseconds(int(moment * 1e9))
+    if row.members:
+        job.members.extend(placement_pb2.Decision.FromString(row.members).members)
+    return job
+
+
+def explanation_of_decision(decision: model.Decision, now: float) -> placement_pb2.Explanation:
+    expected = decision.expectation
+    expectation = placement_pb2.Expectation(
+        accelerator=expected.accelerator, devices=expected.devices, provenance=_PROVENANCE[expected.provenance]
+    )
+    for field in ("duration_seconds", "cost_dollars", "energy_joules", "latency_seconds", "relative_uncertainty"):
+        if getattr(expected, field) is not None:
+            setattr(expectation, field, getattr(expected, field))
+    explanation = placement_pb2.Explanation(
+        job_id=decision.job_id,
+        state=jobs_pb2.JOB_STATE_PLACED,
+        summary=decision.summary,
+        candidates=[
+            placement_pb2.Candidate(
+                node=one.node,
+                accelerator=one.accelerator,
+                score=one.score,
+                terms=[
+                    placement_pb2.ScoreTerm(plugin=t.plugin, value=t.value, weight=t.weight, detail=t.detail)
+                    for t in one.terms
+                ],
+            )
+            for one in decision.candidates
+        ],
+        expectation=expectation,
+        nodes_considered=decision.nodes_considered,
+    )
+    explanation.evaluated_at.FromNanoseconds(int(now * 1e9))
+    return explanation
+
+
+def explanation_of_rejection(rejection: model.Rejection, now: float) -> placement_pb2.Explanation:
+    explanation = placement_pb2.Explanation(
+        job_id=rejection.job_id,
+        state=jobs_pb2.JOB_STATE_PENDING,
+        summary=rejection.summary,
+        reasons=[
+            placement_pb2.Reason(
+                plugin=one.plugin,
+                code=one.code,
+                nodes=one.nodes,
+                devices=one.devices,
+                message=one.message,
+                numbers=dict(one.numbers),
+            )
+            for one in rejection.reasons
+        ],
+        remedies=rejection.remedies,
+        nodes_considered=rejection.nodes_considered,
+        queue_position=rejection.queue_position,
+    )
+    explanation.evaluated_at.FromNanoseconds(int(now * 1e9))
+    return explanation
+
+
+def device_status(view: DeviceView, node: str, record: fleet_pb2.Device) -> placement_pb2.DeviceStatus:
+    status = placement_pb2.DeviceStatus(
+        device=record,
+        node=node,
+        used_milli=view.used_milli,
+        claimed_memory_bytes=view.claimed_memory_bytes,
+        blocked=view.blocked,
+        job_ids=view.job_ids,
+    )
+    if view.sample is not None:
+        status.sample.CopyFrom(sample_to(view.sample))
+        if view.margin_celsius is not None:
+            status.sample.margin_celsius = view.margin_celsius
+    if view.age_seconds is not None:
+        status.age_seconds = view.age_seconds
+    return status
+
+
+def node_status(view: NodeView, record: fleet_pb2.Node, *, with_devices: bool) -> placement_pb2.NodeStatus:
+    status = placement_pb2.NodeStatus(
+        node=record,
+        used_cpu_milli=view.used_cpu_milli,
+        used_memory_bytes=view.used_memory_bytes,
+        devices_free=view.devices_free,
+    )
+    if view.age_seconds is not None:
+        status.age_seconds = view.age_seconds
+    if view.sample is not None:
+        for target, source in (
+            ("power_watts", view.sample.power_watts),
+            ("cpu_utilisation", view.sample.cpu_utilisation),
+            ("memory_used_bytes", view.sample.memory_used_bytes),
+        ):
+            if source is not None:
+                setattr(status, target, source)
+    if with_devices:
+        by_id = {device.device_id: device for device in record.devices}
+        status.devices.extend(
+            device_status(one, record.name, by_id.get(one.device.device_id, fleet_pb2.Device())) for one in view.devices
+        )
+    return status
+
+
+_OUTCOMES = {
+    binding_pb2.BIND_OUTCOME_BOUND: EventKind.BOUND,
+    binding_pb2.BIND_OUTCOME_FAILED: EventKind.BIND_FAILED,
+    binding_pb2.BIND_OUTCOME_UNKNOWN: EventKind.BIND_UNKNOWN,
+}
+_EVENTS = {
+    binding_pb2.LIFECYCLE_EVENT_STARTED: EventKind.STARTED,
+    binding_pb2.LIFECYCLE_EVENT_SUCCEEDED: EventKind.SUCCEEDED,
+    binding_pb2.LIFECYCLE_EVENT_FAILED: EventKind.FAILED,
+    binding_pb2.LIFECYCLE_EVENT_RELEASED: EventKind.RELEASED,
+}
+
+
+def settled_event(value: bytes) -> Event:
+    """Raises DecodeError for broken bytes, ValueError for an unknown outcome."""
+    record = binding_pb2.BindingSettled.FromString(value)
+    if record.outcome not in _OUTCOMES:
+        raise ValueError(f"outcome: {record.outcome}: known: 1 bound, 2 failed, 3 unknown")
+    return Event(
+        kind=_OUTCOMES[record.outcome],
+        job_id=record.job_id,
+        attempt=record.attempt,
+        version=record.version,
+        at=record.settled_at.ToNanoseconds() / 1e9,
+        message=record.message,
+        retryable=record.retryable,
+    )
+
+
+def lifecycle_event(value: bytes) -> Event:
+    """Raises DecodeError for broken bytes, ValueError for an unknown event."""
+    record = binding_pb2.JobLifecycle.FromString(value)
+    if record.event not in _EVENTS:
+        raise ValueError(f"event: {record.event}: known: 1 started, 2 succeeded, 3 failed, 4 released")
+    return Event(
+        kind=_EVENTS[record.event],
+        job_id=record.job_id,
+        attempt=record.attempt,
+        version=record.version,
+        at=record.occurred_at.ToNanoseconds() / 1e9,
+        message=record.message,
+    )

@@ -1,0 +1,366 @@
+"""The planner of one pool: takes it over, keeps the core in step with the database, and places jobs.
+
+The database is the authority. The core is a picture of it: built at take-over, changed by the ids of jobs that
+every transaction announces, and compared again and again by `reconcile`. A decision exists once its transaction
+has committed under the pool's epoch; until then it is undone at any doubt.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import asyncpg
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+from berth.observability import record_span
+from berth.outbox import OutgoingRecord, append
+from berth.postgres import TRANSIENT, Connection, Database
+from berth.topics import PLACEMENTS_DECIDED, cloud_event_headers
+from berth.v1 import binding_pb2, fleet_pb2, jobs_pb2, placement_pb2
+from placement_engine.adapters import fleet_store, job_store, translate
+from placement_engine.adapters.job_store import Placement, Superseded
+from placement_engine.domain import model
+from placement_engine.domain.engine import Engine
+from placement_engine.domain.job_state import JobRow, JobState, is_over
+from placement_engine.domain.policy import Policy
+from placement_engine.settings import EngineSettings
+from placement_engine.world import World
+
+__all__ = ["Planner"]
+
+log = structlog.get_logger(__name__)
+
+CYCLE_SECONDS = Histogram("berth_cycle_seconds", "Time of one planning cycle that looked at jobs.", ["pool"])
+DECISIONS = Counter("berth_decisions_total", "Decisions that are committed.", ["pool"])
+WAITING = Gauge("berth_jobs_waiting", "Jobs that wait for devices.", ["pool"])
+
+
+class Planner:
+    """One pool. `wake` and `changed` are cheap and may be called from anywhere in the event loop."""
+
+    def __init__(
+        self,
+        pool: str,
+        *,
+        settings: EngineSettings,
+        policy: Policy,
+        database: Database,
+        world: World,
+        name: str,
+        published: Callable[[], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.pool = pool
+        self._settings = settings
+        self._policy = policy
+        self._database = database
+        self._world = world
+        self._name = name
+        self._published = published
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._changed: set[str] = set()
+        self._rows: dict[str, JobRow] = {}
+        self.engine = Engine(policy, pool)
+        world.attach(self.engine)
+        self.epoch: int | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.epoch is not None
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def changed(self, job_ids: Iterable[str]) -> None:
+        """These jobs may be in another state than the core thinks."""
+        if self.active:
+            self._changed.update(job_ids)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled: waits for the pool, plans it, and starts again when it is lost."""
+        try:
+            while True:
+                try:
+                    await self._wait_for_pool()
+                    await self._plan()
+                except Superseded as error:
+                    log.warning("pool was taken over by another planner", pool=self.pool, reason=str(error))
+                except TRANSIENT as error:
+                    log.warning("the database is away; the pool is read again", pool=self.pool, error=repr(error))
+                    await asyncio.sleep(0.5)
+                self.epoch = None
+        finally:
+            if self.epoch is not None:
+                await asyncio.shield(self._hand_back(self.epoch))
+
+    async def _hand_back(self, epoch: int) -> None:
+        async with self._database.transaction() as connection:
+            await fleet_store.hand_back(connection, self.pool, epoch)
+
+    async def _wait_for_pool(self) -> None:
+        while True:
+            async with self._database.transaction() as connection:
+                epoch = await fleet_store.take_over(
+                    connection, self.pool, self._name, self._clock(), self._settings.planner_lease_seconds
+                )
+            if epoch is not None:
+                break
+            await asyncio.sleep(self._settings.planner_lease_seconds / 5)
+        self._world.detach(self.engine)
+        self.engine = Engine(self._policy, self.pool)
+        self._changed.clear()
+        self._rows.clear()
+        async with self._database.transaction() as connection:
+            for node in await fleet_store.read_nodes(connection, self.pool):
+                self._world.add_node(node)
+            pools = await fleet_store.read_pools(connection)
+            rows = await connection.fetch(
+                f"SELECT {job_store.COLUMNS} FROM job WHERE pool = $1 AND state IN (1, 2, 3, 4, 8) ORDER BY job_id",
+                self.pool,
+            )
+        self._world.attach(self.engine)
+        self._world.unsaved.update(self._world.nodes)
+        self.set_power_domains(pools)
+        for row in rows:
+            self._sync(job_store.job_row(row))
+        self.epoch = epoch
+        log.info("pool taken over", pool=self.pool, epoch=epoch, open_jobs=len(rows))
+
+    def set_power_domains(self, pools: Sequence[fleet_pb2.Pool]) -> None:
+        for pool in pools:
+            if pool.name == self.pool:
+                self.engine.set_power_domains(
+                    [model.PowerDomain(one.level, one.name, one.cap_watts) for one in pool.power_domains]
+                )
+
+    async def _plan(self) -> None:
+        next_beat = next_reconcile = 0.0
+        while True:
+            now = self._clock()
+            if now >= next_beat or next_beat - now > self._settings.planner_lease_seconds:
+                next_beat = now + self._settings.planner_lease_seconds / 5
+                await self._beat(now)
+            if now >= next_reconcile or next_reconcile - now > 2 * self._settings.reconcile_seconds:
+                next_reconcile = now + self._settings.reconcile_seconds
+                await self._reconcile()
+            self._wake.clear()
+            if await self.cycle():
+                await asyncio.sleep(0)
+                continue
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._settings.cycle_seconds)
+            except TimeoutError:
+                pass
+
+    async def cycle(self) -> bool:
+        """One cycle. True: there may be more to do at once."""
+        started = self._clock()
+        # 1. Drain: the fleet into the ledger, changed jobs into the core.
+        await self._save_fleet()
+        await self._drain_changed()
+        # 2. Order, filter, score, reserve: the core.
+        result = self.engine.cycle(started, self._settings.cycle_jobs)
+        WAITING.labels(self.pool).set(self.engine.waiting())
+        if not result.decisions and not result.rejections:
+            return bool(self._changed)
+        # 3. Commit, under the epoch.
+        try:
+            taken = await self._commit(result, started)
+        except BaseException:
+            for decision in result.decisions:
+                self.engine.undo(decision.job_id, decision.attempt)
+            raise
+        # 4. Publish: the outbox relays what was committed.
+        self._published()
+        CYCLE_SECONDS.labels(self.pool).observe(self._clock() - started)
+        DECISIONS.labels(self.pool).inc(len(taken))
+        return bool(result.decisions) or bool(self._changed)
+
+    async def _beat(self, now: float) -> None:
+        assert self.epoch is not None
+        async with self._database.transaction() as connection:
+            if not await fleet_store.heartbeat(connection, self.pool, self.epoch, now):
+                raise Superseded(f"pool {self.pool!r} has another epoch than {self.epoch}")
+
+    async def _save_fleet(self) -> None:
+        if not self._world.unsaved:
+            return
+        batch = dict(self._world.unsaved)
+        mine = [node for node in batch.values() if (node.pool or "default") == self.pool]
+        if mine:
+            async with self._database.transaction() as connection:
+                assert self.epoch is not None
+                await job_store.check_epoch(connection, self.pool, self.epoch)
+                await fleet_store.save_nodes(connection, mine)
+        for node in mine:
+            if self._world.unsaved.get(node.name) is node:
+                del self._world.unsaved[node.name]
+
+    async def _drain_changed(self) -> None:
+        if not self._changed:
+            return
+        ids, self._changed = sorted(self._changed), set()
+        try:
+            async with self._database.pool.acquire() as connection:
+                rows = await job_store.read_jobs(connection, ids)
+        except BaseException:
+            self._changed.update(ids)
+            raise
+        for row in rows:
+            if row.pool == self.pool:
+                self._sync(row)
+
+    def _sync(self, row: JobRow) -> None:
+        """Makes the core see a job as the database has it."""
+        if row.state is JobState.PENDING:
+            known = self._rows.get(row.job_id)
+            if known is not None and known.version >= row.version and self.engine.is_waiting(row.job_id):
+                return
+            self.engine.release(row.job_id)
+            self.engine.submit(translate.waiting_job(row))
+            self._rows[row.job_id] = row
+        elif is_over(row.state):
+            self.engine.withdraw(row.job_id)
+            self.engine.release(row.job_id)
+            self._rows.pop(row.job_id, None)
+        else:
+            self.engine.withdraw(row.job_id)
+            held = self.engine.holds(row.job_id)
+            if held is None or held.job.attempt != row.attempt:
+                self.engine.restore(translate.held_claim(row))
+            self._rows[row.job_id] = replace(row, spec=b"", members=b"")
+
+    async def _reconcile(self) -> None:
+        """Level-triggered: whatever the core has otherwise than the database is read again."""
+        async with self._database.pool.acquire() as connection:
+            rows = await connection.fetch(
+                "SELECT job_id, state FROM job WHERE pool = $1 AND state IN (1, 2, 3, 4, 8)", self.pool
+            )
+        there = {row["job_id"]: row["state"] for row in rows}
+        for job_id, state in there.items():
+            waiting = state == JobState.PENDING
+            if waiting != self.engine.is_waiting(job_id) or waiting == (self.engine.holds(job_id) is not None):
+                self._changed.add(job_id)
+        self._changed.update(job_id for job_id in self._rows if job_id not in there)
+
+    # -- commit ----------------------------------------------------------------------------------
+
+    async def _commit(self, result: model.CycleResult, started: float) -> set[str]:
+        decisions = {one.job_id: one for one in result.decisions}
+        missing = [job_id for job_id in decisions if not self._rows[job_id].spec]
+        if missing:
+            raise RuntimeError(f"the core placed jobs that do not wait: {missing[:3]}")
+        now = self._clock()
+        placements = [self._placement(one, now) for one in result.decisions]
+        explanations = [
+            (one.job_id, translate.explanation_of_rejection(one, now).SerializeToString()) for one in result.rejections
+        ]
+        records = {one.job_id: self._decided_record(one, now) for one in result.decisions}
+
+        async def effect(connection: Connection) -> set[str]:
+            assert self.epoch is not None
+            taken = await job_store.commit_placements(
+                connection, pool=self.pool, epoch=self.epoch, placements=placements, now=now
+            )
+            await job_store.save_explanations(connection, explanations)
+            await append(connection, [records[job_id] for job_id in decisions if job_id in taken])
+            return taken
+
+        try:
+            taken = await self._database.run(effect)
+        except asyncpg.CheckViolationError as error:
+            # The core's picture was wrong; the ledger's constraint held. All is read again.
+            log.error("ledger refused decisions", pool=self.pool, error=str(error), detail=error.detail)
+            raise ConnectionError("the core is out of step with the ledger") from error
+        done = self._clock()
+        for job_id, decision in decisions.items():
+            if job_id in taken:
+                self._trace(job_id, decision, started, done)
+                row = self._rows[job_id]
+                self._rows[job_id] = replace(
+                    row, state=JobState.PLACED, attempt=decision.attempt, version=row.version + 1, spec=b""
+                )
+            else:
+                self.engine.undo(job_id, decision.attempt)
+                self.engine.withdraw(job_id)
+                self._changed.add(job_id)
+        return taken
+
+    def _placement(self, decision: model.Decision, now: float) -> Placement:
+        row = self._rows[decision.job_id]
+        record = placement_pb2.Decision(
+            job_id=row.job_id,
+            job_name=row.name,
+            tenant=row.tenant,
+            queue=row.queue,
+            attempt=decision.attempt,
+            epoch=self.epoch or 0,
+            members=translate.members_to(decision.members),
+        )
+        record.decided_at.FromNanoseconds(int(now * 1e9))
+        return Placement(
+            job_id=row.job_id,
+            version=row.version,
+            attempt=decision.attempt,
+            members=decision.members,
+            record=record.SerializeToString(),
+            explanation=translate.explanation_of_decision(decision, now).SerializeToString(),
+            summary=decision.summary,
+        )
+
+    def _decided_record(self, decision: model.Decision, now: float) -> OutgoingRecord:
+        row = self._rows[decision.job_id]
+        spec = jobs_pb2.JobSpec.FromString(row.spec)
+        executor = spec.executor or self._executor_of(decision)
+        record = binding_pb2.PlacementDecided(
+            job_id=row.job_id,
+            attempt=decision.attempt,
+            version=row.version + 1,
+            epoch=self.epoch or 0,
+            bind=binding_pb2.Bind(spec=spec, members=translate.members_to(decision.members), executor=executor),
+        )
+        record.decided_at.FromNanoseconds(int(now * 1e9))
+        return decided_outgoing(record, row.traceparent)
+
+    def _executor_of(self, decision: model.Decision) -> str:
+        """A job without a wish runs by what its first node offers."""
+        node = self._world.nodes.get(decision.members[0].node)
+        offered = list(node.executors) if node is not None else []
+        return "simulated" if "simulated" in offered or not offered else offered[0]
+
+    def _trace(self, job_id: str, decision: model.Decision, started: float, done: float) -> None:
+        row = self._rows[job_id]
+        waited_from = row.accepted_at
+        record_span(
+            "queue wait", parent=row.traceparent, start=waited_from, end=started, attributes={"berth.queue": row.queue}
+        )
+        record_span(
+            "plan",
+            parent=row.traceparent,
+            start=started,
+            end=done,
+            attributes={
+                "berth.job": job_id,
+                "berth.attempt": decision.attempt,
+                "berth.node": decision.members[0].node,
+                "berth.nodes_considered": decision.nodes_considered,
+            },
+        )
+
+
+def decided_outgoing(record: binding_pb2.PlacementDecided, traceparent: str) -> OutgoingRecord:
+    return OutgoingRecord(
+        PLACEMENTS_DECIDED,
+        record.job_id.encode(),
+        record.SerializeToString(),
+        cloud_event_headers(
+            event_id=f"{record.job_id}.{record.attempt}.{record.version}",
+            event_type="berth.v1.PlacementDecided",
+            source="/berth/placement-engine",
+            traceparent=traceparent,
+        ),
+    )

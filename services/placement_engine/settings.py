@@ -1,0 +1,23 @@
+"""Settings of the placement engine (`BERTH_...`)."""
+
+from berth.settings import ServiceSettings
+
+__all__ = ["EngineSettings"]
+
+
+class EngineSettings(ServiceSettings):
+    instance: str = ""
+    """Name of this instance among several; default: host and process id."""
+    planner_lease_seconds: float = 10.0
+    """A planner that was not heard of for so long loses its pool to the next."""
+    cycle_seconds: float = 0.25
+    """Longest time between two looks at the queue; events start one at once."""
+    cycle_jobs: int = 500
+    """Most decisions of one cycle, and so of one transaction."""
+    bind_attempts: int = 5
+    """A job whose binds failed so often fails."""
+    reconcile_seconds: float = 3.0
+    audit_seconds: float = 30.0
+    refuse_larger_than_pool: bool = True
+    unknown_heat: str = "penalise"
+    """What a device without temperature gets: allow, penalise or refuse."""
