@@ -96,5 +96,5 @@ class DomainFacts:
     cap: float
     draw: int = 0
     nodes: set[str] = field(default_factory=set)
-    headroom: float | None = None
-    """As last written to the rows of its nodes."""
+    headroom: float = float("inf")
+    """As last written to the rows of its nodes; inf: not yet."""

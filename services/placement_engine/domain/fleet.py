@@ -79,7 +79,7 @@ class Fleet:
         groups: dict[int, list[Device]] = {}
         for device in sorted(node.devices, key=lambda d: (d.index, d.device_id)):
             groups.setdefault(self.models.identify(device), []).append(device)
-        for model, devices in sorted(groups.items()) or [(0, [])]:
+        for model, devices in groups.items() or [(0, [])]:  # in order of the devices, not of arrival
             row = self.columns.take(len(devices))
             members = []
             for slot, device in enumerate(devices):

@@ -148,7 +148,8 @@ class Reserver:
         if level:
             domains, names = self._fleet.domains(level)
             domain = domains.take(rows)
-        for model in np.unique(models).tolist():
+        name_of = self._fleet.models.names
+        for model in sorted(np.unique(models).tolist(), key=lambda m: (name_of[m], m)):
             of_model = models == model
             if int(fits[of_model].sum()) < job.replicas:
                 continue
