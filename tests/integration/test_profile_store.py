@@ -135,8 +135,15 @@ async def test_a_failing_statement_leaves_neither_profiles_nor_records(database:
     assert await outbox_rows(database) == []
 
 
+class OneTry(Database):
+    """A deadlock is an error, not another try."""
+
+    async def run(self, effect: Any, *, attempts: int | None = None) -> Any:
+        return await super().run(effect, attempts=0)
+
+
 async def test_writers_of_the_same_keys_in_other_orders_do_not_deadlock(database: Database) -> None:
-    profiles = PostgresProfiles(database)
+    profiles = PostgresProfiles(OneTry(database.pool, database.schema))
     keys = [f"w{number:03}" for number in range(200)]
 
     async def write(speed: float, names: list[str]) -> None:
@@ -167,6 +174,30 @@ async def test_announcing_again_waits_until_the_outbox_is_empty(database: Databa
     await database.pool.execute("DELETE FROM outbox")
     assert await profiles.announce_all() == 1500
     assert len(await outbox_rows(database)) == 1500
+
+
+async def test_announcing_again_never_overtakes_a_change_in_flight(database: Database) -> None:
+    profiles = PostgresProfiles(database)
+    await profiles.put([a_profile("a")])
+    await database.pool.execute("DELETE FROM outbox")
+    async with database.transaction() as connection:
+        await connection.execute("UPDATE profile SET version = version + 1")
+        announcing = asyncio.ensure_future(profiles.announce_all())
+        async with asyncio.timeout(20):
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            while not (announcing.done() or await database.pool.fetchval(waiting)):
+                await asyncio.sleep(0.01)
+        assert not announcing.done()
+    assert await announcing == 1
+    assert await outbox_rows(database) == [("a|H100-SXM|1|", 2, 100.0)]
+
+
+async def test_adding_what_is_missing_leaves_the_rest_alone(database: Database) -> None:
+    profiles = PostgresProfiles(database)
+    await profiles.put([a_profile("a", throughput=7.0)])
+    assert await profiles.add_missing([a_profile("a"), a_profile("b")]) == 1
+    assert await profiles.add_missing([a_profile("a"), a_profile("b")]) == 0
+    assert await outbox_rows(database) == [("a|H100-SXM|1|", 1, 7.0), ("b|H100-SXM|1|", 1, 100.0)]
 
 
 async def test_pages_follow_the_order_of_bytes(database: Database) -> None:

@@ -78,6 +78,8 @@ async def test_a_seed_never_replaces_what_was_learnt(harness: Harness) -> None:
     await harness.store.put([a_profile()])
     assert await harness.store.seed(seed, "s") == 1
     assert await harness.store.seed(seed, "s") == 0
+    # Once for the put, once for the first seed.
+    assert harness.woken == 2
     assert {key.accelerator: one.throughput for key, one in harness.memory.rows.items()} == {
         "H100-SXM": 100.0,
         "L4": 1.0,
