@@ -185,7 +185,7 @@ async def test_announcing_again_never_overtakes_a_change_in_flight(database: Dat
         announcing = asyncio.ensure_future(profiles.announce_all())
         async with asyncio.timeout(20):
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            while not (announcing.done() or await database.pool.fetchval(waiting)):
+            while not (announcing.done() or await database.pool.fetchval(waiting)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert not announcing.done()
     assert await announcing == 1
