@@ -168,6 +168,7 @@ class EmbeddedSystem:
             "BERTH_GRPC_LISTEN": "127.0.0.1:0",
             "BERTH_HTTP_LISTEN": "127.0.0.1:0",
             "BERTH_NODE": node_name(),
+            "BERTH_ONLY_NODES": node_name(),
             "BERTH_TARGETS_FILE": str(self._state / "targets.json"),
             "PYTHONUNBUFFERED": "1",
         }
@@ -280,7 +281,7 @@ class EmbeddedSystem:
         if not any(self._state.glob("attempts/*")):
             return
         ended = subprocess.run(
-            [sys.executable, "-m", "binder.executors.process", "--terminate-all", str(self._state)],
+            [sys.executable, "-m", "binder.executors.terminate", str(self._state)],
             capture_output=True,
             text=True,
             timeout=30,

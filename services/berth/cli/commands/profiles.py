@@ -39,6 +39,46 @@ async def list_profiles(session: Session, workload: str, accelerator: str, outpu
     print_items(PROFILE, found, output)
 
 
+@profiles.command("accelerators")
+@click.argument("names", nargs=-1)
+@format_option
+def accelerators(names: tuple[str, ...], output: str) -> None:
+    """List the accelerator catalogue, or those NAMES of it. It needs no running system."""
+    from dataclasses import asdict
+
+    from berth import catalogue, errors
+    from berth.cli import units
+    from berth.cli.output import dump, render_table
+
+    found = [entry for entry in catalogue.load() if not names]
+    for name in names:
+        entry = catalogue.resolve(name)
+        if entry is None:
+            near = ", ".join(catalogue.nearest(name)) or "`berth profiles accelerators` lists all"
+            raise errors.InvalidInput.of("accelerator", name, f"not in the catalogue; nearest: {near}")
+        found.append(entry)
+    if output in ("json", "yaml"):
+        # Through JSON: tuples become lists, which YAML can write too.
+        import json
+
+        click.echo(dump(json.loads(json.dumps([asdict(entry) for entry in found])), output))
+        return
+    if output == "name":
+        click.echo("\n".join(f"accelerator/{entry.name}" for entry in found))
+        return
+    titles = ["NAME", "VENDOR", "CLASS", "STACK", "MEMORY", "FP16 TFLOPS", "TDP", "PRICE/H"]
+    rows = []
+    for entry in found:
+        peak, price = entry.peak("fp16"), entry.price_per_hour
+        memory = f"{entry.memory_bytes / 1e9:g}GB" if entry.memory_bytes else units.UNKNOWN
+        row = [entry.name, entry.vendor, entry.device_class, entry.stack, memory]
+        row += [units.UNKNOWN if peak is None else f"{peak:g}", units.watts(entry.tdp_watts)]
+        row += [units.UNKNOWN if price is None else f"${price:.2f}"]
+        rows.append(row + ([", ".join(entry.aliases), entry.note] if output == "wide" else []))
+    titles += ["ALIASES", "NOTE"] if output == "wide" else []
+    click.echo("\n".join(render_table(titles, rows, right=[False] * 4 + [True] * 4)))
+
+
 @profiles.command("import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--format", "form", type=click.Choice(["gavel"]), default="gavel", show_default=True)

@@ -72,10 +72,13 @@ async def submit(
     berth submit --kind batch -- python train.py
     """
     from berth.jobs import parse_document, parse_duration
+    from berth.observability import configure_tracing, shutdown_tracing
 
     if bool(files) == bool(command):
         raise click.UsageError("give either -f FILE or `-- COMMAND ARGUMENT...`")
     seconds = parse_duration("timeout", timeout)
+    if session.context.span_dir:
+        configure_tracing("cli", span_dir=Path(session.context.span_dir))
     overrides = flags_document(flags)
     # A command's defaults give way to nothing; a file is overridden by the flags given beside it.
     found = list(documents(files)) if files else [command_document(command, overrides)]
@@ -83,8 +86,11 @@ async def submit(
     if through == "kafka":
         if dry_run or wait:
             raise click.UsageError("--dry-run and --wait need an answer: leave out --through kafka")
-        return await publish(session, specs)
-    return await place(session, specs, dry_run=dry_run, wait=wait, seconds=seconds, output=output)
+        code = await publish(session, specs)
+    else:
+        code = await place(session, specs, dry_run=dry_run, wait=wait, seconds=seconds, output=output)
+    shutdown_tracing()
+    return code
 
 
 def documents(files: Iterable[str]) -> Iterable[Mapping[Any, Any]]:
@@ -155,7 +161,7 @@ async def place(session: Session, specs: list[Any], *, dry_run: bool, wait: bool
     from berth.cli.explaining import explain_lines
     from berth.cli.kinds import JOB, job_state
     from berth.cli.output import as_data, dump, print_items
-    from berth.observability import new_traceparent
+    from berth.cli.publishing import submission_trace
     from berth.v1 import jobs_pb2
     from berth.v1 import placement_pb2 as pb
 
@@ -164,7 +170,7 @@ async def place(session: Session, specs: list[Any], *, dry_run: bool, wait: bool
     for spec in specs:
         answer = await session.placement.PlaceJob(
             pb.PlaceJobRequest(spec=spec, wait=wait, dry_run=dry_run),
-            metadata=(("traceparent", new_traceparent()),),
+            metadata=(("traceparent", submission_trace(spec.name, "grpc")),),
             timeout=seconds if wait else 30.0,
         )
         jobs.append(answer.job)

@@ -1,0 +1,14 @@
+"""Golden files. `BERTH_REFRESH_GOLDEN=1 pytest tests/unit/berth/cli` writes them anew."""
+
+import os
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+def assert_golden(name: str, text: str) -> None:
+    """`text` is what the file `golden/<name>.txt` holds, to the letter."""
+    path = FOLDER / f"{name}.txt"
+    if os.environ.get("BERTH_REFRESH_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
