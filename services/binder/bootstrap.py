@@ -1,0 +1,116 @@
+"""The one place where the binder's parts are put together."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from berth import catalogue
+from berth.auth import Authenticator
+from berth.grpc import GrpcServer
+from berth.kafka import KafkaBus
+from berth.outbox import OutboxRelay
+from berth.postgres import Connection, Database
+from berth.service import App, authority_key
+from berth.settings import ServiceSettings
+from berth.topics import PLACEMENTS_DECIDED
+from berth.v1.binding_pb2_grpc import add_BindingServiceServicer_to_server
+from binder.adapters.rpc import BindingService
+from binder.adapters.store import PostgresStore
+from binder.adapters.wire import Undecodable, command_of
+from binder.domain.executor import Executor
+from binder.domain.intake import Command
+from binder.executors.process import ProcessExecutor
+from binder.executors.simulated import SimulatedExecutor
+from binder.handlers import Intake
+from binder.settings import BinderSettings
+from binder.worker import Pace, Worker
+
+__all__ = ["EXECUTOR_TABLE", "GROUP", "SCHEMA", "build", "make_executors"]
+
+SCHEMA = "binder"
+GROUP = "berth-binder"
+
+
+def _process(settings: BinderSettings) -> Executor:
+    return ProcessExecutor(
+        settings.state_dir / "attempts",
+        stack_of=_stack_of,
+        only_nodes=settings.only_nodes,
+        # Less than the worker waits, so that one slow gang does not make its whole batch unknown.
+        bind_seconds=0.8 * settings.bind_timeout_seconds,
+        barrier_seconds=settings.barrier_timeout_seconds,
+        grace_seconds=settings.release_grace_seconds,
+    )
+
+
+def _simulated(settings: BinderSettings) -> Executor:
+    return SimulatedExecutor(speed=settings.simulation_speed, clock=time.time)
+
+
+EXECUTOR_TABLE: Mapping[str, Callable[[BinderSettings], Executor]] = {
+    "process": _process,
+    "simulated": _simulated,
+}
+
+
+def _stack_of(model: str) -> str:
+    accelerator = catalogue.by_name(model)
+    return accelerator.stack if accelerator is not None else ""
+
+
+def make_executors(settings: BinderSettings) -> dict[str, Executor]:
+    return {name: EXECUTOR_TABLE[name](settings) for name in settings.executors}
+
+
+@asynccontextmanager
+async def build(settings: ServiceSettings) -> AsyncIterator[App]:
+    assert isinstance(settings, BinderSettings)
+    database = await Database.open(settings.postgres_dsn.get_secret_value(), SCHEMA, size=settings.postgres_pool)
+    await database.migrate("berth", "binder")
+    relay = OutboxRelay(database, settings.kafka_bootstrap)
+    store = PostgresStore(database)
+    executors = make_executors(settings)
+    worker = Worker(
+        store,
+        executors,
+        pace=Pace(
+            answer_seconds=settings.bind_timeout_seconds,
+            reconcile_seconds=settings.reconcile_seconds,
+            tries=settings.bind_tries,
+        ),
+        published=relay.wake,
+    )
+
+    async def apply(connection: Connection, commands: Sequence[Command]) -> None:
+        await store.intake(connection, commands, executors.keys(), time.time())
+
+    def committed() -> None:
+        worker.wake()
+        relay.wake()
+
+    intake = Intake(command_of, Undecodable, apply)
+    bus = KafkaBus(settings, "binder")
+    bus.consume(
+        PLACEMENTS_DECIDED,
+        group=GROUP,
+        database=database,
+        handle=intake.placements_decided,
+        after_commit=committed,
+    )
+    server = GrpcServer(
+        settings.grpc_listen,
+        Authenticator(authority_key(settings)),
+        [
+            (
+                add_BindingServiceServicer_to_server,
+                BindingService(store, executors),
+                "berth.v1.BindingService",
+            )
+        ],
+    )
+    try:
+        await bus.start()
+        yield App(tasks={"worker": worker.run, "relay": relay.run}, not_ready=worker.not_ready, grpc=server)
+    finally:
+        await bus.stop()
+        await database.close()

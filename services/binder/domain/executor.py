@@ -1,0 +1,56 @@
+"""What the binder asks of an executor. Kubernetes and Triton implement it as `process` and `simulated` do.
+
+Contract: `bind` with an attempt id that was bound before never starts it again; whatever raises, or takes too
+long, may or may not have happened, unless it is `NotHeld`. After `release` has said RELEASED for an id, a bind of
+that id, even one already on its way, starts nothing.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from binder.domain.attempt import AttemptId, Observation
+from binder.domain.work import Assignment
+
+__all__ = ["Executor", "LogPiece", "NotHeld", "Observations", "Sink"]
+
+Observations: TypeAlias = Mapping[AttemptId, Observation]
+Sink: TypeAlias = Callable[[Observations], None]
+
+
+class NotHeld(Exception):
+    """Raised by `bind`: nothing of the batch is held, and nothing will be. The text goes to the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    member: int
+    stream: str
+    data: bytes
+
+
+class Executor(Protocol):
+    @property
+    def batch(self) -> int:
+        """Most attempts in one call."""
+
+    async def start(self, sink: Sink) -> None:
+        """Before any other call. `sink` takes what happens to attempts later: started, succeeded, failed."""
+
+    async def stop(self) -> None:
+        """Lets go without ending anything that it holds."""
+
+    async def bind(self, assignments: Sequence[Assignment]) -> Observations:
+        """Holds all members of each attempt, or none. An attempt that the answer leaves out is UNCLEAR."""
+
+    async def read_back(self, assignments: Sequence[Assignment]) -> Observations:
+        """What is the case now, also for attempts bound before a restart, which are watched from now on."""
+
+    async def release(self, assignments: Sequence[Assignment]) -> Observations:
+        """Asks for the end. RELEASED at once, or UNCLEAR while it is ending and the rest through the sink."""
+
+    def logs(self, assignment: Assignment, member: int, *, follow: bool, tail_lines: int) -> AsyncIterator[LogPiece]:
+        """Output so far, the last `tail_lines` lines per stream (0: all); with `follow` until the end.
+
+        `member` -1: all.
+        """

@@ -1,0 +1,64 @@
+"""What an attempt asks an executor to hold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from binder.domain.attempt import Attempt, AttemptId
+
+__all__ = ["Assignment", "Command", "DeviceClaim", "Member", "Work"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceClaim:
+    """`index`: on the node, as the vendor counts; `model`: catalogue name; `milli`: share of the device."""
+
+    device_id: str
+    index: int
+    milli: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One replica's place. `member` counts from 0."""
+
+    member: int
+    node: str
+    devices: tuple[DeviceClaim, ...] = ()
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`working_directory` empty: a fresh folder of the member."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    working_directory: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """`command`, `manifest` (Kubernetes) or `model_uri` (a server), as the job's payload says; else none.
+
+    `expected_seconds` None: not stated.
+    """
+
+    members: tuple[Member, ...]
+    command: Command | None = None
+    manifest: str = ""
+    model_uri: str = ""
+    expected_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """An attempt with its work."""
+
+    attempt: Attempt
+    work: Work
+
+    @property
+    def id(self) -> AttemptId:
+        return self.attempt.id

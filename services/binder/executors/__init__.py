@@ -1,0 +1,1 @@
+"""Executors, one module each. `binder.bootstrap` holds the table of their names."""

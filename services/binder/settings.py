@@ -1,0 +1,42 @@
+"""Settings of the binder, from the environment."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from berth.settings import ServiceSettings
+
+__all__ = ["EXECUTORS", "BinderSettings"]
+
+EXECUTORS = ("process", "simulated")
+
+
+class BinderSettings(ServiceSettings):
+    executors: Annotated[tuple[str, ...], NoDecode] = EXECUTORS
+    """Comma-separated names."""
+    simulation_speed: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Seconds of a simulated job per second of the clock."""
+    bind_timeout_seconds: float = Field(default=15.0, gt=0)
+    """After which a call to an executor counts as unknown."""
+    bind_tries: int = Field(default=8, ge=1)
+    release_grace_seconds: float = Field(default=10.0, ge=0)
+    """From SIGTERM to SIGKILL."""
+    barrier_timeout_seconds: float = Field(default=120.0, gt=0)
+    """After which a runner whose binder is gone gives up waiting for the rest of its gang."""
+    reconcile_seconds: float = Field(default=30.0, gt=0)
+    only_nodes: Annotated[frozenset[str], NoDecode] = frozenset()
+    """Comma-separated names of nodes that are this machine, for `process`. Empty: every node is."""
+
+    @field_validator("executors", "only_nodes", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @field_validator("executors")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(value) - set(EXECUTORS))
+        if unknown or not value:
+            raise ValueError(f"unknown executors {unknown}: choose from {', '.join(EXECUTORS)}, at least one")
+        return tuple(dict.fromkeys(value))
