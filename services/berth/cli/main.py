@@ -81,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; gives the exit code."""
+    # Children are started while gRPC's threads run; without this it remarks on each.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     try:
         code = root.main(
             args=list(arguments) if arguments is not None else None, prog_name="berth", standalone_mode=False

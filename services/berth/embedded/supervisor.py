@@ -30,7 +30,7 @@ from berth.embedded.kafka import EmbeddedKafka
 from berth.embedded.postgres import EmbeddedPostgres
 from berth.embedded.process import Child, end_all, module_command, spawn
 
-__all__ = ["SERVICES", "EmbeddedSystem", "Options", "SystemFailed"]
+__all__ = ["SERVICES", "EmbeddedSystem", "Options", "SystemFailed", "node_name"]
 
 SERVICES = ("telemetry_ingest", "profile_store", "placement_engine", "binder")
 READY_SECONDS = 60.0
@@ -138,9 +138,11 @@ class EmbeddedSystem:
         self._terminate_jobs()
         names = ["endpoints", "spans"]
         if self._options.fresh:
-            names += ["postgres", "logs", "attempts", "targets"]
+            names += ["postgres", "logs", "attempts"]
         for name in names:
             shutil.rmtree(self._state / name, ignore_errors=True)
+        # Targets of a fleet that is gone: its ports may be somebody else's by now.
+        (self._state / "targets.json").unlink(missing_ok=True)
         for name in ("endpoints", "spans", "logs"):
             (self._state / name).mkdir(exist_ok=True)
 
@@ -190,7 +192,8 @@ class EmbeddedSystem:
         self._children["agent"] = spawn(
             "agent",
             module_command(
-                "berth.agent",
+                "berth.cli.main",
+                "agent",
                 *("--telemetry", self._endpoints["telemetry_ingest"]["grpc"], "--node", node_name()),
             ),
             log=self._state / "logs" / "agent.log",
@@ -203,6 +206,7 @@ class EmbeddedSystem:
             module_command(
                 "berth.fleet_emulator",
                 *("--nodes", str(self._options.fleet_nodes), "--targets", str(self._state / "targets.json")),
+                *("--kafka", self._environment["BERTH_KAFKA_BOOTSTRAP"]),
             ),
             log=self._state / "logs" / "fleet.log",
             environment=self._environment,
