@@ -294,7 +294,7 @@ def _cpu_catalogue_name(model: str) -> str:
 
 def _cpu_heat() -> tuple[float | None, float | None]:
     """The hottest CPU sensor and the lowest critical temperature, degrees Celsius."""
-    sensors = getattr(psutil, "sensors_temperatures", dict)() or {}
+    sensors: dict[str, Any] = getattr(psutil, "sensors_temperatures", dict)() or {}
     entries = [entry for name in CPU_SENSORS for entry in sensors.get(name, ())]
     return (
         max((entry.current for entry in entries if entry.current), default=None),

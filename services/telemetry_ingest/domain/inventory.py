@@ -1,0 +1,266 @@
+"""Who is who: nodes and their devices, merged from what the operator declares and what is observed.
+
+A device is known by its UUID: it may vanish (present=False) and come back under another index. A record's version
+rises with each change and only then. All methods that begin with `plan_` compute records and change nothing;
+`commit` makes them the state, after they were stored.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from berth.errors import InvalidInput, NotFound
+from telemetry_ingest.domain.targets import NodeDeclaration
+
+__all__ = ["AGENT", "FROM_AGENT", "FROM_OPERATOR", "FROM_TARGETS", "DeviceRecord", "Inventory", "NodeRecord"]
+
+AGENT = "agent"
+FROM_TARGETS = "targets"
+FROM_OPERATOR = "operator"
+FROM_AGENT = "agent"
+
+# Exporters round each part of a device's memory on its own, so that the sum flickers.
+MEMORY_TOLERANCE_BYTES = 64 << 20
+POWER_TOLERANCE_WATTS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """A device of the fleet. Bytes and W; 0 is unknown."""
+
+    device_id: str
+    index: int = 0
+    model: str = ""
+    device_class: str = ""
+    stack: str = ""
+    memory_bytes: int = 0
+    power_limit_watts: float = 0.0
+    present: bool = True
+    reported_model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A node of the fleet. `origin` says who declared it: targets, operator or agent."""
+
+    name: str
+    pool: str = "default"
+    devices: tuple[DeviceRecord, ...] = ()
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    topology: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    power_cap_watts: float = 0.0
+    executors: tuple[str, ...] = ()
+    schedulable: bool = True
+    cordon_reason: str = ""
+    boot_id: str = ""
+    version: int = 0
+    updated_at: float = 0.0
+    telemetry_exempt: bool = False
+    removed: bool = False
+    origin: str = FROM_AGENT
+
+
+class Inventory:
+    """Every node that was ever declared, by name."""
+
+    def __init__(self, records: Iterable[NodeRecord] = ()) -> None:
+        self.nodes: dict[str, NodeRecord] = {}
+        self._owner: dict[str, str] = {}
+        # Node to source (a url, or AGENT) to the devices on its last page. Empty after a restart.
+        self._seen: dict[str, dict[str, frozenset[str]]] = {}
+        self.commit(records)
+
+    def commit(self, records: Iterable[NodeRecord]) -> None:
+        for record in records:
+            before = self.nodes.get(record.name)
+            if before is not None:
+                for device in before.devices:
+                    if self._owner.get(device.device_id) == record.name:
+                        del self._owner[device.device_id]
+            self.nodes[record.name] = record
+            if record.removed:
+                self._seen.pop(record.name, None)
+                continue
+            for device in record.devices:
+                if device.present or device.device_id not in self._owner:
+                    self._owner[device.device_id] = record.name
+
+    def plan_targets(self, declarations: Sequence[NodeDeclaration], now: float) -> list[NodeRecord]:
+        """What a new targets file changes; nodes that an earlier one declared and this one does not are removed."""
+        planned = []
+        for declared in declarations:
+            before = self.nodes.get(declared.name) or NodeRecord(declared.name)
+            after = replace(
+                before,
+                pool=declared.pool,
+                topology=declared.topology,
+                labels=declared.labels,
+                cpu_milli=declared.cpu_milli or before.cpu_milli,
+                memory_bytes=declared.memory_bytes or before.memory_bytes,
+                power_cap_watts=declared.power_cap_watts,
+                executors=declared.executors,
+                telemetry_exempt=False,
+                removed=False,
+                origin=FROM_TARGETS,
+            )
+            planned.append(after)
+        names = {declared.name for declared in declarations}
+        planned += [
+            replace(record, removed=True)
+            for record in self.nodes.values()
+            if record.origin == FROM_TARGETS and not record.removed and record.name not in names
+        ]
+        return self._changed(planned, now)
+
+    def plan_operator(self, records: Sequence[NodeRecord], now: float) -> list[NodeRecord]:
+        """Static nodes as an operator declares them. Raises InvalidInput, then nothing is applied."""
+        planned: dict[str, NodeRecord] = {}
+        owners = dict(self._owner)
+        for record in records:
+            if record.name in planned:
+                raise InvalidInput.of("nodes", record.name, "stands twice in the request; keep one entry a node")
+            before = self.nodes.get(record.name)
+            for device in record.devices:
+                owner = owners.setdefault(device.device_id, record.name)
+                if owner != record.name:
+                    raise InvalidInput.of(
+                        "device_id", device.device_id, f"is on node {owner!r} already; ids are unique"
+                    )
+            cordoned = bool(record.cordon_reason)
+            kept = before is not None and not before.removed and not cordoned
+            planned[record.name] = replace(
+                record,
+                devices=tuple(replace(device, present=True) for device in record.devices),
+                schedulable=before.schedulable if kept and before else not cordoned,
+                cordon_reason=before.cordon_reason if kept and before else record.cordon_reason,
+                boot_id=before.boot_id if before else record.boot_id,
+                origin=FROM_OPERATOR,
+            )
+        return self._changed(list(planned.values()), now)
+
+    def plan_cordon(self, node: str, cordoned: bool, reason: str, now: float) -> list[NodeRecord]:
+        """Raises NotFound for a node that is not there."""
+        before = self.nodes.get(node)
+        if before is None or before.removed:
+            raise NotFound(f"node: {node!r}: no such node; `berth get nodes` lists them")
+        return self._changed([replace(before, schedulable=not cordoned, cordon_reason=reason if cordoned else "")], now)
+
+    def plan_observed(
+        self,
+        node: str,
+        source: str,
+        devices: Sequence[DeviceRecord],
+        *,
+        sources: Iterable[str],
+        now: float,
+        memory_bytes: int = 0,
+        boot_id: str = "",
+    ) -> list[NodeRecord]:
+        """What one whole page (`source`) of the node says of its devices.
+
+        `sources`: all that speak for the node; a device is gone when all of them were heard and none names it.
+        Raises NotFound for an undeclared node and InvalidInput where another node has one of the devices.
+        """
+        before = self.nodes.get(node)
+        if before is None or before.removed:
+            raise NotFound(f"node: {node!r}: not declared; add it to the targets file, or send its inventory")
+        fresh = {device.device_id: device for device in devices}
+        for identity in fresh:
+            owner = self._owner.get(identity, node)
+            if owner != node and self._is_present(owner, identity):
+                raise InvalidInput.of(
+                    "device", identity, f"node {owner!r} has it already: do two targets read the same exporter?"
+                )
+        seen = {**self._seen.get(node, {}), source: frozenset(fresh)}
+        named = frozenset[str]().union(*seen.values())
+        all_heard = set(sources) <= set(seen)
+        merged = []
+        for old in before.devices:
+            new = fresh.pop(old.device_id, None)
+            if new is not None:
+                merged.append(_same_device(old, new))
+            else:
+                present = old.device_id in named or (old.present and not all_heard)
+                merged.append(old if old.present == present else replace(old, present=present))
+        merged += fresh.values()
+        merged.sort(key=lambda device: (device.index, device.device_id))
+        after = replace(
+            before,
+            devices=tuple(merged),
+            memory_bytes=before.memory_bytes or memory_bytes,
+            boot_id=boot_id or before.boot_id,
+        )
+        return self._changed([after], now)
+
+    def plan_agent(self, reported: NodeRecord, now: float) -> list[NodeRecord]:
+        """An agent's own inventory. What the targets file or an operator declared of the node stands."""
+        before = self.nodes.get(reported.name)
+        if before is None or before.removed or before.origin == FROM_AGENT:
+            base = replace(
+                reported,
+                schedulable=before.schedulable if before and not before.removed else True,
+                cordon_reason=before.cordon_reason if before and not before.removed else "",
+                devices=before.devices if before else (),
+                version=before.version if before else 0,
+                telemetry_exempt=False,
+                removed=False,
+                origin=FROM_AGENT,
+            )
+        else:
+            base = replace(
+                before,
+                cpu_milli=before.cpu_milli or reported.cpu_milli,
+                memory_bytes=before.memory_bytes or reported.memory_bytes,
+                executors=tuple(dict.fromkeys((*before.executors, *reported.executors))),
+            )
+        scratch = Inventory()
+        scratch.nodes = {**self.nodes, base.name: base}
+        scratch._owner, scratch._seen = self._owner, self._seen
+        sources = {AGENT, *self._seen.get(reported.name, {})}
+        planned = scratch.plan_observed(
+            base.name, AGENT, reported.devices, sources=sources, now=now, boot_id=reported.boot_id
+        )
+        return self._changed(planned or [base], now)
+
+    def heard(self, node: str, source: str, identities: Iterable[str]) -> None:
+        """Remembers, after the commit, what a page named."""
+        self._seen.setdefault(node, {})[source] = frozenset(identities)
+
+    def forget_sources(self, keep: Mapping[str, frozenset[str]]) -> None:
+        """Drops the memory of sources that are not scraped any more; agents stay."""
+        for node, sources in self._seen.items():
+            for source in set(sources) - keep.get(node, frozenset()) - {AGENT}:
+                del sources[source]
+
+    def _is_present(self, node: str, identity: str) -> bool:
+        record = self.nodes.get(node)
+        return (
+            record is not None
+            and not record.removed
+            and any(device.device_id == identity and device.present for device in record.devices)
+        )
+
+    def _changed(self, planned: Sequence[NodeRecord], now: float) -> list[NodeRecord]:
+        changed = []
+        for after in planned:
+            before = self.nodes.get(after.name)
+            version = before.version if before else 0
+            after = replace(after, version=version, updated_at=before.updated_at if before else 0.0)
+            if after != before:
+                changed.append(replace(after, version=version + 1, updated_at=now))
+        return changed
+
+
+def _same_device(old: DeviceRecord, new: DeviceRecord) -> DeviceRecord:
+    """The new record, with what flickers or is not said this time taken from the old one."""
+    near = abs(old.memory_bytes - new.memory_bytes) <= MEMORY_TOLERANCE_BYTES
+    steady = abs(old.power_limit_watts - new.power_limit_watts) <= POWER_TOLERANCE_WATTS
+    return replace(
+        new,
+        memory_bytes=old.memory_bytes if near or not new.memory_bytes else new.memory_bytes,
+        power_limit_watts=old.power_limit_watts if steady or not new.power_limit_watts else new.power_limit_watts,
+        reported_model=new.reported_model or old.reported_model,
+        model=new.model or old.model,
+        present=True,
+    )

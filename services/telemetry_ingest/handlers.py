@@ -1,0 +1,273 @@
+"""A message in, an effect out: pages, reports, declarations.
+
+Every change of the inventory is planned, stored together with its outbox row, and only then becomes the state:
+a failure in between leaves all as it was, and the next page plans it again.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+from berth.errors import InvalidInput, NotFound
+from telemetry_ingest.domain.board import Board, NodeSnapshot, SourceReading
+from telemetry_ingest.domain.counters import Counters
+from telemetry_ingest.domain.formats import normalise
+from telemetry_ingest.domain.inventory import AGENT, DeviceRecord, Inventory, NodeRecord
+from telemetry_ingest.domain.model import Observation, ObservedDevice
+from telemetry_ingest.domain.ports import InventoryStore
+from telemetry_ingest.domain.targets import NodeDeclaration, Target
+
+__all__ = ["Clock", "Ingest", "KnownModel", "TargetStatus"]
+
+log = structlog.get_logger(__name__)
+
+SCRAPES = Counter("berth_ingest_scrapes_total", "Scrapes by result.", ["result"])
+SAMPLES = Counter("berth_ingest_samples_total", "Device samples taken in.", ["source"])
+REPORTS = Counter("berth_ingest_reports_total", "Reports of node agents by result.", ["result"])
+TARGETS = Gauge("berth_ingest_targets", "Targets that are scraped.")
+NODES = Gauge("berth_ingest_nodes", "Nodes in the inventory that are not removed.")
+
+# Pages above this are parsed beside the event loop.
+LARGE_PAGE = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """`wall`: seconds since the epoch; `monotonic`: seconds that never run backwards."""
+
+    wall: Callable[[], float]
+    monotonic: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """What the catalogue says of a reported model name. Bytes and W; 0 is unknown."""
+
+    name: str
+    device_class: str
+    stack: str
+    memory_bytes: int = 0
+    power_limit_watts: float = 0.0
+
+
+@dataclass(slots=True)
+class TargetStatus:
+    """How a target does. `last_success`: seconds since the epoch, 0 for never."""
+
+    target: Target
+    counters: Counters = field(default_factory=Counters)
+    healthy: bool = False
+    last_error: str = ""
+    last_success: float = 0.0
+    devices: int = 0
+
+
+class Ingest:
+    """The service's state and its handlers. One instance a process."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Inventory,
+        board: Board,
+        store: InventoryStore,
+        clock: Clock,
+        resolve: Callable[[str], KnownModel | None],
+        targets_changed: Callable[[Sequence[Target]], None],
+    ) -> None:
+        self.inventory = inventory
+        self.board = board
+        self._store = store
+        self._clock = clock
+        self._resolve = resolve
+        self._targets_changed = targets_changed
+        self._changing = asyncio.Lock()
+        self._targets: dict[Target, TargetStatus] = {}
+        self._node_sources: dict[str, frozenset[str]] = {}
+        self._reported: dict[str, tuple[str, int]] = {}
+        self._count_nodes()
+
+    # -- targets ---------------------------------------------------------------------------------
+
+    async def on_targets(self, declarations: Sequence[NodeDeclaration]) -> None:
+        """A new, valid targets file."""
+        await self._change(lambda: self.inventory.plan_targets(declarations, self._clock.wall()))
+        wanted = [target for declared in declarations for target in declared.targets]
+        self._targets = {target: self._targets.get(target) or TargetStatus(target) for target in wanted}
+        self._node_sources = sources = {
+            declared.name: frozenset(target.source for target in declared.targets) for declared in declarations
+        }
+        self.inventory.forget_sources(sources)
+        self.board.retain(sources, always=AGENT)
+        TARGETS.set(len(self._targets))
+        self._targets_changed(wanted)
+
+    def targets(self) -> list[TargetStatus]:
+        return sorted(self._targets.values(), key=lambda status: (status.target.node, status.target.url))
+
+    # -- scrapes ---------------------------------------------------------------------------------
+
+    async def on_page(self, target: Target, text: str, content_type: str) -> None:
+        """A page of a target. Raises InvalidInput where the page is of no use; nothing changes then."""
+        status = self._targets.get(target)
+        if status is None:
+            return
+        received, monotonic = self._clock.wall(), self._clock.monotonic()
+
+        def read() -> Observation:
+            return normalise(
+                text,
+                format=target.format,
+                node=target.node,
+                now=monotonic,
+                counters=status.counters,
+                content_type=content_type,
+            )
+
+        observation = await asyncio.to_thread(read) if len(text) > LARGE_PAGE else read()
+        devices = [self._device(device) for device in observation.devices]
+        await self._change(
+            lambda: self.inventory.plan_observed(
+                target.node,
+                target.source,
+                devices,
+                sources=self._sources(target.node),
+                now=received,
+                memory_bytes=observation.node.memory_total_bytes or 0,
+                boot_id=f"boot-{int(observation.node.boot_time)}" if observation.node.boot_time else "",
+            )
+        )
+        if target not in self._targets:
+            return
+        self.inventory.heard(target.node, target.source, (device.device_id for device in devices))
+        readings = tuple((device.device_id, device.reading) for device in observation.devices)
+        self.board.put(
+            target.node,
+            target.source,
+            SourceReading(readings, observation.node, received, monotonic, observation.shared, observation.source_time),
+        )
+        status.healthy, status.last_error = True, ""
+        status.last_success, status.devices = received, len(devices)
+        SCRAPES.labels("success").inc()
+        SAMPLES.labels(observation.format).inc(len(devices))
+
+    def on_scrape_failed(self, target: Target, message: str) -> None:
+        """A target gave no page, or one that is of no use. What it said before grows old by itself."""
+        status = self._targets.get(target)
+        if status is None:
+            return
+        if status.healthy or not status.last_error:
+            log.warning("target failed", node=target.node, url=target.url, error=message)
+        status.healthy, status.last_error = False, message
+        SCRAPES.labels("failure").inc()
+
+    # -- agents ----------------------------------------------------------------------------------
+
+    async def on_agent_inventory(self, reported: NodeRecord) -> None:
+        """An agent's inventory of its own node. Raises InvalidInput."""
+        known = replace(reported, devices=tuple(map(self._named, reported.devices)))
+        await self._change(lambda: self.inventory.plan_agent(known, self._clock.wall()))
+        self.inventory.heard(reported.name, AGENT, (device.device_id for device in reported.devices))
+
+    def on_agent_telemetry(self, node: str, boot_id: str, sequence: int, reading: SourceReading) -> None:
+        """An agent's telemetry of its own node.
+
+        Raises NotFound before its inventory came, InvalidInput for a record that is not newer than the last of
+        the same boot, or that names a device of another node.
+        """
+        record = self.inventory.nodes.get(node)
+        if record is None or record.removed:
+            raise NotFound(f"node: {node!r}: not known; send its inventory first")
+        boot, last = self._reported.get(node, ("", -1))
+        if boot == boot_id and sequence <= last:
+            raise InvalidInput.of(
+                "telemetry.sequence", sequence, f"must be above {last} within one boot; it was dropped"
+            )
+        own = {device.device_id for device in record.devices}
+        for identity, _ in reading.devices:
+            if identity not in own:
+                raise InvalidInput.of(
+                    "telemetry.devices", identity, f"is no device of node {node!r}; send the inventory with it first"
+                )
+        self._reported[node] = (boot_id, sequence)
+        self.board.put(node, AGENT, reading)
+        SAMPLES.labels(AGENT).inc(len(reading.devices))
+
+    # -- operators -------------------------------------------------------------------------------
+
+    async def apply_nodes(self, records: Sequence[NodeRecord]) -> int:
+        """Declares static nodes: all or none. Gives how many are as asked now. Raises InvalidInput."""
+        named = [replace(record, devices=tuple(map(self._named, record.devices))) for record in records]
+        await self._change(lambda: self.inventory.plan_operator(named, self._clock.wall()))
+        return len(named)
+
+    async def cordon(self, node: str, cordoned: bool, reason: str) -> NodeRecord:
+        """Raises NotFound."""
+        await self._change(lambda: self.inventory.plan_cordon(node, cordoned, reason, self._clock.wall()))
+        return self.inventory.nodes[node]
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def drain(self) -> list[tuple[NodeSnapshot, str]]:
+        """What is due on telemetry.devices, with each node's boot id."""
+        return [
+            (snapshot, record.boot_id)
+            for snapshot in self.board.drain()
+            if (record := self.inventory.nodes.get(snapshot.node)) is not None and not record.removed
+        ]
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    async def _change(self, plan: Callable[[], list[NodeRecord]]) -> None:
+        # Most pages change nothing: no lock, no transaction.
+        if not plan():
+            return
+        async with self._changing:
+            records = plan()
+            if records:
+                await self._store.save(records)
+                self.inventory.commit(records)
+                for record in records:
+                    if record.removed:
+                        self.board.drop(record.name)
+                self._count_nodes()
+
+    def _sources(self, node: str) -> frozenset[str]:
+        return self._node_sources.get(node, frozenset()) | ({AGENT} if node in self._reported else frozenset())
+
+    def _count_nodes(self) -> None:
+        NODES.set(sum(not record.removed for record in self.inventory.nodes.values()))
+
+    def _device(self, device: ObservedDevice) -> DeviceRecord:
+        return self._named(
+            DeviceRecord(
+                device_id=device.device_id,
+                index=device.index,
+                device_class=device.device_class,
+                stack=device.stack,
+                memory_bytes=device.memory_bytes or 0,
+                power_limit_watts=device.power_limit_watts or 0.0,
+                reported_model=device.reported_model,
+            )
+        )
+
+    def _named(self, device: DeviceRecord) -> DeviceRecord:
+        """With the catalogue's name, and what it knows where the device says nothing."""
+        said = device.model or device.reported_model
+        known = self._resolve(said) if said else None
+        if known is None and device.device_class == "CPU":
+            # There are too many names of CPUs to list; any of them is one.
+            known = self._resolve("CPU")
+        if known is None:
+            return device
+        return replace(
+            device,
+            model=known.name,
+            device_class=device.device_class or known.device_class,
+            stack=device.stack or known.stack,
+            memory_bytes=device.memory_bytes or known.memory_bytes,
+            power_limit_watts=device.power_limit_watts or known.power_limit_watts,
+        )
