@@ -26,7 +26,7 @@ from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
 
 from berth.observability import CONSUMED_RECORDS, DEAD_LETTERS, HANDLER_SECONDS
-from berth.outbox import OutgoingRecord, append
+from berth.outbox import LARGEST_RECORD, OutgoingRecord, append
 from berth.postgres import TRANSIENT, Connection, Database
 from berth.retry import delays
 from berth.settings import ServiceSettings
@@ -85,7 +85,14 @@ async def ensure_topics(settings: ServiceSettings) -> None:
         wanted.append(
             NewTopic(topic, settings.topic_partitions, settings.topic_replication, topic_configs=configuration)
         )
-        wanted.append(NewTopic(dead_letter_topic(topic), 1, settings.topic_replication))
+        wanted.append(
+            NewTopic(
+                dead_letter_topic(topic),
+                1,
+                settings.topic_replication,
+                topic_configs={"max.message.bytes": str(LARGEST_RECORD)},
+            )
+        )
     for delay in delays(longest=2.0):
         admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
         try:
@@ -145,7 +152,8 @@ class KafkaBus:
         self._inboxes.append(inbox)
         subscriber = self._broker.subscriber(
             topic,
-            group_id=group,
+            # One group a topic: members of one group that want different topics disturb one another.
+            group_id=f"{group}.{topic}",
             batch=True,
             batch_timeout_ms=10,
             max_records=MAX_RECORDS,

@@ -21,13 +21,14 @@ from opentelemetry.trace import SpanKind
 from berth.observability import OUTBOX_PENDING, RECORDS_PUBLISHED, record_span, tracing_enabled
 from berth.postgres import TRANSIENT, Connection, Database
 from berth.retry import delays
-from berth.topics import dead_letter_topic
+from berth.topics import DEAD_LETTER_SUFFIX, dead_letter_topic
 
-__all__ = ["OutboxRelay", "OutgoingRecord", "append"]
+__all__ = ["LARGEST_RECORD", "OutboxRelay", "OutgoingRecord", "append"]
 
 log = structlog.get_logger(__name__)
 
 BATCH = 2000
+LARGEST_RECORD = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class OutboxRelay:
             enable_idempotence=True,
             linger_ms=2,
             max_batch_size=262144,
+            max_request_size=LARGEST_RECORD,
         )
         lock = f"berth.outbox.{self._database.schema}"
         async with self._database.pool.acquire() as connection:
@@ -138,7 +140,7 @@ class OutboxRelay:
             # It would block all behind it; the head is kept where a person can see it.
             log.error("record is larger than the broker takes", topic=row["topic"], bytes=len(row["value"]))
             future = await producer.send(
-                dead_letter_topic(row["topic"]),
+                row["topic"] if row["topic"].endswith(DEAD_LETTER_SUFFIX) else dead_letter_topic(row["topic"]),
                 value=row["value"][:65536],
                 key=row["key"],
                 headers=[*headers, ("berth-error-code", b"RECORD_TOO_LARGE")],

@@ -1,0 +1,136 @@
+"""The two guards of capacity, each with the other switched off, on real PostgreSQL."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from berth.postgres import Database
+from placement_engine.adapters import fleet_store, job_store
+from placement_engine.adapters.job_store import Placement, Submission, Superseded
+from placement_engine.domain.model import DeviceClaim, Member
+from tests.services import node
+
+
+@pytest.fixture
+async def database(database_dsn: str) -> AsyncIterator[Database]:
+    made = await Database.open(database_dsn, "engine", size=4)
+    await made.migrate("berth", "placement_engine")
+    async with made.transaction() as connection:
+        await fleet_store.save_nodes(connection, [node("n0", 2)])
+    yield made
+    await made.close()
+
+
+def submission(name: str) -> Submission:
+    return Submission(name, "default", name, name, name.encode(), b"", "default", "default", "", 1.0)
+
+
+def placement(job_id: str, device: str, *, milli: int = 1000, cpu: int = 1000, version: int = 1) -> Placement:
+    member = Member(0, "n0", (DeviceClaim(device, 0, milli, 0),), cpu, 0)
+    return Placement(job_id, version, 1, [member], b"", b"", "")
+
+
+async def commit(database: Database, epoch: int, *placements: Placement) -> set[str]:
+    async with database.transaction() as connection:
+        return await job_store.commit_placements(
+            connection, pool="default", epoch=epoch, placements=placements, now=2.0
+        )
+
+
+async def used(database: Database) -> list[int]:
+    return [row["used_milli"] for row in await database.pool.fetch("SELECT used_milli FROM device ORDER BY device_id")]
+
+
+async def accept(database: Database, *names: str) -> None:
+    async with database.transaction() as connection:
+        await job_store.accept(connection, [submission(name) for name in names], 1.0)
+
+
+async def take_over(database: Database, planner: str, now: float) -> int:
+    async with database.transaction() as connection:
+        epoch = await fleet_store.take_over(connection, "default", planner, now, 10.0)
+    assert epoch is not None
+    return epoch
+
+
+async def test_the_epoch_alone_stops_a_planner_that_was_superseded(database: Database) -> None:
+    # The constraint is switched off: only the epoch guards.
+    await database.pool.execute("ALTER TABLE device DROP CONSTRAINT device_within_capacity")
+    await accept(database, "a", "b")
+    old = await take_over(database, "old", 0.0)
+    assert await commit(database, old, placement("a", "n0/0")) == {"a"}
+    new = await take_over(database, "new", 100.0)
+    with pytest.raises(Superseded):
+        await commit(database, old, placement("b", "n0/0"))
+    assert await used(database) == [1000, 0]
+    assert await commit(database, new, placement("b", "n0/1")) == {"b"}
+
+
+async def test_the_constraint_alone_stops_two_planners_of_one_epoch(database: Database) -> None:
+    # The epoch is switched off: both hold the same one.
+    await accept(database, "a", "b")
+    epoch = await take_over(database, "one", 0.0)
+    await commit(database, epoch, placement("a", "n0/0", milli=600))
+    with pytest.raises(asyncpg.CheckViolationError):
+        await commit(database, epoch, placement("b", "n0/0", milli=600))
+    assert await used(database) == [600, 0]
+    rows = await database.pool.fetch("SELECT state FROM job ORDER BY job_id")
+    assert [row["state"] for row in rows] == [2, 1]
+
+
+async def test_host_resources_are_guarded_too(database: Database) -> None:
+    await accept(database, "a")
+    epoch = await take_over(database, "one", 0.0)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await commit(database, epoch, placement("a", "n0/0", cpu=64_001))
+
+
+async def test_a_living_planner_keeps_its_pool(database: Database) -> None:
+    assert await take_over(database, "one", 0.0) == 1
+    async with database.transaction() as connection:
+        assert await fleet_store.take_over(connection, "default", "two", 5.0, 10.0) is None
+        assert await fleet_store.heartbeat(connection, "default", 1, 9.0)
+        assert await fleet_store.take_over(connection, "default", "two", 15.0, 10.0) is None
+        assert await fleet_store.take_over(connection, "default", "two", 20.0, 10.0) == 2
+        assert not await fleet_store.heartbeat(connection, "default", 1, 21.0)
+
+
+async def test_a_job_that_changed_meanwhile_is_left_out_whole(database: Database) -> None:
+    await accept(database, "a", "b")
+    epoch = await take_over(database, "one", 0.0)
+    await database.pool.execute("UPDATE job SET state = 7, version = 2 WHERE job_id = 'a'")
+    assert await commit(database, epoch, placement("a", "n0/0"), placement("b", "n0/1")) == {"b"}
+    assert await used(database) == [0, 1000]
+
+
+async def test_freeing_is_idempotent(database: Database) -> None:
+    await accept(database, "a")
+    epoch = await take_over(database, "one", 0.0)
+    await commit(database, epoch, placement("a", "n0/0"))
+    for _ in range(2):
+        async with database.transaction() as connection:
+            await job_store.free_claims(connection, ["a"])
+    assert await used(database) == [0, 0]
+
+
+async def test_the_auditor_sees_each_broken_invariant(database: Database) -> None:
+    await accept(database, "a")
+    epoch = await take_over(database, "one", 0.0)
+    await commit(database, epoch, placement("a", "n0/0"))
+
+    async def broken() -> set[str]:
+        async with database.transaction() as connection:
+            return {one.invariant for one in (await fleet_store.audit(connection)).violations}
+
+    assert await broken() == set()
+    await database.pool.execute("UPDATE device SET used_milli = 1 WHERE device_id = 'n0/1'")
+    assert await broken() == {"ledger matches claims"}
+    await database.pool.execute("UPDATE device SET used_milli = 0 WHERE device_id = 'n0/1'")
+    await database.pool.execute("UPDATE claim SET milli = 2000")
+    assert await broken() == {"ledger matches claims", "no device over capacity"}
+    await database.pool.execute("UPDATE claim SET milli = 1000")
+    await database.pool.execute("UPDATE job SET state = 5")
+    assert await broken() == {"only live jobs hold claims"}
+    await database.pool.execute("UPDATE job SET state = 4; DELETE FROM host_claim")
+    assert await broken() == {"gangs are whole"}

@@ -1,0 +1,145 @@
+"""Job documents: what a person writes, and every error with field, value and remedy."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from berth.errors import InvalidInput
+from berth.jobs import parse_document, parse_duration, parse_quantity, parse_text, spec_digest, validate
+from berth.v1 import jobs_pb2 as pb
+
+FULL = """
+name: finetune-7b
+tenant: research
+queue: research
+priority: 10
+kind: training
+replicas: 8
+devices: 4
+device_memory: 40Gi
+cpu: 500m
+memory: 64Gi
+accelerators: {models: [H100-SXM], classes: [GPU], stacks: [CUDA]}
+workload: llama-8b-finetune
+objective: time
+deadline: 2099-12-01T18:00:00Z
+latency_target: 200ms
+topology: {level: rack, required: true}
+preemptible: true
+expected_duration: 1h30m
+command: [python, train.py]
+environment: {SEED: 1}
+labels: {team: vision}
+"""
+
+
+def test_every_field_of_a_full_document() -> None:
+    expected = pb.JobSpec(
+        name="finetune-7b", tenant="research", queue="research", priority=10, kind=pb.JOB_KIND_TRAINING, replicas=8,
+        resources=pb.Resources(devices=4, device_memory_bytes=40 * 2**30, cpu_milli=500, memory_bytes=64 * 2**30),
+        accelerators=pb.AcceleratorSelector(models=["H100-SXM"], classes=["GPU"], stacks=["CUDA"]),
+        workload="llama-8b-finetune", objective=pb.OBJECTIVE_TIME,
+        topology=pb.TopologyWish(level="rack", required=True),
+        preemptible=True, executor="process", labels={"team": "vision"}, pool="default",
+        idempotency_key="finetune-7b",
+        command=pb.CommandPayload(argv=["python", "train.py"], environment={"SEED": "1"}),
+    )  # fmt: skip
+    expected.deadline.FromDatetime(datetime(2099, 12, 1, 18, tzinfo=UTC))
+    expected.latency_target.FromMilliseconds(200)
+    expected.expected_duration.FromSeconds(5400)
+    assert parse_text(FULL) == expected
+    assert parse_document(json.loads(json.dumps(yaml.safe_load(FULL), default=str))) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "remedy"),
+    [
+        ({"name": None}, "name", "1 to 63"),
+        ({"name": "UPPER"}, "name", "1 to 63"),
+        ({"devces": 1}, "devces", "did you mean 'devices'?"),
+        ({"replicas": 0}, "replicas", "1 to"),
+        ({"replicas": -3}, "replicas", "1 to"),
+        ({"replicas": 1.5}, "replicas", "whole number"),
+        ({"replicas": 2**40}, "replicas", "whole number"),
+        ({"devices": -1}, "devices", "0 to"),
+        ({"devices": True}, "devices", "whole number"),
+        ({"device_fraction": 1.5, "devices": 0}, "device_fraction", "share"),
+        ({"device_fraction": 0.5}, "device_fraction", "either"),
+        ({"devices": 0}, "devices", "ask for something"),
+        ({"cpu": "four"}, "cpu", "40Gi"),
+        ({"memory": "-1"}, "memory", "40Gi"),
+        ({"memory": float("nan")}, "memory", "0 to"),
+        ({"kind": "traning"}, "kind", "training"),
+        ({"objective": 7}, "objective", "cost"),
+        ({"deadline": "tomorrow"}, "deadline", "RFC 3339"),
+        ({"latency_target": 0}, "latency_target", "above 0"),
+        ({"expected_duration": "soon"}, "expected_duration", "1h30m"),
+        ({"topology": {"level": "shelf"}}, "topology.level", "rack"),
+        ({"topology": {"levle": "rack"}}, "topology.levle", "did you mean 'level'?"),
+        ({"accelerators": {"classes": ["TOASTER"]}}, "accelerators.classes", "GPU"),
+        ({"accelerators": ["H100-SXM"]}, "accelerators", "mapping"),
+        ({"executor": "slurm"}, "executor", "process"),
+        ({"executor": "process"}, "command", "needs a command"),
+        ({"command": "python train.py"}, "command", "list"),
+        ({"command": ["a"], "model": {"uri": "x"}}, "model", "one payload"),
+        ({"preemptible": "yes"}, "preemptible", "true or false"),
+        ({"priority": 10**7}, "priority", "-1000000"),
+    ],
+)
+def test_each_mistake_names_field_and_remedy(change: dict[str, Any], field: str, remedy: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        parse_document({"name": "a", "devices": 1, **change})
+    found = {error.field: error.remedy for error in raised.value.errors}
+    assert remedy in found[field]
+
+
+def test_all_errors_come_at_once() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        parse_document({"name": "a", "replicas": "x", "cpu": "y", "kind": "z", "w": 1})
+    assert {error.field for error in raised.value.errors} == {"replicas", "cpu", "kind", "w"}
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "just text", "a: [", "", "!!python/object:os.system {}"])
+def test_what_is_no_job_document(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_text(text)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(ANYTHING, st.sampled_from(sorted(yaml.safe_load(FULL))))
+def test_no_value_of_any_field_breaks_the_parser(value: Any, field: str) -> None:
+    document = {**yaml.safe_load(FULL), field: value}
+    try:
+        spec = parse_document(document)
+    except InvalidInput:
+        return
+    assert validate(spec) == spec
+
+
+@given(st.integers(0, 10**9), st.sampled_from(["", "Ki", "Mi", "Gi", "k", "M", "G"]))
+def test_quantities(number: int, suffix: str) -> None:
+    scale = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}[suffix]
+    assert parse_quantity("memory", f"{number}{suffix}") == number * scale
+
+
+@given(st.integers(0, 100), st.integers(0, 59), st.integers(1, 59))
+def test_durations(hours: int, minutes: int, seconds: int) -> None:
+    assert parse_duration("d", f"{hours}h{minutes}m{seconds}s") == hours * 3600 + minutes * 60 + seconds
+
+
+def test_the_digest_tells_payloads_apart_and_is_stable() -> None:
+    one = parse_document({"name": "a", "devices": 1, "labels": {"x": "1", "y": "2"}})
+    same = parse_document({"name": "a", "devices": 1, "labels": {"y": "2", "x": "1"}})
+    other = parse_document({"name": "a", "devices": 2})
+    assert spec_digest(one) == spec_digest(same) != spec_digest(other)
