@@ -1,9 +1,8 @@
 """Settings of telemetry-ingest (`BERTH_...`)."""
 
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from berth.settings import ServiceSettings
 
@@ -21,12 +20,3 @@ class TelemetryIngestSettings(ServiceSettings):
     """How long telemetry is gathered before it is published; one record a node."""
     republish_seconds: float = Field(default=30.0, ge=1.0)
     """How often the whole inventory is published again, for brokers that do not keep it."""
-
-    @model_validator(mode="after")
-    def _shorter_than_the_interval(self) -> Self:
-        if self.scrape_timeout_seconds > 10 * self.scrape_interval_seconds:
-            raise ValueError(
-                f"BERTH_SCRAPE_TIMEOUT_SECONDS {self.scrape_timeout_seconds:g} is more than ten intervals of "
-                f"{self.scrape_interval_seconds:g} s: lower it"
-            )
-        return self
