@@ -64,9 +64,7 @@ def a_fleet(nodes: int, rng: random.Random) -> Engine:
         engine.apply_node(
             Node(
                 name=node,
-                devices=tuple(
-                    Device(f"{node}/{i}", i, name, "GPU", stack, gib * GIB, watts) for i in range(8)
-                ),
+                devices=tuple(Device(f"{node}/{i}", i, name, "GPU", stack, gib * GIB, watts) for i in range(8)),
                 cpu_milli=128_000,
                 memory_bytes=1024 * GIB,
                 topology={"rack": f"rack-{number // 8}"},

@@ -15,6 +15,7 @@ from placement_engine.domain.explaining import (
     deadline_passed,
     holds_claims,
     limit_reason,
+    shared_power,
 )
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import (
@@ -270,6 +271,8 @@ class Engine:
         if known is not None and known[1] == key and 0 <= now - known[0] < self._policy.reasons_max_age_seconds:
             return known[2]
         why = self._explainer.reasons(job, ask)
+        if not why[0]:
+            why = (shared_power(job),), ()
         if len(self._why) > 1024:
             self._why.clear()
         self._why[ask.shape] = (now, key, why)
@@ -314,7 +317,8 @@ class Engine:
         ask = with_deadline(self._fleet, table.ask, job, now)
         reservation = self._reserver.reserve(job, ask, table, now)
         if reservation is None:
-            return self._rejection(job, self._explainer.reasons(job, ask))
+            reasons, remedies = self._explainer.reasons(job, ask)
+            return self._rejection(job, (reasons or (shared_power(job),), remedies))
         for member in reservation.members:
             self._fleet.let_go(job.job_id, member)
         return self._decision(job, table, reservation)
@@ -326,13 +330,16 @@ class Engine:
         if job is None:
             return None
         self._fleet.age(now)
-        ask = with_deadline(self._fleet, self._tables.get(shape_of(job)).ask, job, now)
-        reasons, remedies = self._explainer.reasons(job, ask)
         gate = self._gate(job, now)
         if gate is None and job.not_before > now:
             gate = (backing_off(job, now),), ()
+        table = self._tables.get(shape_of(job))
+        ask = with_deadline(self._fleet, table.ask, job, now)
+        reasons, remedies = self._explainer.reasons(job, ask)
         if gate is not None:
             reasons, remedies = gate[0] + reasons, gate[1] + remedies
+        elif not reasons and not isinstance(self.dry_run(job, now), Decision):
+            reasons = (shared_power(job),)
         return self._rejection(job, (reasons, remedies))
 
     # -- read-outs -------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ class Trace:
     """Per row the position of the filter that excluded it (PASSES: none), and devices per filter."""
 
     verdict: Ints
-    devices: dict[int, int]
+    blame: Ints
+    """Per device (slots, rows) of an excluded row the filter it counts for, else -1."""
     fits: Ints
     """Members each row could take now."""
     most_devices: int
@@ -72,13 +73,13 @@ class Explainer:
                 verdict[(verdict == PASSES) & (usable.sum(axis=0) < slots)] = position
         excluded = live & (verdict != PASSES)
         blame = np.where((failed == PASSES) | (verdict < len(pipeline.row_filters)), verdict, failed)
-        counted = np.bincount(blame[present & excluded], minlength=1)
+        blame[~(present & excluded)] = -1
         fits = np.where(verdict == PASSES, members_per_row(view, usable, ask, limit), 0)
         short = usable.sum(axis=0)[excluded & (verdict >= len(pipeline.row_filters))]
         verdict[~live] = -1
         return Trace(
             verdict=verdict,
-            devices={i: int(n) for i, n in enumerate(counted.tolist()) if n},
+            blame=blame,
             fits=np.where(live, fits, 0),
             most_devices=int(short.max()) if short.shape[0] else 0,
         )
@@ -90,16 +91,18 @@ class Explainer:
         np.maximum.at(of_node, columns.node[: columns.rows][live], trace.verdict[live])
         nodes = np.bincount(of_node[(of_node >= 0) & (of_node != PASSES)], minlength=len(self._filters))
         reasons = []
+        devices = np.bincount(trace.blame[trace.blame >= 0], minlength=len(self._filters))
         for position, plugin in enumerate(self._filters):
-            devices = trace.devices.get(position, 0)
-            if not nodes[position] and not devices:
+            if not nodes[position] and not devices[position]:
                 continue
             rows = np.flatnonzero(trace.verdict == position)
             if rows.shape[0] == 0:
-                # Only devices fell here: their nodes were excluded by a later filter.
-                rows = np.flatnonzero((trace.verdict > position) & (trace.verdict != PASSES))
+                # Only some devices failed here: their nodes were excluded by another filter.
+                rows = np.flatnonzero((trace.blame == position).any(axis=0))
             message, numbers = plugin.describe(columns.view(rows), ask)
-            reasons.append(Reason(plugin.name, plugin.code, int(nodes[position]), devices, message, numbers))
+            reasons.append(
+                Reason(plugin.name, plugin.code, int(nodes[position]), int(devices[position]), message, numbers)
+            )
         return sorted(reasons, key=lambda r: (-r.nodes, -r.devices, r.plugin, r.code))
 
     def _by_model(self, ask: Ask) -> Ints:
@@ -186,6 +189,17 @@ def _gang_reason(job: Job, members: int) -> Reason:
         devices=0,
         message=f"{members} of {job.replicas} replicas fit at once {where}",
         numbers={"replicas": float(job.replicas), "replicas_that_fit": float(members)},
+    )
+
+
+def shared_power(job: Job) -> Reason:
+    return Reason(
+        plugin="PowerHeadroom",
+        code="SHARED_POWER_SHORT",
+        nodes=0,
+        devices=0,
+        message=f"each of {job.replicas} replicas fits alone, together they exceed a power budget above their nodes",
+        numbers={"replicas": float(job.replicas)},
     )
 
 

@@ -219,7 +219,7 @@ class Fleet:
     def age(self, now: float) -> None:
         """Moves nodes whose telemetry grew older, or was heard again, to their tier."""
         c, policy, n = self.columns, self._policy, self.columns.rows
-        age = np.maximum(now - c.received[:n], 0.0)
+        age = now - c.received[:n]
         tier = (age > policy.fresh_seconds).astype(np.float64)
         tier += age > policy.degraded_seconds
         tier += age > policy.unschedulable_seconds

@@ -134,6 +134,16 @@ def test_cooler_fresher_nodes_first() -> None:
     assert set(order[1:]) == {"a", "c"}
 
 
+@pytest.mark.parametrize(("age", "value"), [(30, 1.0), (31, 0.6), (60, 0.6), (61, 0.3), (120, 0.3)])
+def test_older_telemetry_costs_score(age, value) -> None:
+    engine = an_engine(a_node("a", 1, telemetry_exempt=False))
+    engine.apply_sample(a_sample("a", {}, at=NOW - age))
+    decision = engine.dry_run(a_job(), NOW)
+    assert isinstance(decision, Decision)
+    (term,) = (t for t in decision.candidates[0].terms if t.plugin == "Freshness")
+    assert term.value == pytest.approx(value)
+
+
 def test_ties_go_by_node_name_whatever_the_order_of_arrival() -> None:
     names = ["n3", "n1", "n2"]
     for order in (names, names[::-1]):
@@ -460,6 +470,18 @@ def test_reasons_cover_the_whole_fleet() -> None:
     ]
     assert sum(r.nodes for r in rejection.reasons) == rejection.nodes_considered == 5
     assert rejection.summary == "waits: needs model H100 (2 of 5 nodes)"
+
+
+def test_devices_count_for_the_filter_that_they_failed_themselves() -> None:
+    """Three devices: one busy, one too small, one that would do; two are needed."""
+    small = a_device("n1", 2, memory_bytes=10 * GIB)
+    engine = an_engine(a_node("n1", [a_device("n1", 0), a_device("n1", 1), small]))
+    engine.restore(restored("busy", "n1", "n1/0"))
+    engine.restore(restored("busy too", "n1", "n1/1"))
+    assert why(engine, a_job(devices=2, device_memory_bytes=60 * GIB)) == {
+        "DEVICES_BUSY": (1, 2),
+        "DEVICE_MEMORY_SHORT": (0, 1),
+    }
 
 
 def test_a_remedy_names_another_free_model() -> None:

@@ -248,6 +248,25 @@ def test_power_of_a_rack_is_shared_by_its_nodes() -> None:
     assert why(engine, a_job("4")) == {"NODE_POWER_SHORT": (3, 24)}
 
 
+def test_power_of_a_node_counts_every_device_of_a_member() -> None:
+    engine = an_engine(a_node(power_cap_watts=1500.0))
+    catalogue(engine)
+    assert why(engine, a_job("three", devices=3)) == {"NODE_POWER_SHORT": (1, 8)}
+    assert placed(engine, a_job("two", devices=2)) == {"two": ["n1"]}
+
+
+def test_a_gang_that_only_together_breaks_a_racks_budget_leaves_nothing_claimed() -> None:
+    engine = an_engine(*(a_node(f"n{i}", 1, rack="r1") for i in range(3)))
+    catalogue(engine)
+    engine.set_power_domains([PowerDomain("rack", "r1", 1500.0)])
+    gang = a_job(devices=1, replicas=3)
+    engine.submit(gang)
+    before = engine.state_digest()
+    assert why(engine, gang) == {"SHARED_POWER_SHORT": (0, 0)}
+    assert engine.state_digest() == before
+    assert len(placed(engine, a_job("two", devices=1, replicas=2))["two"]) == 2
+
+
 def test_a_claims_draw_stops_counting_once_telemetry_shows_it() -> None:
     engine = an_engine(live_node(devices=2, power_cap_watts=1000.0), policy=Policy(power_settle_seconds=60))
     catalogue(engine)
