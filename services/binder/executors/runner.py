@@ -48,12 +48,10 @@ def read(path: str) -> str | None:
 
 
 def write(path: str, text: str) -> None:
-    """Replaces `path` as a whole."""
+    """Replaces `path` as a whole. A power cut may undo it, but then it ended the command as well."""
     draft = f"{path}.{os.getpid()}"
     with open(draft, "w") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
     os.rename(draft, path)
 
 

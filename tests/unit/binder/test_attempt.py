@@ -138,3 +138,11 @@ LATE = Observation(Seen.SUCCEEDED, 9.0, started_at=3.0, exit_code=0)
 def test_transitions(start: dict[str, object], seen: Observation, state: State, told: list[Event]) -> None:
     attempt, events = transition(make_attempt(**start), seen)
     assert (attempt.state, list(events)) == (state, told)
+
+
+@pytest.mark.parametrize("between", [Seen.ABSENT, Seen.PARTIAL])
+def test_unknown_is_told_once_however_often_it_becomes_so(between: Seen) -> None:
+    unclear = Observation(Seen.UNCLEAR, 2.0, "no answer")
+    attempt, told = run(make_attempt(), [unclear, unclear, Observation(between, 3.0), unclear])
+    assert attempt.state is State.UNKNOWN
+    assert told == [Settled(16, Outcome.UNKNOWN, 2.0, "no answer")]

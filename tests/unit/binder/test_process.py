@@ -4,9 +4,10 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from binder.domain.attempt import AttemptId, Observation, Seen
 from binder.domain.work import Assignment
 from binder.executors.attempt_folder import AttemptFolder
-from binder.executors.process import ProcessExecutor
+from binder.executors.process import ENDINGS, ProcessExecutor
 from binder.executors.terminate import terminate_all
 from tests.unit.binder.builders import make_command
 
@@ -32,12 +33,17 @@ class Watched:
         for each, observation in observations.items():
             self.told.setdefault(each, []).append(observation)
 
+    async def bind(self, assignments: list[Assignment]) -> dict[AttemptId, Observation]:
+        """What is over that soon is in the answer, and is not reported once more."""
+        answers = dict(await self.executor.bind(assignments))
+        self.sink({each: seen for each, seen in answers.items() if seen.seen in ENDINGS})
+        return answers
+
     async def end_of(self, assignment: Assignment) -> Observation:
         async with asyncio.timeout(20):
             while assignment.id not in self.told:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-        [end] = self.told[assignment.id]
-        return end
+        return self.told[assignment.id][0]
 
     async def output(self, assignment: Assignment, stream: str = "stdout", tail_lines: int = 0) -> dict[int, str]:
         text: dict[int, str] = {}
@@ -65,6 +71,16 @@ def only(observations: object) -> Observation:
     [observation] = observations.values()
     assert isinstance(observation, Observation)
     return observation
+
+
+@contextmanager
+def stranger() -> Iterator[int]:
+    """A process that is no runner."""
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -115,11 +131,10 @@ async def test_a_command_runs_with_its_environment_and_its_output_is_kept(tmp_pa
         environment={"GREETING": "hi"},
     )  # fmt: skip
     async with executor_on(tmp_path) as watched:
-        bound = only(await watched.executor.bind([job]))
+        bound = only(await watched.bind([job]))
         end = await watched.end_of(job)
         assert await watched.output(job) == {0: "hi 0/2\n", 1: "hi 1/2\n"}
         assert await watched.output(job, "stderr") == {0: "oops\n", 1: "oops\n"}
-    assert bound.seen is Seen.STARTED
     assert (end.seen, end.exit_code, end.started_at) == (Seen.SUCCEEDED, 0, bound.started_at)
     assert bound.started_at is not None
     assert abs(bound.started_at - time.time()) < 60
@@ -128,7 +143,7 @@ async def test_a_command_runs_with_its_environment_and_its_output_is_kept(tmp_pa
 async def test_logs_tail_and_follow(tmp_path: Path) -> None:
     job = make_command("logs", "sh", "-c", "for i in 1 2 3 4; do echo $i; done; sleep 0.5; echo 5")
     async with executor_on(tmp_path) as watched:
-        await watched.executor.bind([job])
+        await watched.bind([job])
         out = tmp_path / "attempts/logs.1/0/stdout"
         await until(lambda: out.exists() and out.read_text().endswith("4\n"))
         assert await watched.output(job, tail_lines=2) == {0: "3\n4\n5\n"}
@@ -145,7 +160,7 @@ async def test_logs_tail_and_follow(tmp_path: Path) -> None:
 async def test_failures_say_what_failed(tmp_path: Path, argv: tuple[str, ...], code: int, message: str) -> None:
     job = make_command("bad", *argv)
     async with executor_on(tmp_path) as watched:
-        await watched.executor.bind([job])
+        await watched.bind([job])
         end = await watched.end_of(job)
     assert (end.seen, end.exit_code, end.message) == (Seen.FAILED, code, message)
 
@@ -154,7 +169,7 @@ async def test_the_first_member_that_fails_ends_the_gang(tmp_path: Path) -> None
     script = 'if [ "$BERTH_MEMBER" = 1 ]; then sleep 0.2; exit 9; fi; exec sleep 600'
     job = make_command("gang", "sh", "-c", script, members=3)
     async with executor_on(tmp_path) as watched:
-        await watched.executor.bind([job])
+        await watched.bind([job])
         end = await watched.end_of(job)
         pids = [command_pid(watched, job, member) for member in range(3)]
     assert (end.seen, end.exit_code, end.message) == (Seen.FAILED, 9, "member 1: exit code 9")
@@ -163,22 +178,23 @@ async def test_the_first_member_that_fails_ends_the_gang(tmp_path: Path) -> None
 
 async def test_no_member_starts_before_all_are_ready(tmp_path: Path) -> None:
     job = make_command("barrier", "sh", "-c", f"echo $BERTH_MEMBER >> {tmp_path}/ran", members=3)
-    async with executor_on(tmp_path) as watched:
-        # The place of member 2 is taken by somebody who never becomes ready: this process.
-        folder = tmp_path / "attempts/barrier.1/2"
-        folder.mkdir(parents=True)
-        started = f'{{"pid": {os.getpid()}, "start": {start_time(os.getpid())}, "boot": "{boot_id()}"}}'
-        (folder / "started").write_text(started)
-        binding = asyncio.create_task(watched.executor.bind([job]))
-        others = [tmp_path / f"attempts/barrier.1/{member}/ready" for member in (0, 1)]
-        await until(lambda: all(path.exists() for path in others))
-        await asyncio.sleep(0.2)
-        assert not (tmp_path / "ran").exists()
-        assert not binding.done()
-        (folder / "started").unlink()
-        await watched.executor.bind([job])
-        await binding
-        await watched.end_of(job)
+    with stranger() as pid:
+        async with executor_on(tmp_path) as watched:
+            # The place of member 2 is taken by somebody who never becomes ready.
+            folder = tmp_path / "attempts/barrier.1/2"
+            folder.mkdir(parents=True)
+            started = f'{{"pid": {pid}, "start": {start_time(pid)}, "boot": "{boot_id()}"}}'
+            (folder / "started").write_text(started)
+            binding = asyncio.create_task(watched.bind([job]))
+            others = [tmp_path / f"attempts/barrier.1/{member}/ready" for member in (0, 1)]
+            await until(lambda: all(path.exists() for path in others))
+            await asyncio.sleep(0.2)
+            assert not (tmp_path / "ran").exists()
+            assert not binding.done()
+            (folder / "started").unlink()
+            await watched.bind([job])
+            await binding
+            await watched.end_of(job)
     assert sorted((tmp_path / "ran").read_text().split()) == ["0", "1", "2"]
 
 
@@ -188,19 +204,19 @@ async def test_a_member_that_cannot_get_ready_means_that_none_starts(tmp_path: P
         # Member 1 has no folder to write into.
         (tmp_path / "attempts/half.1/1").mkdir(parents=True)
         (tmp_path / "attempts/half.1/1/work").write_text("in the way")
-        refused = only(await watched.executor.bind([job]))
+        refused = only(await watched.bind([job]))
     assert refused.seen is Seen.REFUSED
     assert refused.message.startswith("member 1: cannot prepare:")
     assert not (tmp_path / "ran").exists()
 
 
 async def test_binding_again_starts_nothing_again(tmp_path: Path) -> None:
-    job = make_command("twice", "sh", "-c", f"echo ran >> {tmp_path}/ran; sleep 0.3", members=2)
+    job = make_command("twice", "sh", "-c", f"echo ran >> {tmp_path}/ran; sleep 1.5", members=2)
     async with executor_on(tmp_path) as watched:
-        await asyncio.gather(watched.executor.bind([job]), watched.executor.bind([job]))
-        assert only(await watched.executor.bind([job])).seen is Seen.STARTED
+        await asyncio.gather(watched.bind([job]), watched.bind([job]))
+        assert only(await watched.bind([job])).seen is Seen.STARTED
         await watched.end_of(job)
-        assert only(await watched.executor.bind([job])).seen is Seen.SUCCEEDED
+        assert only(await watched.bind([job])).seen is Seen.SUCCEEDED
     assert (tmp_path / "ran").read_text() == "ran\nran\n"
 
 
@@ -211,7 +227,7 @@ async def test_many_runners_for_one_member_run_the_command_once(tmp_path: Path) 
         watched.executor._spawn_missing(job, folder)
         for _ in range(5):
             watched.executor._spawn(folder.member(0))
-        await watched.executor.bind([job])
+        await watched.bind([job])
         assert (await watched.end_of(job)).seen is Seen.SUCCEEDED
         await asyncio.sleep(0.2)
     assert (tmp_path / "ran").read_text() == "ran\n"
@@ -220,7 +236,7 @@ async def test_many_runners_for_one_member_run_the_command_once(tmp_path: Path) 
 async def test_a_release_ends_the_whole_group_even_what_ignores_sigterm(tmp_path: Path) -> None:
     job = make_command("stubborn", "sh", "-c", "trap '' TERM; sleep 600 & while :; do sleep 0.05; done")
     async with executor_on(tmp_path) as watched:
-        await watched.executor.bind([job])
+        await watched.bind([job])
         await until(lambda: (watched.root / "stubborn.1/0/running").exists())
         group = command_pid(watched, job)
         assert only(await watched.executor.release([job])).seen is Seen.UNCLEAR
@@ -229,11 +245,20 @@ async def test_a_release_ends_the_whole_group_even_what_ignores_sigterm(tmp_path
     await until(lambda: members_of(group) == [])
 
 
+async def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    job = make_command("litter", "sh", "-c", "sleep 600 & exit 0")
+    async with executor_on(tmp_path) as watched:
+        await watched.bind([job])
+        assert (await watched.end_of(job)).seen is Seen.SUCCEEDED
+        group = command_pid(watched, job)
+        await until(lambda: members_of(group) == [])
+
+
 async def test_a_bind_after_a_release_starts_nothing(tmp_path: Path) -> None:
     job = make_command("late", "sh", "-c", f"echo ran >> {tmp_path}/ran")
     async with executor_on(tmp_path) as watched:
         assert only(await watched.executor.release([job])).seen is Seen.RELEASED
-        assert only(await watched.executor.bind([job])).seen is Seen.RELEASED
+        assert only(await watched.bind([job])).seen is Seen.RELEASED
         await asyncio.sleep(0.2)
     assert not (tmp_path / "ran").exists()
 
@@ -241,7 +266,7 @@ async def test_a_bind_after_a_release_starts_nothing(tmp_path: Path) -> None:
 async def test_a_runner_that_is_killed_is_a_failure_and_leaves_nothing_running(tmp_path: Path) -> None:
     job = make_command("killed", "sleep", "600")
     async with executor_on(tmp_path) as watched:
-        await watched.executor.bind([job])
+        await watched.bind([job])
         await until(lambda: (watched.root / "killed.1/0/running").exists())
         command = command_pid(watched, job)
         os.kill(runner_pid(watched, job), signal.SIGKILL)
@@ -252,12 +277,14 @@ async def test_a_runner_that_is_killed_is_a_failure_and_leaves_nothing_running(t
 
 async def test_a_pid_that_belongs_to_somebody_else_now_is_a_dead_runner(tmp_path: Path) -> None:
     job = make_command("reused", "sleep", "600")
-    async with executor_on(tmp_path) as watched:
-        folder = AttemptFolder(watched.root / "reused.1", 1)
-        (folder.path / "0").mkdir(parents=True)
-        (folder.path / "0/started").write_text(f'{{"pid": {os.getpid()}, "start": 1, "boot": "{boot_id()}"}}')
-        folder.decide("go")
-        end = only(await watched.executor.read_back([job]))
+    with stranger() as pid:
+        async with executor_on(tmp_path) as watched:
+            folder = AttemptFolder(watched.root / "reused.1", 1)
+            (folder.path / "0").mkdir(parents=True)
+            (folder.path / "0/started").write_text(f'{{"pid": {pid}, "start": 1, "boot": "{boot_id()}"}}')
+            folder.decide("go")
+            end = only(await watched.executor.read_back([job]))
+        assert alive(pid)
     assert (end.seen, end.message) == (Seen.FAILED, "member 0: runner died")
 
 
@@ -282,7 +309,7 @@ async def test_a_barrier_that_nobody_lifts_ends_by_itself(tmp_path: Path) -> Non
         await until(verdict.exists)
         folder = AttemptFolder(watched.root / "alone.1", 2)
         await until(lambda: not any(member.live for member in folder.look().members))
-        refused = only(await watched.executor.bind([job]))
+        refused = only(await watched.bind([job]))
     assert (refused.seen, refused.message) == (Seen.REFUSED, "not all members were ready within 0.2 s")
     assert not (tmp_path / "ran").exists()
 
@@ -294,11 +321,11 @@ async def test_what_this_machine_cannot_run_is_refused(tmp_path: Path) -> None:
     command = replace(relative.work.command, working_directory="src")
     relative = replace(relative, work=replace(relative.work, command=command))
     async with executor_on(tmp_path) as watched:
-        answers = await watched.executor.bind([nothing, relative])
+        answers = await watched.bind([nothing, relative])
         assert [(each.seen, each.retryable) for each in answers.values()] == [(Seen.REFUSED, False)] * 2
         assert "working_directory: 'src'" in answers[relative.id].message
     async with executor_on(tmp_path, only_nodes=frozenset({"n7"})) as watched:
-        refused = only(await watched.executor.bind([make_command("elsewhere", "true")]))
+        refused = only(await watched.bind([make_command("elsewhere", "true")]))
     assert (refused.seen, refused.retryable) == (Seen.REFUSED, True)
     assert "node: 'here'" in refused.message
     assert "n7" in refused.message
@@ -309,7 +336,7 @@ async def test_terminate_all_ends_everything_by_process_id(tmp_path: Path) -> No
     running = make_command("running", "sh", "-c", "trap '' TERM; while :; do sleep 0.05; done", members=2)
     waiting = make_command("waiting", "sleep", "600")
     async with executor_on(tmp_path) as watched:
-        await watched.executor.bind([running])
+        await watched.bind([running])
         watched.executor._spawn_missing(waiting, watched.executor._folder(waiting))
         await until(lambda: (watched.root / "running.1/1/running").exists())
         await until(lambda: (watched.root / "waiting.1/0/ready").exists())

@@ -134,3 +134,31 @@ async def test_a_release_does_not_overtake_a_bind_on_its_way() -> None:
     assert executor.calls.index("release") > executor.calls.index("bind")
     assert store.story(ID) == ["UNKNOWN", "RELEASED"]
     assert executor.held == {}
+
+
+async def test_spans_cover_decision_to_bound_and_start_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    spans: list[tuple[str, object, object, object, object]] = []
+
+    def record(name: str, **span: object) -> str:
+        spans.append((name, span["parent"], span["start"], span["end"], span["error"]))
+        return ""
+
+    monkeypatch.setattr("binder.worker.record_span", record)
+    refused = AttemptId("refused", 1)
+    store = FakeStore(make_attempt(traceparent="00-t", decided_at=990.0))
+    executor = FakeExecutor()
+    async with working(store, executor) as worker:
+        await until(lambda: store.rows[ID].state is State.RUNNING)
+        executor.finish(ID)
+        await until(lambda: store.rows[ID].state is State.SUCCEEDED)
+        executor.faults = ["not-held"]
+        store.rows[refused] = make_attempt(
+            "refused", traceparent="00-u", intended_at=0.0, decided_at=0.0, next_try_at=0.0
+        )
+        worker.wake()
+        await until(lambda: store.rows[refused].state is State.FAILED)
+    assert spans == [
+        ("bind", "00-t", 990.0, 1000.0, ""),
+        ("run", "00-t", 1000.0, 1005.0, ""),
+        ("bind", "00-u", 0.0, store.rows[refused].ended_at, "no room"),
+    ]
