@@ -94,7 +94,8 @@ class EmbeddedSystem:
 
     def pids(self) -> dict[str, int]:
         """Process ids of the running parts, by name."""
-        return {name: child.pid for name, child in self._children.items() if child.running()}
+        servers = [part.child for part in (self._kafka, self._postgres) if part is not None and part.child is not None]
+        return {child.name: child.pid for child in (*self._children.values(), *servers) if child.running()}
 
     async def watch(self) -> None:
         """Restarts a part that died, for ever. Raises SystemFailed where it dies again and again."""
@@ -171,9 +172,11 @@ class EmbeddedSystem:
             "BERTH_HTTP_LISTEN": "127.0.0.1:0",
             "BERTH_NODE": node_name(),
             "BERTH_ONLY_NODES": node_name(),
-            "BERTH_TARGETS_FILE": str(self._state / "targets.json"),
             "PYTHONUNBUFFERED": "1",
         }
+        if self._options.fleet_nodes:
+            environment["BERTH_TARGETS_FILE"] = str(self._state / "targets.json")
+            environment["BERTH_SCRAPE_INTERVAL_SECONDS"] = "2"
         return {**environment, **self._options.environment}
 
     def _spawn_service(self, name: str, listen: dict[str, str] | None = None) -> None:
@@ -227,7 +230,7 @@ class EmbeddedSystem:
                 await asyncio.sleep(0.05)
                 continue
             if not reason:
-                self._endpoints[name] = endpoints
+                self._endpoints[name] = {kind: str(endpoints[kind]) for kind in ("grpc", "http")}
                 return
             await asyncio.sleep(0.1)
         raise SystemFailed(

@@ -169,24 +169,29 @@ async def publish(session: Session, specs: list[Any], rate: float) -> float:
 
 
 async def until_settled(session: Session, tenant: str, count: int) -> list[Any]:
-    """All jobs of the tenant, once `count` of them have ended or nothing has changed for a minute."""
+    """All jobs of the tenant, once `count` of them have ended or nothing has changed for a minute.
+
+    It looks at the open jobs only, until there are none: the whole list is dear, and would be part of the figures.
+    """
     from berth.cli.commands.get import all_jobs
     from berth.cli.following import ENDED
     from berth.cli.progress import Progress
+    from berth.v1 import jobs_pb2
 
+    open_states = [state for state in jobs_pb2.JobState.values() if state and state not in ENDED]
     changed, seen = time.monotonic(), (-1, -1)
     with Progress("finished", count) as bar:
         while True:
-            jobs = await all_jobs(session, tenant)
-            ended = sum(job.state in ENDED for job in jobs)
-            bar.at(ended, f"accepted {len(jobs)}")
-            if ended >= count:
-                return jobs
-            present = (ended, sum(job.version for job in jobs))
+            jobs = await all_jobs(session, tenant, states=open_states)
+            bar.at(max(0, count - len(jobs)), f"{len(jobs)} open")
+            present = (len(jobs), sum(job.version for job in jobs))
             if present != seen:
                 changed, seen = time.monotonic(), present
-            if time.monotonic() - changed > STALLED_SECONDS:
-                return jobs
+            stalled = time.monotonic() - changed > STALLED_SECONDS
+            if not jobs or stalled:
+                everyone = await all_jobs(session, tenant)
+                if stalled or sum(job.state in ENDED for job in everyone) >= count:
+                    return everyone
             await asyncio.sleep(POLL_SECONDS)
 
 

@@ -45,8 +45,9 @@ async def until(session: Session, jobs: tuple[str, ...], goal: str) -> int:
             continue
         open_ids.discard(job.job_id)
         state = job_state(job.state).lower()
-        click.echo(f"job/{JOB.name(job)} {state}" + (f": {job.message}" if job.message else ""))
-        failed |= job.state in (jobs_pb2.JOB_STATE_FAILED, jobs_pb2.JOB_STATE_CANCELLED)
+        short = job.state in (jobs_pb2.JOB_STATE_FAILED, jobs_pb2.JOB_STATE_CANCELLED)
+        click.echo(f"job/{JOB.name(job)} {state}" + (f": {job.message}" if short and job.message else ""))
+        failed |= short
         if not open_ids:
             break
     return 1 if failed else 0
