@@ -281,7 +281,10 @@ class Turn:
             if len(best) == 1:
                 at = best[0]
             else:
-                at = min(best, key=lambda c: (self._queues.share(c, self._totals), self._first(c, top), c))
+                shares = [self._queues.share(c, self._totals) for c in best]
+                least = min(shares)
+                owed = [c for c, share in zip(best, shares, strict=True) if share == least]
+                at = owed[0] if len(owed) == 1 else min(owed, key=lambda c: (self._first(c, top), c))
 
     def _first(self, name: str, priority: int) -> Place:
         """The earliest head of that priority in the subtree."""

@@ -52,8 +52,7 @@ class Reserver:
         if ties.shape[0] > 1:
             row = int(ties[self._fleet.rank().take(ties).argmin()])
         others = self._others(score, row)
-        view = self._fleet.columns.view(np.array([row]))
-        member = self._member(0, row, ask, self._pipeline.usable(view, ask))
+        member = self._member(0, row, ask, table.usable[:, row])
         self._hold(job, member, row, ask, now)
         return Reservation((member,), row, best, others, None)
 
@@ -84,7 +83,7 @@ class Reserver:
                     memory_bytes=memory,
                     model=device.device.model,
                 )
-                for device in _choose(row_facts, usable[:, 0], ask)
+                for device in _choose(row_facts, usable, ask)
             )
         return Member(number, facts.node.name, claims, shape.cpu_milli, shape.memory)
 
@@ -131,7 +130,7 @@ class Reserver:
         if rows.shape[0] == 0:
             return rows, rows
         view = self._fleet.columns.view(rows)
-        return rows, members_per_row(view, self._pipeline.usable(view, ask), ask, job.replicas)
+        return rows, members_per_row(view, table.usable.take(rows, axis=1), ask, job.replicas)
 
     def _options(self, job: Job, ask: Ask, table: Table) -> Iterator[tuple[int, Ints, Ints]]:
         """(model, rows in order of filling, members each), the tightest domain of each model first."""
@@ -189,7 +188,7 @@ class Reserver:
                 feasible, usable = self._pipeline.feasible(view, ask)
                 if not feasible[0]:
                     break
-                member = self._member(len(members), row, ask, usable)
+                member = self._member(len(members), row, ask, usable[:, 0])
                 self._hold(job, member, row, ask, now)
                 members.append(member)
                 used.append(row)

@@ -48,8 +48,8 @@ class Pipeline:
         usable = self.usable(view, ask)
         return rows & (np.add.reduce(usable, axis=0, dtype=np.intp) >= ask.shape.slots), usable
 
-    def score(self, view: View, ask: Ask) -> tuple[Floats, list[Floats]]:
-        """Weighted sums (k), -inf for rows that cannot, and the values of each score."""
+    def score(self, view: View, ask: Ask) -> tuple[Floats, list[Floats], Bools]:
+        """Weighted sums (k), -inf for rows that cannot; the values of each score; usable devices (slots, k)."""
         rows, usable = self.feasible(view, ask)
         terms = []
         total = np.zeros(view.model.shape[0])
@@ -58,7 +58,7 @@ class Pipeline:
             terms.append(term)
             total += weight * term
         total[~rows] = EXCLUDED
-        return total, terms
+        return total, terms, usable
 
 
 class Table:
@@ -69,6 +69,7 @@ class Table:
         self.version = -1
         self.score: Floats = np.zeros(0)
         self.terms: npt.NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
+        self.usable: Bools = np.zeros((0, 0), dtype=np.bool_)
         self._told: dict[tuple[int, float, int], ScoreTerm] = {}
         self._expected: dict[tuple[int, int, float | None], Expectation] = {}
 
@@ -77,7 +78,7 @@ class Table:
         if self.version == columns.clock:
             return
         n = columns.rows
-        if self.version < 0 or self.score.shape[0] != n:
+        if self.version < 0 or self.usable.shape != (columns.device.shape[1], n):
             self._score_all(fleet, pipeline, n)
         else:
             changed = columns.changed_since(self.version)
@@ -88,13 +89,11 @@ class Table:
         self.version = columns.clock
 
     def _score_all(self, fleet: Fleet, pipeline: Pipeline, n: int) -> None:
-        total, terms = pipeline.score(fleet.columns.view(), self.ask)
-        self.score = total
+        self.score, terms, self.usable = pipeline.score(fleet.columns.view(), self.ask)
         self.terms = np.array(terms, dtype=np.float32).reshape(len(pipeline.scores), n)
 
     def _score_some(self, fleet: Fleet, pipeline: Pipeline, rows: Ints) -> None:
-        total, terms = pipeline.score(fleet.columns.view(rows), self.ask)
-        self.score[rows] = total
+        self.score[rows], terms, self.usable[:, rows] = pipeline.score(fleet.columns.view(rows), self.ask)
         self.terms[:, rows] = terms
 
     def terms_of(self, row: int, model: int, pipeline: Pipeline) -> tuple[ScoreTerm, ...]:
@@ -122,7 +121,7 @@ class Table:
         return known
 
     def size_bytes(self) -> int:
-        return self.score.nbytes + self.terms.nbytes + 2048
+        return self.score.nbytes + self.terms.nbytes + self.usable.nbytes + 2048
 
 
 class Tables:
