@@ -53,6 +53,9 @@ class KnownModel:
     power_limit_watts: float = 0.0
 
 
+ObservedIdentity = tuple[str, int, str, str, str, int | None, float | None]
+
+
 @dataclass(slots=True)
 class TargetStatus:
     """How a target does. `last_success`: seconds since the epoch, 0 for never."""
@@ -63,6 +66,8 @@ class TargetStatus:
     last_error: str = ""
     last_success: float = 0.0
     devices: int = 0
+    # What the last page said of devices, and the node's version after it: the same again needs no plan.
+    settled: tuple[list[ObservedIdentity], str, int, int] | None = None
 
 
 class Ingest:
@@ -128,21 +133,10 @@ class Ingest:
             )
 
         observation = await asyncio.to_thread(read) if len(text) > LARGE_PAGE else read()
-        devices = [self._device(device) for device in observation.devices]
-        await self._change(
-            lambda: self.inventory.plan_observed(
-                target.node,
-                target.source,
-                devices,
-                sources=self._sources(target.node),
-                now=received,
-                memory_bytes=observation.node.memory_total_bytes or 0,
-                boot_id=f"boot-{int(observation.node.boot_time)}" if observation.node.boot_time else "",
-            )
-        )
+        await self._settle(status, observation, received)
         if target not in self._targets:
             return
-        self.inventory.heard(target.node, target.source, (device.device_id for device in devices))
+        self.inventory.heard(target.node, target.source, (device.device_id for device in observation.devices))
         readings = tuple((device.device_id, device.reading) for device in observation.devices)
         self.board.put(
             target.node,
@@ -150,9 +144,43 @@ class Ingest:
             SourceReading(readings, observation.node, received, monotonic, observation.shared, observation.source_time),
         )
         status.healthy, status.last_error = True, ""
-        status.last_success, status.devices = received, len(devices)
+        status.last_success, status.devices = received, len(observation.devices)
         SCRAPES.labels("success").inc()
-        SAMPLES.labels(observation.format).inc(len(devices))
+        SAMPLES.labels(observation.format).inc(len(observation.devices))
+
+    async def _settle(self, status: TargetStatus, observation: Observation, now: float) -> None:
+        """Brings the inventory in line with a page; nearly always there is nothing to do."""
+        target = status.target
+        boot_id = f"boot-{int(observation.node.boot_time)}" if observation.node.boot_time else ""
+        memory_bytes = observation.node.memory_total_bytes or 0
+        said = [
+            (
+                one.device_id,
+                one.index,
+                one.reported_model,
+                one.device_class,
+                one.stack,
+                one.memory_bytes,
+                one.power_limit_watts,
+            )
+            for one in observation.devices
+        ]
+        record = self.inventory.nodes.get(target.node)
+        if record is not None and status.settled == (said, boot_id, memory_bytes, record.version):
+            return
+        devices = [self._device(device) for device in observation.devices]
+        await self._change(
+            lambda: self.inventory.plan_observed(
+                target.node,
+                target.source,
+                devices,
+                sources=self._sources(target.node),
+                now=now,
+                memory_bytes=memory_bytes,
+                boot_id=boot_id,
+            )
+        )
+        status.settled = (said, boot_id, memory_bytes, self.inventory.nodes[target.node].version)
 
     def on_scrape_failed(self, target: Target, message: str) -> None:
         """A target gave no page, or one that is of no use. What it said before grows old by itself."""

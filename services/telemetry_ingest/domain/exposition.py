@@ -8,6 +8,7 @@ wanted name is an error, never a guess.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from berth.errors import InvalidInput
 
@@ -21,6 +22,7 @@ _LABEL = re.compile(r'[ \t]*([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\\n]|\
 _LABEL_BLOCK = re.compile(r'\{((?:[^"{}]|"(?:[^"\\\n]|\\.)*")*)\}')
 _ESCAPE = re.compile(r'\\([\\"n])')
 _NO_LABELS: Labels = {}
+LONGEST_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,33 +78,36 @@ def parse(text: str, wanted: Mapping[str, str]) -> Exposition:
                     labels = found
                 else:
                     labels = known[body] = found
-            rest = line[end + 1 :].split()
+            text_of_value = line[end + 1 :]
         else:
             if not line or line[0] == "#":
                 continue
-            rest = line.split()
-            if not rest:
-                continue
-            name = wanted.get(rest[0])
+            first, _, text_of_value = line.strip().partition(" ")
+            if "\t" in first:
+                first, _, text_of_value = line.strip().partition("\t")
+            name = wanted.get(first)
             if name is None:
                 continue
             labels = _NO_LABELS
-            del rest[0]
-        if len(rest) != 1:
-            rest, stamp = _value_and_time(number, line, rest)
+        try:
+            # Most lines end with the value alone; float() takes the blanks around it.
+            value = float(text_of_value)
+            if "_" in text_of_value:
+                raise ValueError
+        except ValueError:
+            value, stamp = _value_and_time(number, line, text_of_value)
             if stamp is not None and (newest is None or stamp > newest):
                 newest = stamp
-        try:
-            value = float(rest[0])
-        except ValueError:
-            raise _broken(number, line, f"{rest[0]!r} is not a number") from None
-        if "_" in rest[0]:
-            raise _broken(number, line, f"{rest[0]!r} is not a number")
         samples.append((name, labels, value))
     return Exposition(tuple(samples), newest)
 
 
 def _decode(body: str) -> Labels | None:
+    """The labels of a block, None where it is broken. Shared: nobody changes them."""
+    return _decode_often(body) if len(body) < LONGEST_KEPT else _decode_once(body)
+
+
+def _decode_once(body: str) -> Labels | None:
     labels: Labels = {}
     position = 0
     while position < len(body):
@@ -115,20 +120,29 @@ def _decode(body: str) -> Labels | None:
     return labels
 
 
+# Scrape after scrape a target sends the same label texts.
+_decode_often = lru_cache(maxsize=1 << 15)(_decode_once)
+
+
 def _unescape(match: re.Match[str]) -> str:
     character = match.group(1)
     return "\n" if character == "n" else character
 
 
-def _value_and_time(number: int, line: str, rest: list[str]) -> tuple[list[str], float | None]:
+def _value_and_time(number: int, line: str, text: str) -> tuple[float, float | None]:
+    rest = text.split()
     if "#" in rest:
         rest = rest[: rest.index("#")]
-    if len(rest) == 1:
-        return rest, None
-    if len(rest) != 2:
+    if not 1 <= len(rest) <= 2:
         raise _broken(number, line, "one value and at most one timestamp are expected after the labels")
     try:
-        return rest[:1], int(rest[1]) / 1000.0
+        value = float(rest[0])
+    except ValueError:
+        raise _broken(number, line, f"{rest[0]!r} is not a number") from None
+    if "_" in rest[0]:
+        raise _broken(number, line, f"{rest[0]!r} is not a number")
+    try:
+        return value, int(rest[1]) / 1000.0 if len(rest) == 2 else None
     except ValueError:
         raise _broken(number, line, f"timestamp {rest[1]!r} is not in whole milliseconds") from None
 
