@@ -51,6 +51,9 @@ class Pools:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._name = settings.instance or f"{socket.gethostname()}-{os.getpid()}"
         self.planners: dict[str, Planner] = {}
+        # What could ever match a shape changes with the fleet only.
+        self._capacities: dict[tuple[str, str, bytes, bytes], MatchingCapacity] = {}
+        self._capacity_of = -1
 
     async def refresh(self) -> None:
         async with self._database.pool.acquire() as connection:
@@ -100,6 +103,22 @@ class Pools:
         planner = self.planners.get(spec.pool)
         if planner is None or not self._settings.refuse_larger_than_pool:
             return None
+        shape = (
+            spec.pool,
+            spec.executor,
+            spec.resources.SerializeToString(deterministic=True),
+            spec.accelerators.SerializeToString(deterministic=True),
+        )
+        if self._capacity_of != self._world.generation or len(self._capacities) > 10_000:
+            self._capacity_of = self._world.generation
+            self._capacities.clear()
+        known = self._capacities.get(shape)
+        if known is None:
+            known = self._capacities[shape] = self._matching(planner, spec)
+        return known
+
+    @staticmethod
+    def _matching(planner: Planner, spec: jobs_pb2.JobSpec) -> MatchingCapacity:
         return planner.engine.matching_capacity(translate.job_from_spec(spec, job_id="", submitted_at=0.0, attempt=1))
 
 

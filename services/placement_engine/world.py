@@ -27,6 +27,8 @@ class World:
         self._profiles: dict[tuple[str, str, int], profiles_pb2.Profile] = {}
         self._engines: list[Engine] = []
         self.samples = 0
+        self.generation = 0
+        """Raised with every change of the fleet."""
 
     def attach(self, engine: Engine) -> None:
         """A new core hears everything that is known."""
@@ -54,6 +56,7 @@ class World:
         known = self.nodes.get(node.name)
         if known is not None and known.version >= node.version:
             return
+        self.generation += 1
         self.nodes[node.name] = node
         self.unsaved[node.name] = node
         for engine in self._engines:
