@@ -196,7 +196,9 @@ DECISION: Kind[placement_pb2.Decision] = Kind(
 
 def _rate(profile: Any) -> str:
     value = optional(profile, "throughput")
-    return units.UNKNOWN if value is None else f"{value:,.{0 if value >= 100 else 2}f} {profile.throughput_unit}".rstrip()
+    return (
+        units.UNKNOWN if value is None else f"{value:,.{0 if value >= 100 else 2}f} {profile.throughput_unit}".rstrip()
+    )
 
 
 PROFILE: Kind[Any] = Kind(
