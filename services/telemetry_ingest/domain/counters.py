@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from telemetry_ingest.domain.exposition import PageReader
+
 __all__ = ["Counters"]
 
 
@@ -14,8 +16,9 @@ class _Point:
 
 @dataclass(slots=True)
 class Counters:
-    """The last value of each counter of one target."""
+    """What is kept of one target between its pages: each counter's last value, and how the page looked."""
 
+    readers: dict[str, PageReader] = field(default_factory=dict)
     _points: dict[str, _Point] = field(default_factory=dict)
 
     def rate(self, key: str, value: float, now: float) -> float | None:

@@ -6,13 +6,14 @@ wanted name is an error, never a guess.
 """
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from berth.errors import InvalidInput
 
-__all__ = ["Exposition", "Sample", "parse", "refuse_foreign"]
+__all__ = ["Exposition", "PageReader", "Sample", "parse", "refuse_foreign"]
 
 Labels = dict[str, str]
 Sample = tuple[str, Labels, float]
@@ -23,6 +24,7 @@ _LABEL_BLOCK = re.compile(r'\{((?:[^"{}]|"(?:[^"\\\n]|\\.)*")*)\}')
 _ESCAPE = re.compile(r'\\([\\"n])')
 _NO_LABELS: Labels = {}
 LONGEST_KEPT = 1024
+LONGEST_LAYOUT = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,65 @@ def parse(text: str, wanted: Mapping[str, str]) -> Exposition:
                 newest = stamp
         samples.append((name, labels, value))
     return Exposition(tuple(samples), newest)
+
+
+class PageReader:
+    """`parse` for the pages of one target, which look alike from scrape to scrape.
+
+    It remembers where the wanted lines stood and how each began. A page on which every line begins as before is
+    read by its values alone; any other is parsed anew, so what is read never depends on what came before.
+    """
+
+    def __init__(self, wanted: Mapping[str, str]) -> None:
+        self._wanted = wanted
+        # For each line: how it begins, and the name and labels where it is wanted.
+        self._layout: list[tuple[str, str, Labels | None]] = []
+
+    def read(self, text: str) -> Exposition:
+        """Raises InvalidInput as `parse` does."""
+        lines = text.split("\n")
+        if len(lines) == len(self._layout):
+            known = self._read_known(lines)
+            if known is not None:
+                return known
+        page = parse(text, self._wanted)
+        self._layout = self._lay_out(lines, page) if len(lines) <= LONGEST_LAYOUT else []
+        return page
+
+    def _read_known(self, lines: list[str]) -> Exposition | None:
+        samples: list[Sample] = []
+        for line, (start, name, labels) in zip(lines, self._layout, strict=True):
+            if not line.startswith(start) or (line and not start):
+                return None
+            if labels is not None:
+                value = line[len(start) :]
+                try:
+                    samples.append((name, labels, float(value)))
+                except ValueError:
+                    return None
+                if "_" in value:
+                    return None
+        return Exposition(tuple(samples), None)
+
+    def _lay_out(self, lines: list[str], page: Exposition) -> list[tuple[str, str, Labels | None]]:
+        layout: list[tuple[str, str, Labels | None]] = []
+        samples = iter(page.samples)
+        for line in lines:
+            brace = line.find("{")
+            end = line.rfind("}")
+            if not line or line[0] == "#":
+                layout.append((line[:1], "", None))
+            elif brace <= 0 or end < brace or line[0] in " \t" or line[brace - 1] in " \t":
+                return []
+            elif line[:brace] not in self._wanted:
+                layout.append((sys.intern(line[: brace + 1]), "", None))
+            else:
+                name, labels, _ = next(samples)
+                if _decode(line[brace + 1 : end]) != labels:
+                    # The last brace is an exemplar's.
+                    return []
+                layout.append((line[: end + 1], name, labels))
+        return layout
 
 
 def _decode(body: str) -> Labels | None:

@@ -96,6 +96,7 @@ def test_a_running_job_heats_its_devices_and_they_cool_when_it_ends() -> None:
     fleet.lived(event("j", STARTED))
     fleet.decided(bind("j", [busy]))
     assert look()("GPU_UTIL")[busy] == 0
+    assert (fleet._bound, fleet._started) == ({}, set()), "nothing is kept of it"
 
 
 def test_topics_may_overtake_each_other_and_a_release_frees() -> None:

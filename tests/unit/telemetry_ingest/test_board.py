@@ -79,3 +79,11 @@ def test_dropped_sources_say_nothing_more() -> None:
     board.drop("n")
     board.undrain(["n"])
     assert board.drain() == []
+
+
+def test_of_two_sources_with_devices_the_older_dates_the_record() -> None:
+    board = Board(keep_seconds=30)
+    board.put("n", "gpu", said(1, ("a", HEAT)))
+    board.put("n", "cpu", said(6, ("n/cpu", HEAT)))
+    (snapshot,) = board.drain()
+    assert (snapshot.received_at, [name for name, _ in snapshot.devices]) == (1001, ["a", "n/cpu"])

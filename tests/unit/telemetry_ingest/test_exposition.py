@@ -1,6 +1,7 @@
 """The fast parser says what prometheus_client's says, of the names it is asked for."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from berth.errors import InvalidInput
-from telemetry_ingest.domain.exposition import parse, refuse_foreign
+from telemetry_ingest.domain.exposition import Exposition, PageReader, parse, refuse_foreign
 
 WANTED = {"m": "m", "wanted_total": "wanted", "g": "g"}
 
@@ -112,3 +113,40 @@ def test_agrees_with_the_reference_parser(rows: list[tuple[str, dict[str, str], 
     assert sorted(map(key, ours)) == sorted(map(key, reference))
     assert len(ours) == sum(name != "unwanted" for name, _, _ in rows)
     assert all(isinstance(value, float) or math.isnan(value) for _, _, value in ours)
+
+
+LINES = st.sampled_from(
+    [
+        'm{a="x"} 1',
+        'm{a="x"} 2',
+        'm{a="y"} 1',
+        'm{a="x"} 1 1700000000000',
+        'm{a="x"} 3 # {t="u"} 1',
+        'm{a="x"} 3 # {t="u"} 4',
+        'm{a="}"} 5',
+        'm{a="x"} broken',
+        'm{a="x"} 1_0',
+        'm {a="x"} 6',
+        'g{b="x"} NaN',
+        'unwanted{a="x"} 1',
+        'other{a="x"} 1',
+        "m 7",
+        "# HELP m {x} 1",
+        "",
+    ]
+)
+
+
+@given(st.lists(st.lists(LINES, max_size=4).map("\n".join), min_size=1, max_size=6))
+def test_what_is_read_never_depends_on_the_page_before(texts: list[str]) -> None:
+    def outcome(read: Callable[[str], Exposition], text: str) -> str:
+        try:
+            return repr(read(text))
+        except InvalidInput as error:
+            return str(error)
+
+    reader = PageReader(WANTED)
+    for text in texts:
+        expected = outcome(lambda text: parse(text, WANTED), text)
+        assert outcome(reader.read, text) == expected
+        assert outcome(reader.read, text) == expected

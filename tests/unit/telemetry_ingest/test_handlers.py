@@ -114,3 +114,21 @@ async def test_an_agent_cannot_take_another_nodes_device() -> None:
     with pytest.raises(InvalidInput, match="device: 'GPU-a': node 'n1' has it already"):
         await world.ingest.on_agent_inventory(NodeRecord("host", devices=(DeviceRecord("GPU-a"),)))
     assert "host" not in world.ingest.inventory.nodes
+
+
+async def test_devices_that_vanish_and_return_are_seen_on_the_next_page() -> None:
+    world = World()
+    await world.declare(GPUS)
+    alone = "".join(line for line in pages.DCGM.splitlines(keepends=True) if "GPU-b" not in line)
+    swapped = pages.DCGM.replace('gpu="1"', 'gpu="X"').replace('gpu="0"', 'gpu="1"').replace('gpu="X"', 'gpu="0"')
+    states = []
+    for page in (pages.DCGM, pages.DCGM, alone, alone, swapped, swapped):
+        world.tick()
+        await world.ingest.on_page(GPUS, page, "text/plain")
+        devices = world.ingest.inventory.nodes["n1"].devices
+        states.append({one.device_id: (one.index, one.present) for one in devices})
+    both = {"GPU-a": (0, True), "GPU-b": (1, True)}
+    gone = {"GPU-a": (0, True), "GPU-b": (1, False)}
+    turned = {"GPU-a": (1, True), "GPU-b": (0, True)}
+    assert states == [both, both, gone, gone, turned, turned]
+    assert [version for _, version in world.store.names()] == [1, 2, 3, 4]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from berth.errors import InvalidInput
 from telemetry_ingest.domain.counters import Counters
-from telemetry_ingest.domain.exposition import Sample, parse, refuse_foreign
+from telemetry_ingest.domain.exposition import PageReader, Sample, refuse_foreign
 from telemetry_ingest.domain.formats import amd, dcgm, gaudi, host, intel, sambanova
 from telemetry_ingest.domain.formats.context import Context
 from telemetry_ingest.domain.model import Observation
@@ -80,7 +80,10 @@ def normalise(
     """
     refuse_foreign(text, content_type)
     entry = detect(text) if check_format(format) == AUTO else FORMATS[format]
-    page = parse(text, entry.wanted)
+    reader = counters.readers.get(entry.name)
+    if reader is None:
+        reader = counters.readers[entry.name] = PageReader(entry.wanted)
+    page = reader.read(text)
     if not page.samples:
         raise InvalidInput.of(
             "format", entry.name, "the page holds no metric of this format: check the url, or set format to auto"
