@@ -47,7 +47,7 @@ async def test_examples_are_valid(berth: Berth, system: FakeSystem) -> None:
     for name in ("finetune.yaml", "serve.yaml", "batch.yaml"):
         outcome = await berth("submit", "-f", str(examples / name))
         assert (outcome.code, outcome.err) == (0, "")
-    assert [one.spec.name for one in system.placement.placed] == ["finetune-8b", "serve-8b", "hello", "count"]
+    assert [one.spec.name for one in system.placement.placed] == ["finetune-8b", "serve-8b", "hello-batch", "count"]
     assert (await berth("apply", "--dry-run", "-f", str(examples / "fleet.yaml"))).code == 0
 
 
