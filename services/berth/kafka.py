@@ -24,8 +24,9 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
+from opentelemetry.trace import SpanKind
 
-from berth.observability import CONSUMED_RECORDS, DEAD_LETTERS, HANDLER_SECONDS
+from berth.observability import CONSUMED_RECORDS, DEAD_LETTERS, HANDLER_SECONDS, record_span, tracing_enabled
 from berth.outbox import LARGEST_RECORD, OutgoingRecord, append
 from berth.postgres import TRANSIENT, Connection, Database
 from berth.retry import delays
@@ -37,6 +38,7 @@ __all__ = ["DeadLetter", "KafkaBus", "Record", "ensure_topics", "make_producer"]
 log = structlog.get_logger(__name__)
 
 HANDLER_TRIES = 3
+LARGEST_LINKS = 128
 MAX_RECORDS = 1000
 
 
@@ -271,7 +273,19 @@ class _Inbox:
                 log.exception("record is put aside", topic=self._topic, offset=records[0].offset)
                 await self._commit(records, [DeadLetter(records[0], "HANDLER_FAILED", repr(error))])
                 break
-        HANDLER_SECONDS.labels(self._topic).observe(time.monotonic() - started)
+        took = time.monotonic() - started
+        HANDLER_SECONDS.labels(self._topic).observe(took)
+        if tracing_enabled():
+            # A batch belongs to many traces: it links to them and has none of them as its parent.
+            now = time.time()
+            record_span(
+                f"process {self._topic}",
+                start=now - took,
+                end=now,
+                attributes={"messaging.batch.message_count": len(records)},
+                links=[parent for record in records if (parent := record.header("traceparent"))][:LARGEST_LINKS],
+                kind=SpanKind.CONSUMER,
+            )
         CONSUMED_RECORDS.labels(self._topic).inc(len(records))
 
     async def _commit(self, records: list[Record], put_aside: Sequence[DeadLetter] | None = None) -> None:
@@ -330,7 +344,11 @@ class _Inbox:
 
     @staticmethod
     def _dead_record(letter: DeadLetter) -> OutgoingRecord:
-        headers = {name: value.decode("utf-8", "replace") for name, value in letter.record.headers.items()}
+        headers = {
+            name: value.decode("utf-8", "replace")
+            for name, value in letter.record.headers.items()
+            if name != "authorization"  # who reads dead letters must not find tokens
+        }
         headers |= {
             "berth-error-code": letter.code,
             "berth-error-message": letter.message[:2000],

@@ -14,7 +14,8 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 class ServiceSettings(BaseSettings):
     """What each service needs to know of its surroundings.
 
-    Without `auth_key` any caller is trusted; that is refused unless every listener is on loopback.
+    Without `auth_key` any caller is trusted; that is refused unless gRPC listens on loopback. The HTTP listener
+    serves metrics and probes only, and asks for no token.
     """
 
     model_config = SettingsConfigDict(env_prefix="BERTH_", extra="ignore", frozen=True)

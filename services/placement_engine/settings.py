@@ -1,5 +1,7 @@
 """Settings of the placement engine (`BERTH_...`)."""
 
+from typing import Literal
+
 from berth.settings import ServiceSettings
 
 __all__ = ["EngineSettings"]
@@ -19,5 +21,5 @@ class EngineSettings(ServiceSettings):
     reconcile_seconds: float = 3.0
     audit_seconds: float = 30.0
     refuse_larger_than_pool: bool = True
-    unknown_heat: str = "penalise"
+    unknown_heat: Literal["allow", "penalise", "refuse"] = "penalise"
     """What a device without temperature gets: allow, penalise or refuse."""

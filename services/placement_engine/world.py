@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import structlog
 from google.protobuf.message import DecodeError
+from prometheus_client import Counter
 
 from berth import catalogue
 from berth.kafka import Record
@@ -14,6 +15,8 @@ from placement_engine.domain.engine import Engine
 __all__ = ["World"]
 
 log = structlog.get_logger(__name__)
+
+SAMPLES = Counter("berth_device_samples_total", "Device samples that reached the cores.")
 
 
 class World:
@@ -26,7 +29,6 @@ class World:
         self._order: dict[str, tuple[str, int]] = {}
         self._profiles: dict[tuple[str, str, int], profiles_pb2.Profile] = {}
         self._engines: list[Engine] = []
-        self.samples = 0
         self.generation = 0
         """Raised with every change of the fleet."""
 
@@ -97,7 +99,7 @@ class World:
             latest[telemetry.node] = telemetry
         for telemetry in latest.values():
             sample = translate.sample_from(telemetry)
-            self.samples += len(sample.devices)
+            SAMPLES.inc(len(sample.devices))
             for engine in self._engines:
                 engine.apply_sample(sample)
 

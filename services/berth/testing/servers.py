@@ -86,7 +86,9 @@ class PostgresServer:
 
     def launch(self) -> None:
         """Starts the server on its data, as after a crash."""
-        log = (self.directory / "postgres.log").open("ab")
+        path = self.directory / "postgres.log"
+        log = path.open("ab")
+        before = path.stat().st_size
         self._process = subprocess.Popen(
             [
                 str(self.programs / "postgres"), "-D", str(self.directory / "data"), "-p", str(self.port),
@@ -101,10 +103,11 @@ class PostgresServer:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.5):
+            # It takes connections before it answers them: its own word is what counts.
+            if b"ready to accept connections" in path.read_bytes()[before:]:
                 return
             time.sleep(0.05)
-        raise RuntimeError("PostgreSQL did not start:\n" + (self.directory / "postgres.log").read_text()[-2000:])
+        raise RuntimeError("PostgreSQL did not start:\n" + path.read_text()[-2000:])
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -125,11 +128,11 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(*, fsync: bool = False) -> Iterator[PostgresServer]:
     """A server on a folder of its own, gone afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="berth-postgres-"))
     directory.chmod(0o755)
-    server = PostgresServer(directory)
+    server = PostgresServer(directory, fsync=fsync)
     try:
         server.start()
         yield server
