@@ -85,9 +85,7 @@ async def jobs_a_second(count: int) -> None:
             "FROM engine.job WHERE name <> 'warm-up'"
         )
         bound, finished = count / (row["bound"] - started), count / (row["finished"] - started)
-        print(
-            f"end to end    {count} jobs on {NODES} nodes x 8 devices: {bound:.0f} jobs/s bound, {finished:.0f} jobs/s finished"
-        )
+        print(f"end to end    {count} jobs on {NODES} nodes: {bound:.0f} jobs/s bound, {finished:.0f} finished")
         print(
             f"              published at once, so submit to bound is queueing: p50 {row['lag'][0]:.2f} s, "
             f"p99 {row['lag'][1]:.2f} s"
