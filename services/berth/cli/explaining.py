@@ -85,8 +85,8 @@ def explain_lines(job_name: str, explanation: Any) -> list[str]:
     lines = [f"{job_name} ({kinds.job_state(explanation.state)}): {explanation.summary}"]
     if explanation.queue_position:
         lines.append(f"Place in its queue: {explanation.queue_position}")
-    if explanation.HasField("expectation"):
-        lines.append(_expectation(explanation.expectation))
+    if expected := _expectation(explanation.expectation):
+        lines.append(expected)
     if explanation.candidates:
         lines += ["", f"Candidates, of {explanation.nodes_considered} nodes considered:"]
         shown = explanation.candidates[:CANDIDATES_SHOWN]
@@ -122,19 +122,20 @@ def explain_lines(job_name: str, explanation: Any) -> list[str]:
 
 
 def _expectation(expected: Any) -> str:
+    """What the engine expects in one line; "" where it expects nothing, as of work without a device."""
     duration = kinds.optional(expected, "duration_seconds")
     cost, energy = kinds.optional(expected, "cost_dollars"), kinds.optional(expected, "energy_joules")
     latency = kinds.optional(expected, "latency_seconds")
-    parts = [f"{expected.devices} x {expected.accelerator}"]
+    parts = [f"{expected.devices} x {expected.accelerator}"] if expected.devices else []
     parts += [f"runs {units.duration(duration)}"] if duration is not None else []
     parts += [f"costs ${cost:.2f}"] if cost is not None else []
     parts += [f"takes {energy / 3.6e6:.2f} kWh"] if energy is not None else []
     parts += [f"answers in {units.duration(latency)}"] if latency is not None else []
     provenance = kinds._enum(expected, "provenance", "PROVENANCE_")
-    if provenance != "unspecified":
+    if parts and provenance != "unspecified":
         spread = kinds.optional(expected, "relative_uncertainty")
         parts.append(f"figures {provenance}" + (f", ± {spread * 100:.0f}%" if spread is not None else ""))
-    return f"Expected: {', '.join(parts)}"
+    return f"Expected: {', '.join(parts)}" if parts else ""
 
 
 def describe_node(status: Any) -> list[str]:

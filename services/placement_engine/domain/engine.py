@@ -240,7 +240,10 @@ class Engine:
     def _decision(self, job: Job, table: Table, reservation: Reservation) -> Decision:
         columns, by_row = self._fleet.columns, self._fleet.by_row
         candidates = []
-        for row, score in ((reservation.row, reservation.score), *reservation.others):
+        taken = {member.node for member in reservation.members}
+        others = [one for one in reservation.others if by_row[one[0]][0].node.name not in taken]
+        others.sort(key=lambda one: -one[1])
+        for row, score in ((reservation.row, reservation.score), *others):
             model = int(columns.model[row])
             terms = table.terms_of(row, model, self._pipeline)
             if row == reservation.row and reservation.tightness is not None:

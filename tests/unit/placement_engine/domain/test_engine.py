@@ -564,3 +564,15 @@ def test_policy_refuses_nonsense() -> None:
         Policy(fresh_seconds=90)
     with pytest.raises(ValueError, match="power_alpha"):
         Policy(power_alpha=0)
+
+
+def test_the_next_best_are_others_than_the_chosen_and_in_order() -> None:
+    engine = an_engine(*(a_node(f"n{index}", devices=2 + index) for index in range(6)))
+    engine.submit(a_job("gang", replicas=2, devices=3))
+    (decision,) = engine.cycle(NOW).decisions
+    chosen, others = decision.candidates[0].node, [one.node for one in decision.candidates[1:]]
+    scores = [one.score for one in decision.candidates[1:]]
+    assert chosen == decision.members[0].node
+    assert others
+    assert not set(others) & {member.node for member in decision.members}
+    assert scores == sorted(scores, reverse=True)
