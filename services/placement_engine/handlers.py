@@ -91,8 +91,8 @@ class Admission:
                 "replicas",
                 f"{spec.replicas} x {each:g} devices",
                 f"larger than pool {spec.pool!r}: of its {capacity.pool_devices} devices {capacity.devices} match, and "
-                f"{capacity.members} of {spec.replicas} members fit at once when all is free: ask for fewer or smaller members, or for "
-                "other accelerators",
+                f"{capacity.members} of {spec.replicas} members fit at once when all is free: ask for fewer or smaller "
+                "members, or for other accelerators",
             )
         ]
 

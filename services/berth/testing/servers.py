@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 __all__ = ["PostgresServer", "free_port", "postgres_server"]
 
 
@@ -108,6 +110,16 @@ class PostgresServer:
                 return
             time.sleep(0.05)
         raise RuntimeError("PostgreSQL did not start:\n" + path.read_text()[-2000:])
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash: what was committed stays, all connections break."""
+        assert self._process is not None
+        for child in psutil.Process(self._process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        self._process.kill()
+        self._process.wait()
+        (self.directory / "data" / "postmaster.pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
