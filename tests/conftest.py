@@ -10,8 +10,11 @@ from types import ModuleType
 
 import asyncpg
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
 from berth.testing.servers import embedded_kafka, postgres_server
+from berth.topics import SOURCE_TOPICS, dead_letter_topic
+from tests.services import System
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,10 +55,25 @@ async def database_dsn(postgres_dsn: str) -> AsyncIterator[str]:
     await admin.close()
 
 
+def why_no_apache_kafka() -> str:
+    """What is missing for Apache Kafka, "" where nothing is. BERTH_TEST_EMBEDDED=1 asks for the embedded broker."""
+    if os.environ.get("BERTH_TEST_EMBEDDED"):
+        return "BERTH_TEST_EMBEDDED is set"
+    return load_kafka_broker().available() or ""
+
+
+@pytest.fixture(autouse=True)
+def _only_on_apache_kafka(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("apache_kafka") and (missing := why_no_apache_kafka()):
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must run on Apache Kafka, but: {missing}", pytrace=False)
+        pytest.skip(f"needs Apache Kafka: {missing}")
+
+
 @pytest.fixture(scope="session")
 def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     broker = load_kafka_broker()
-    missing = broker.available()
+    missing = why_no_apache_kafka()
     if missing:
         fell_back(missing)
         with embedded_kafka() as address:
@@ -63,6 +81,31 @@ def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     with broker.Broker(tmp_path_factory.mktemp("kafka")) as running:
         yield running.bootstrap
+
+
+@pytest.fixture
+async def empty_kafka(kafka_bootstrap: str) -> AsyncIterator[str]:
+    """The address of a broker without any of Berth's topics."""
+    if why_no_apache_kafka():
+        with embedded_kafka() as address:
+            yield address
+        return
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    await admin.start()
+    try:
+        ours = {*SOURCE_TOPICS, *map(dead_letter_topic, SOURCE_TOPICS)} & set(await admin.list_topics())
+        if ours:
+            await admin.delete_topics(sorted(ours))
+    finally:
+        await admin.close()
+    yield kafka_bootstrap
+
+
+@pytest.fixture
+async def system(tmp_path: Path, database_dsn: str, empty_kafka: str) -> AsyncIterator[System]:
+    """Real processes on one fresh database and an empty broker; everything started is ended."""
+    async with System(tmp_path, database_dsn, empty_kafka, uuid.uuid4().hex) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

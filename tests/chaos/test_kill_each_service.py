@@ -1,25 +1,15 @@
 """kill -9 of each service in turn while jobs flow: nothing lost, nothing bound or run twice."""
 
 import asyncio
-import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from berth.v1 import fleet_pb2, jobs_pb2
-from tests.integration.conftest import empty_topics
 from tests.services import ServiceProcess, System, job, node
 
 SUCCEEDED = 5
-
-
-@pytest.fixture
-async def system(tmp_path: Path, database_dsn: str, kafka_bootstrap: str) -> AsyncIterator[System]:
-    await empty_topics(kafka_bootstrap)
-    async with System(tmp_path, database_dsn, kafka_bootstrap, uuid.uuid4().hex) as made:
-        yield made
 
 
 def host_node() -> fleet_pb2.Node:

@@ -8,18 +8,16 @@ import asyncpg
 import pytest
 
 from berth.testing.servers import postgres_server
-from tests.conftest import fell_back, load_kafka_broker
+from tests.conftest import load_kafka_broker
 from tests.services import System, job, node
 
 SUCCEEDED = 5
 
 
+@pytest.mark.apache_kafka
 @pytest.mark.timeout(280)
 async def test_kafka_and_postgresql_are_killed_and_come_back(tmp_path: Path) -> None:
     kafka = load_kafka_broker()
-    if missing := kafka.available():
-        fell_back(missing)
-        pytest.skip(f"the embedded broker cannot be restarted with its data: {missing}")
     folder = tmp_path / "kafka"
     folder.mkdir()
     with kafka.Broker(folder) as broker, postgres_server(fsync=True) as database:

@@ -11,7 +11,7 @@ from berth.topics import JOBS_SUBMITTED, PROTOBUF
 from berth.v1 import fleet_pb2, placement_pb2, telemetry_pb2
 from berth.v1.placement_pb2_grpc import PlacementServiceStub
 from berth.v1.telemetry_pb2_grpc import TelemetryServiceStub
-from tests.integration.conftest import read_dead_letters
+from tests.integration.dead_letters import read_dead_letters
 from tests.services import System, job, node
 
 KEY = "k" * 32

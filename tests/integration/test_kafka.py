@@ -14,14 +14,13 @@ from berth.outbox import OutboxRelay, OutgoingRecord, append
 from berth.postgres import Connection, Database
 from berth.settings import ServiceSettings
 from berth.topics import JOBS_LIFECYCLE, JOBS_SUBMITTED, PROTOBUF
-from tests.integration.conftest import empty_topics, read_dead_letters
+from tests.integration.dead_letters import read_dead_letters
 from tests.services import System
 
 
 @pytest.fixture
-async def settings(kafka_bootstrap: str) -> ServiceSettings:
-    await empty_topics(kafka_bootstrap)
-    made = ServiceSettings(kafka_bootstrap=kafka_bootstrap, kafka_log=uuid.uuid4().hex)
+async def settings(empty_kafka: str) -> ServiceSettings:
+    made = ServiceSettings(kafka_bootstrap=empty_kafka, kafka_log=uuid.uuid4().hex)
     await ensure_topics(made)
     return made
 
@@ -58,6 +57,7 @@ async def effects(database: Database, count: int, seconds: float = 30.0) -> Coun
     return Counter(row["value"] for row in rows)
 
 
+@pytest.mark.apache_kafka
 async def test_a_rebalance_in_the_middle_of_a_batch_has_each_effect_once(
     settings: ServiceSettings, database: Database
 ) -> None:
@@ -155,6 +155,7 @@ async def test_the_outbox_keeps_the_order_of_a_key_and_forgets_what_is_published
     assert left == 0
 
 
+@pytest.mark.apache_kafka
 async def test_a_record_of_2_mb_is_a_dead_letter_with_all_its_bytes(system: System) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=system.bootstrap)
     await admin.start()

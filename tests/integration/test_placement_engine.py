@@ -12,7 +12,7 @@ from berth.grpc import connect
 from berth.topics import BINDINGS_SETTLED, JOBS_SUBMITTED, PLACEMENTS_DECIDED
 from berth.v1 import binding_pb2, jobs_pb2, placement_pb2
 from berth.v1.placement_pb2_grpc import PlacementServiceStub
-from tests.integration.conftest import read_dead_letters
+from tests.integration.dead_letters import read_dead_letters
 from tests.services import System, job, node
 
 PENDING, PLACED, BOUND = 1, 2, 3
@@ -168,6 +168,7 @@ async def test_a_failed_bind_frees_the_claim_and_is_tried_again(system: System) 
     assert list((await system.audit(engine)).violations) == []
 
 
+@pytest.mark.apache_kafka
 async def test_two_engines_share_the_work_and_a_paused_planner_cannot_commit(system: System) -> None:
     first = system.service("placement-engine", name="first", instance="first", planner_lease_seconds="2")
     await first.ready()
