@@ -217,8 +217,7 @@ def test_commands_and_targets_that_the_readme_names_are_there() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert sorted(set(re.findall(r"\bmake ([a-z-]+)", shell)) - targets) == []
     named = set(re.findall(r"(?:^ *|\(|`)berth ([a-z]+)", shell, re.MULTILINE))
-    # `berth simulate` stands among what is not there yet.
-    assert sorted(named - set(COMMANDS)) == ["simulate"]
+    assert sorted(named - set(COMMANDS)) == []
     for path in re.findall(r"\b(examples/[a-z]+\.yaml)", shell):
         assert (ROOT / path).is_file()
 

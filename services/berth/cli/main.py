@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("apply:apply", "Create or change queues, pools and static nodes"),
     "profiles": ("profiles:profiles", "List what workloads measured on which accelerator"),
     "load": ("load:load", "Replay a real trace of jobs onto its fleet"),
+    "simulate": ("simulate:simulate", "Replay a published trace offline and compare placement policies"),
     "audit": ("audit:audit", "Check the invariants on the database itself"),
     "agent": ("agent:agent", "Report this machine's devices and telemetry"),
     "token": ("token:token", "Make an access token"),

@@ -1,0 +1,123 @@
+"""`python -m placement_engine.simulation`, which `berth simulate` runs. Exit codes: 0 done, 1 failed, 2 misuse."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from berth.cli.failures import report
+from berth.cli.progress import Progress
+from berth.errors import BerthError, InvalidInput
+
+__all__ = ["main", "root"]
+
+COLUMNS = ("policy", "seed", "arrival", "allocation_percent", "failed_pods", "power_kw", "decisions_per_second")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def root() -> None:
+    """Replay a published trace offline and compare placement policies. No service is needed."""
+
+
+@root.command()
+@click.option("--nodes", "nodes_file", type=click.Path(path_type=Path), required=True, help="nodes.csv of the trace")
+@click.option("--pods", "pods_file", type=click.Path(path_type=Path), required=True, help="pods_*.csv of the trace")
+@click.option("--seeds", default="42", show_default=True, metavar="LIST", help="Such as 42-51 or 42,44,46-48")
+@click.option("--policy", "policies", default="berth", show_default=True, metavar="LIST", help="Policies, by comma")
+@click.option("--arrival", default="1.0", show_default=True, metavar="LIST", help="Report here; 0.1 to 1.3, by comma")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def openb(nodes_file: Path, pods_file: Path, seeds: str, policies: str, arrival: str, output: str) -> None:
+    """Replay the openb trace: tasks arrive until they ask for 1.3 x the fleet's devices, and none leaves.
+
+    Policies: berth, fgd, bestfit, dotprod, packing, random, pwr. --arrival 1.0 reports the moment at which the
+    requests so far reach the capacity of the fleet. The same seed gives the same rows, but for the speed.
+    """
+    from placement_engine.simulation.openb.replay import Row, means, replay
+    from placement_engine.simulation.openb.trace import read_nodes, read_pods
+
+    numbers, names, marks = parse_seeds(seeds), parse_policies(policies), parse_marks(arrival)
+    nodes, workload = read_nodes(nodes_file), read_pods(pods_file)
+    rows: list[Row] = []
+    with Progress("simulating", 100 * len(numbers) * len(names)) as bar:
+        for done, (name, seed) in enumerate((name, seed) for name in names for seed in numbers):
+            rows += replay(
+                nodes,
+                workload,
+                name,
+                seed,
+                marks,
+                progress=lambda share, done=done, at=f"{name}, seed {seed}": bar.at(  # type: ignore[misc]
+                    int(100 * (done + min(1.0, share / marks[-1]))), at
+                ),
+            )
+    if output == "json":
+        click.echo(json.dumps({"rows": [asdict(row) for row in rows], "mean": means(rows)}, indent=2))
+        return
+    click.echo(table(COLUMNS, [asdict(row) for row in rows]))
+    click.echo("\nmean of the seeds")
+    click.echo(table(("policy", "arrival", "allocation_percent", "power_kw"), means(rows)))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`42-44,50` as [42, 43, 44, 50]. Raises InvalidInput."""
+    found: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not (low.isascii() and low.isdigit() and (not dash or (high.isascii() and high.isdigit()))):
+            raise InvalidInput.of("--seeds", part, "whole numbers or ranges by comma, such as 42-51")
+        first, last = int(low), int(high or low)
+        if not first <= last < first + 10_000:
+            raise InvalidInput.of("--seeds", part, "a range goes upwards and has at most 10,000 seeds")
+        found.extend(range(first, last + 1))
+    return list(dict.fromkeys(found))
+
+
+def parse_policies(text: str) -> list[str]:
+    """Names of policies, each once. Raises InvalidInput."""
+    from placement_engine.simulation.openb.policies import POLICIES
+
+    found = [part.strip() for part in text.split(",")]
+    for name in found:
+        if name not in POLICIES:
+            raise InvalidInput.of("--policy", name, f"one of {', '.join(POLICIES)}")
+    return list(dict.fromkeys(found))
+
+
+def parse_marks(text: str) -> list[float]:
+    """Arrivals as shares of the capacity, ascending. Raises InvalidInput."""
+    found: set[float] = set()
+    for part in text.split(","):
+        try:
+            value = float(part)
+        except ValueError:
+            value = 0.0
+        if not 0.1 <= value <= 1.3:
+            raise InvalidInput.of("--arrival", part, "numbers from 0.1 to 1.3 by comma")
+        found.add(value)
+    return sorted(found)
+
+
+def table(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
+    """Text with aligned columns; what is not known is a dash."""
+    cells = [[column.upper().replace("_", " ") for column in columns]]
+    for row in rows:
+        values = [row[column] for column in columns]
+        cells.append(["-" if one is None else f"{one:.2f}" if isinstance(one, float) else str(one) for one in values])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+    )
+
+
+def main() -> None:
+    try:
+        root.main(prog_name="berth simulate", standalone_mode=True)
+    except BerthError as error:
+        sys.exit(report(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""The policies by name."""
+
+from placement_engine.simulation.openb.policies.base import Policy
+from placement_engine.simulation.openb.policies.berth import Berth
+from placement_engine.simulation.openb.policies.bestfit import BestFit
+from placement_engine.simulation.openb.policies.dotprod import DotProduct
+from placement_engine.simulation.openb.policies.fgd import Fgd
+from placement_engine.simulation.openb.policies.packing import Packing
+from placement_engine.simulation.openb.policies.pwr import Pwr
+from placement_engine.simulation.openb.policies.random import Random
+
+__all__ = ["POLICIES", "Policy"]
+
+POLICIES: dict[str, type[Policy]] = {
+    "berth": Berth,
+    "fgd": Fgd,
+    "bestfit": BestFit,
+    "dotprod": DotProduct,
+    "packing": Packing,
+    "random": Random,
+    "pwr": Pwr,
+}
