@@ -24,7 +24,7 @@ def test_best_fit_takes_the_node_with_least_left_and_its_tightest_device() -> No
 def test_dot_product_takes_the_least_aligned() -> None:
     state, policy, known = start("dotprod", [node("a", 8), node("b", 8), node("c", 8)], EVERY)
     place(state, policy, HALF, 1, 3)
-    # One shared device of b counts for less than the free devices of any node together.
+    # b has least left, and its broken device holds the share most tightly.
     assert policy.choose(known.classes.index(SHARE)) == (1, 3)
 
 
