@@ -5,11 +5,13 @@ deploy/kafka where Java and Maven are there, else the embedded broker. `why_embe
 """
 
 import contextlib
+import ctypes
 import getpass
 import glob
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -45,6 +47,11 @@ def _postgres_programs() -> tuple[Path, str]:
     if not bundled:
         raise RuntimeError("no PostgreSQL server was found: install Debian's postgresql")
     return bundled[-1].parent, "no PostgreSQL server on this machine"
+
+
+def _end_with_parent() -> None:
+    """In the child: SIGINT, PostgreSQL's fast shutdown, when the test run is killed before it could clean up."""
+    ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
 
 
 class PostgresServer:
@@ -99,7 +106,7 @@ class PostgresServer:
                 "-c", "shared_buffers=256MB", "-c", "max_wal_size=2GB",
             ],
             stdout=log, stderr=log, user=self._user, extra_groups=[] if self._user else None,
-            cwd=str(self.directory),
+            cwd=str(self.directory), preexec_fn=_end_with_parent,
         )  # fmt: skip
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
