@@ -28,7 +28,8 @@ class FieldError:
 
 
 class BerthError(Exception):
-    """Base of the errors that Berth raises on purpose. `code` is stable: dead letters carry it."""
+    """Base of the errors that Berth raises on purpose. `code` is stable, the name of a google.rpc.Code: dead letters
+    and gRPC statuses carry it."""
 
     code = "INTERNAL"
 

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from berth.auth import Authenticator, set_principal
-from berth.errors import BerthError, Conflict, InvalidInput, NotFound, PermissionDenied, Unauthenticated
+from berth.errors import BerthError, InvalidInput
 from berth.postgres import TRANSIENT
 
 __all__ = ["GrpcServer", "connect"]
@@ -21,20 +21,13 @@ log = structlog.get_logger(__name__)
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
-_CODES: dict[type[BerthError], int] = {
-    InvalidInput: code_pb2.INVALID_ARGUMENT,
-    Conflict: code_pb2.ALREADY_EXISTS,
-    NotFound: code_pb2.NOT_FOUND,
-    PermissionDenied: code_pb2.PERMISSION_DENIED,
-    Unauthenticated: code_pb2.UNAUTHENTICATED,
-}
 _OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 
 def _status(error: BaseException) -> Any:
     """The google.rpc.Status of an error; InvalidInput carries one field violation for each field."""
     if isinstance(error, BerthError):
-        status = status_pb2.Status(code=_CODES.get(type(error), code_pb2.INTERNAL), message=str(error))
+        status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=str(error))
         if isinstance(error, InvalidInput):
             detail = any_pb2.Any()
             detail.Pack(

@@ -28,7 +28,7 @@ from opentelemetry.trace import SpanKind
 
 from berth.observability import CONSUMED_RECORDS, DEAD_LETTERS, HANDLER_SECONDS, record_span, tracing_enabled
 from berth.outbox import LARGEST_RECORD, OutgoingRecord, append
-from berth.postgres import TRANSIENT, Connection, Database
+from berth.postgres import Connection, Database
 from berth.retry import delays
 from berth.settings import ServiceSettings
 from berth.topics import COMPACTED_TOPICS, SOURCE_TOPICS, dead_letter_topic
@@ -255,10 +255,6 @@ class _Inbox:
             try:
                 await self._commit(records)
                 break
-            except TRANSIENT:
-                continue
-            except asyncio.CancelledError:
-                raise
             except Exception as error:
                 delay = next(tries, None)
                 if delay is not None:

@@ -48,6 +48,11 @@ class Database:
     def __init__(self, pool: Pool, schema: str) -> None:
         self.pool = pool
         self.schema = schema
+        self._away = ""
+
+    def not_ready(self) -> list[str]:
+        """Why a service on it is not ready: the last transaction found the server away."""
+        return [self._away] if self._away else []
 
     @classmethod
     async def open(cls, dsn: str, schema: str, *, size: int = 6) -> "Database":
@@ -103,8 +108,18 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        async with self.pool.acquire() as connection, connection.transaction():
-            yield connection
+        try:
+            async with self.pool.acquire() as connection, connection.transaction():
+                yield connection
+        except (
+            OSError,
+            asyncpg.PostgresConnectionError,
+            asyncpg.CannotConnectNowError,
+            asyncpg.InterfaceError,
+        ) as error:
+            self._away = f"the database is away: {error!r}"
+            raise
+        self._away = ""
 
     async def run(self, effect: Callable[[Connection], Awaitable[T]], *, attempts: int | None = 5) -> T:
         """Runs `effect` in a transaction, again with jitter after a transient error.

@@ -187,6 +187,7 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
                 "news": news.run,
                 "audit": lambda: _audit_forever(database, settings.audit_seconds),
             },
+            not_ready=database.not_ready,
             grpc=server,
         )
     finally:

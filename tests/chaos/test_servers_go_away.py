@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from pathlib import Path
 
+import aiohttp
 import asyncpg
 import pytest
 
@@ -35,8 +36,15 @@ async def test_kafka_and_postgresql_are_killed_and_come_back(tmp_path: Path) -> 
             await system.publish_jobs([job(f"a{index}", seconds=0.3) for index in range(60)])
             await asyncio.sleep(0.3)
             await asyncio.to_thread(database.kill)
-            await asyncio.sleep(1.0)
+
+            async def not_ready() -> bool:
+                address = f"http://{engine.endpoint('http')}/readyz"
+                async with aiohttp.ClientSession() as session, session.get(address) as answer:
+                    return answer.status == 503 and "the database is away" in await answer.text()
+
+            await system.eventually(not_ready, 20)
             await asyncio.to_thread(database.launch)
+            await engine.ready()
 
             async def over(count: int) -> bool:
                 try:

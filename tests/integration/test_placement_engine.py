@@ -5,6 +5,7 @@ import json
 import signal
 from typing import Any
 
+import aiokafka
 import grpc
 import pytest
 
@@ -177,6 +178,11 @@ async def test_two_engines_share_the_work_and_a_paused_planner_cannot_commit(sys
     second = system.service("placement-engine", name="second", instance="second", planner_lease_seconds="2")
     await system.publish_jobs([job(f"a{index}") for index in range(30)])
     await second.ready()
+    async with connect(second.endpoint("grpc")) as channel:
+        stub: Any = PlacementServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.ListNodes(placement_pb2.ListNodesRequest(pool="default"))
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     await system.publish_jobs([job(f"a{index}") for index in range(30)])  # delivered twice
     await placed(system, 30)
     first.signal(signal.SIGSTOP)
@@ -217,4 +223,17 @@ async def test_kill_9_of_the_engine_in_the_middle_loses_nothing(system: System) 
         return (await system.fetch("SELECT count(*) AS n FROM engine.outbox"))[0]["n"] == 0
 
     await system.eventually(published)
-    assert PLACEMENTS_DECIDED
+    consumer = aiokafka.AIOKafkaConsumer(
+        PLACEMENTS_DECIDED, bootstrap_servers=system.bootstrap, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        attempts: dict[str, set[int]] = {}
+        while batches := await consumer.getmany(timeout_ms=2000):
+            for record in (one for batch in batches.values() for one in batch):
+                decided = binding_pb2.PlacementDecided.FromString(record.value or b"")
+                attempts.setdefault(decided.job_id, set()).add(decided.attempt)
+    finally:
+        await consumer.stop()
+    stored = {row["job_id"] for row in await system.fetch("SELECT job_id FROM engine.job")}
+    assert attempts == {job_id: {1} for job_id in stored}

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -85,7 +85,3 @@ class Subscription:
         while not self._queue.empty():
             ids |= self._queue.get_nowait()
         return ids
-
-    async def changes(self, timeout: float) -> AsyncIterator[set[str] | None]:
-        while True:
-            yield await self.next(timeout)

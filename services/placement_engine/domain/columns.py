@@ -127,10 +127,6 @@ class Columns:
         self.clock += 1
         self.version[row] = self.clock
 
-    def touch_all(self) -> None:
-        self.clock += 1
-        self.version[:] = self.clock
-
     def changed_since(self, version: int) -> Ints:
         return np.flatnonzero(self.version[: self.rows] > version)
 
