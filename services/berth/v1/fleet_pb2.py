@@ -25,29 +25,37 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62\x65rth/v1/fleet.proto\x12\x08\x62\x65rth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65vice_class\x18\x04 \x01(\t\x12\r\n\x05stack\x18\x05 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\x19\n\x11power_limit_watts\x18\x07 \x01(\x01\x12\x0f\n\x07present\x18\x08 \x01(\x08\x12\x16\n\x0ereported_model\x18\t \x01(\t\"\xff\x03\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12!\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x10.berth.v1.Device\x12\x11\n\tcpu_milli\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12.\n\x08topology\x18\x06 \x03(\x0b\x32\x1c.berth.v1.Node.TopologyEntry\x12*\n\x06labels\x18\x07 \x03(\x0b\x32\x1a.berth.v1.Node.LabelsEntry\x12\x17\n\x0fpower_cap_watts\x18\x08 \x01(\x01\x12\x11\n\texecutors\x18\t \x03(\t\x12\x13\n\x0bschedulable\x18\n \x01(\x08\x12\x15\n\rcordon_reason\x18\x0b \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x0c \x01(\t\x12\x0f\n\x07version\x18\r \x01(\x03\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10telemetry_exempt\x18\x0f \x01(\x08\x12\x0f\n\x07removed\x18\x10 \x01(\x08\x1a/\n\rTopologyEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x0bPowerDomain\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tcap_watts\x18\x03 \x01(\x01\"b\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\rpower_domains\x18\x02 \x03(\x0b\x32\x15.berth.v1.PowerDomain\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07planner\x18\x04 \x01(\t\"\xa0\x01\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12\x0f\n\x07tenants\x18\x04 \x03(\t\x12\x14\n\x0c\x64\x65vice_limit\x18\x05 \x01(\x05\x12\x14\n\x0cpending_jobs\x18\x06 \x01(\x05\x12\x14\n\x0crunning_jobs\x18\x07 \x01(\x05\x12\x16\n\x0e\x64\x65vices_in_use\x18\x08 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62\x65rth/v1/fleet.proto\x12\x08\x62\x65rth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x02\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65vice_class\x18\x04 \x01(\t\x12\r\n\x05stack\x18\x05 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\x19\n\x11power_limit_watts\x18\x07 \x01(\x01\x12\x0f\n\x07present\x18\x08 \x01(\x08\x12\x16\n\x0ereported_model\x18\t \x01(\t\x12\x30\n\x08topology\x18\n \x03(\x0b\x32\x1e.berth.v1.Device.TopologyEntry\x12\x15\n\rpartitionable\x18\x0b \x01(\x08\x1a/\n\rTopologyEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xff\x03\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12!\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x10.berth.v1.Device\x12\x11\n\tcpu_milli\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12.\n\x08topology\x18\x06 \x03(\x0b\x32\x1c.berth.v1.Node.TopologyEntry\x12*\n\x06labels\x18\x07 \x03(\x0b\x32\x1a.berth.v1.Node.LabelsEntry\x12\x17\n\x0fpower_cap_watts\x18\x08 \x01(\x01\x12\x11\n\texecutors\x18\t \x03(\t\x12\x13\n\x0bschedulable\x18\n \x01(\x08\x12\x15\n\rcordon_reason\x18\x0b \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x0c \x01(\t\x12\x0f\n\x07version\x18\r \x01(\x03\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10telemetry_exempt\x18\x0f \x01(\x08\x12\x0f\n\x07removed\x18\x10 \x01(\x08\x1a/\n\rTopologyEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x0bPowerDomain\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tcap_watts\x18\x03 \x01(\x01\"b\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\rpower_domains\x18\x02 \x03(\x0b\x32\x15.berth.v1.PowerDomain\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07planner\x18\x04 \x01(\t\"\x8d\x01\n\x05Quota\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x02 \x01(\x01\x12\x1c\n\x0f\x62orrowing_limit\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rlending_limit\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x12\n\x10_borrowing_limitB\x10\n\x0e_lending_limit\"\xa9\x02\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12\x0f\n\x07tenants\x18\x04 \x03(\t\x12\x14\n\x0c\x64\x65vice_limit\x18\x05 \x01(\x05\x12\x14\n\x0cpending_jobs\x18\x06 \x01(\x05\x12\x14\n\x0crunning_jobs\x18\x07 \x01(\x05\x12\x16\n\x0e\x64\x65vices_in_use\x18\x08 \x01(\x01\x12\x1f\n\x06quotas\x18\t \x03(\x0b\x32\x0f.berth.v1.Quota\x12\"\n\x07reclaim\x18\n \x01(\x0e\x32\x11.berth.v1.Reclaim\x12\x19\n\x11protected_seconds\x18\x0b \x01(\x01\x12\r\n\x05share\x18\x0c \x01(\x01\x12\x18\n\x10\x64\x65vices_borrowed\x18\r \x01(\x01*b\n\x07Reclaim\x12\x17\n\x13RECLAIM_UNSPECIFIED\x10\x00\x12\x0f\n\x0bRECLAIM_ANY\x10\x01\x12\x1a\n\x16RECLAIM_LOWER_PRIORITY\x10\x02\x12\x11\n\rRECLAIM_NEVER\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'berth.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_DEVICE_TOPOLOGYENTRY']._loaded_options = None
+  _globals['_DEVICE_TOPOLOGYENTRY']._serialized_options = b'8\001'
   _globals['_NODE_TOPOLOGYENTRY']._loaded_options = None
   _globals['_NODE_TOPOLOGYENTRY']._serialized_options = b'8\001'
   _globals['_NODE_LABELSENTRY']._loaded_options = None
   _globals['_NODE_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_RECLAIM']._serialized_start=1497
+  _globals['_RECLAIM']._serialized_end=1595
   _globals['_DEVICE']._serialized_start=68
-  _globals['_DEVICE']._serialized_end=252
-  _globals['_NODE']._serialized_start=255
-  _globals['_NODE']._serialized_end=766
-  _globals['_NODE_TOPOLOGYENTRY']._serialized_start=672
-  _globals['_NODE_TOPOLOGYENTRY']._serialized_end=719
-  _globals['_NODE_LABELSENTRY']._serialized_start=721
-  _globals['_NODE_LABELSENTRY']._serialized_end=766
-  _globals['_POWERDOMAIN']._serialized_start=768
-  _globals['_POWERDOMAIN']._serialized_end=829
-  _globals['_POOL']._serialized_start=831
-  _globals['_POOL']._serialized_end=929
-  _globals['_QUEUE']._serialized_start=932
-  _globals['_QUEUE']._serialized_end=1092
+  _globals['_DEVICE']._serialized_end=374
+  _globals['_DEVICE_TOPOLOGYENTRY']._serialized_start=327
+  _globals['_DEVICE_TOPOLOGYENTRY']._serialized_end=374
+  _globals['_NODE']._serialized_start=377
+  _globals['_NODE']._serialized_end=888
+  _globals['_NODE_TOPOLOGYENTRY']._serialized_start=327
+  _globals['_NODE_TOPOLOGYENTRY']._serialized_end=374
+  _globals['_NODE_LABELSENTRY']._serialized_start=843
+  _globals['_NODE_LABELSENTRY']._serialized_end=888
+  _globals['_POWERDOMAIN']._serialized_start=890
+  _globals['_POWERDOMAIN']._serialized_end=951
+  _globals['_POOL']._serialized_start=953
+  _globals['_POOL']._serialized_end=1051
+  _globals['_QUOTA']._serialized_start=1054
+  _globals['_QUOTA']._serialized_end=1195
+  _globals['_QUEUE']._serialized_start=1198
+  _globals['_QUEUE']._serialized_end=1495
 # @@protoc_insertion_point(module_scope)

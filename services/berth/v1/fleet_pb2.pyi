@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,9 +20,55 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Reclaim:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReclaimEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reclaim.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECLAIM_UNSPECIFIED: _Reclaim.ValueType  # 0
+    """Taken as RECLAIM_ANY."""
+    RECLAIM_ANY: _Reclaim.ValueType  # 1
+    """From any job that runs on borrowed devices."""
+    RECLAIM_LOWER_PRIORITY: _Reclaim.ValueType  # 2
+    """Only from jobs of lower priority."""
+    RECLAIM_NEVER: _Reclaim.ValueType  # 3
+
+class Reclaim(_Reclaim, metaclass=_ReclaimEnumTypeWrapper):
+    """Whose borrowed devices a queue takes back when its own jobs wait."""
+
+RECLAIM_UNSPECIFIED: Reclaim.ValueType  # 0
+"""Taken as RECLAIM_ANY."""
+RECLAIM_ANY: Reclaim.ValueType  # 1
+"""From any job that runs on borrowed devices."""
+RECLAIM_LOWER_PRIORITY: Reclaim.ValueType  # 2
+"""Only from jobs of lower priority."""
+RECLAIM_NEVER: Reclaim.ValueType  # 3
+Global___Reclaim: _TypeAlias = Reclaim  # noqa: Y015
+
 @_typing.final
 class Device(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TopologyEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
@@ -32,6 +79,8 @@ class Device(_message.Message):
     POWER_LIMIT_WATTS_FIELD_NUMBER: _builtins.int
     PRESENT_FIELD_NUMBER: _builtins.int
     REPORTED_MODEL_FIELD_NUMBER: _builtins.int
+    TOPOLOGY_FIELD_NUMBER: _builtins.int
+    PARTITIONABLE_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Stable across reboots and index changes: the vendor's UUID where there is one, else "<node>/<index>"."""
     index: _builtins.int
@@ -49,6 +98,12 @@ class Device(_message.Message):
     """False: seen before, not seen now. It takes no new work."""
     reported_model: _builtins.str
     """The vendor's own name of the model, as reported."""
+    partitionable: _builtins.bool
+    """True: the device may be cut into the partitions that the catalogue lists for its model (MIG)."""
+    @_builtins.property
+    def topology(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Level to domain within the node, such as {"numa": "0", "link": "1"}."""
+
     def __init__(
         self,
         *,
@@ -61,10 +116,12 @@ class Device(_message.Message):
         power_limit_watts: _builtins.float = ...,
         present: _builtins.bool = ...,
         reported_model: _builtins.str = ...,
+        topology: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        partitionable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_class", b"device_class", "device_id", b"device_id", "index", b"index", "memory_bytes", b"memory_bytes", "model", b"model", "power_limit_watts", b"power_limit_watts", "present", b"present", "reported_model", b"reported_model", "stack", b"stack"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_class", b"device_class", "device_id", b"device_id", "index", b"index", "memory_bytes", b"memory_bytes", "model", b"model", "partitionable", b"partitionable", "power_limit_watts", b"power_limit_watts", "present", b"present", "reported_model", b"reported_model", "stack", b"stack", "topology", b"topology"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -252,6 +309,47 @@ class Pool(_message.Message):
 Global___Pool: _TypeAlias = Pool  # noqa: Y015
 
 @_typing.final
+class Quota(_message.Message):
+    """What a queue owns of one kind of accelerator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    BORROWING_LIMIT_FIELD_NUMBER: _builtins.int
+    LENDING_LIMIT_FIELD_NUMBER: _builtins.int
+    accelerator: _builtins.str
+    """Catalogue name ("H100-SXM") or class ("GPU"). Empty: every device."""
+    devices: _builtins.float
+    """Devices that the queue owns."""
+    borrowing_limit: _builtins.float
+    """Most devices beyond `devices` that it may borrow from its siblings. Absent: all that they do not use."""
+    lending_limit: _builtins.float
+    """Most of its own devices that siblings may borrow. Absent: all."""
+    def __init__(
+        self,
+        *,
+        accelerator: _builtins.str = ...,
+        devices: _builtins.float = ...,
+        borrowing_limit: _builtins.float | None = ...,
+        lending_limit: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_borrowing_limit", b"_borrowing_limit", "_lending_limit", b"_lending_limit", "borrowing_limit", b"borrowing_limit", "lending_limit", b"lending_limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_borrowing_limit", b"_borrowing_limit", "_lending_limit", b"_lending_limit", "accelerator", b"accelerator", "borrowing_limit", b"borrowing_limit", "devices", b"devices", "lending_limit", b"lending_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__borrowing_limit: _TypeAlias = _typing.Literal["borrowing_limit"]  # noqa: Y015
+    _WhichOneofArgType__borrowing_limit: _TypeAlias = _typing.Literal["_borrowing_limit", b"_borrowing_limit"]  # noqa: Y015
+    _WhichOneofReturnType__lending_limit: _TypeAlias = _typing.Literal["lending_limit"]  # noqa: Y015
+    _WhichOneofArgType__lending_limit: _TypeAlias = _typing.Literal["_lending_limit", b"_lending_limit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__borrowing_limit) -> _WhichOneofReturnType__borrowing_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lending_limit) -> _WhichOneofReturnType__lending_limit | None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015
+
+@_typing.final
 class Queue(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -263,6 +361,11 @@ class Queue(_message.Message):
     PENDING_JOBS_FIELD_NUMBER: _builtins.int
     RUNNING_JOBS_FIELD_NUMBER: _builtins.int
     DEVICES_IN_USE_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
+    RECLAIM_FIELD_NUMBER: _builtins.int
+    PROTECTED_SECONDS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    DEVICES_BORROWED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     parent: _builtins.str
     """Empty: a top-level queue."""
@@ -274,9 +377,20 @@ class Queue(_message.Message):
     """Output only."""
     running_jobs: _builtins.int
     devices_in_use: _builtins.float
+    reclaim: Global___Reclaim.ValueType
+    protected_seconds: _builtins.float
+    """A job of this queue that runs is not preempted or reclaimed before it has run so long. 0: none."""
+    share: _builtins.float
+    """Weighted dominant share, past use included. Output only."""
+    devices_borrowed: _builtins.float
+    """Devices in use beyond what the queue owns. Output only."""
     @_builtins.property
     def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tenants that may submit. Empty: any tenant."""
+
+    @_builtins.property
+    def quotas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quota]:
+        """Without quotas a queue owns nothing in particular: it takes its weighted share of what is there."""
 
     def __init__(
         self,
@@ -289,10 +403,15 @@ class Queue(_message.Message):
         pending_jobs: _builtins.int = ...,
         running_jobs: _builtins.int = ...,
         devices_in_use: _builtins.float = ...,
+        quotas: _abc.Iterable[Global___Quota] | None = ...,
+        reclaim: Global___Reclaim.ValueType = ...,
+        protected_seconds: _builtins.float = ...,
+        share: _builtins.float = ...,
+        devices_borrowed: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_limit", b"device_limit", "devices_in_use", b"devices_in_use", "name", b"name", "parent", b"parent", "pending_jobs", b"pending_jobs", "running_jobs", b"running_jobs", "tenants", b"tenants", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_limit", b"device_limit", "devices_borrowed", b"devices_borrowed", "devices_in_use", b"devices_in_use", "name", b"name", "parent", b"parent", "pending_jobs", b"pending_jobs", "protected_seconds", b"protected_seconds", "quotas", b"quotas", "reclaim", b"reclaim", "running_jobs", b"running_jobs", "share", b"share", "tenants", b"tenants", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x65rth/v1/jobs.proto\x12\x08\x62\x65rth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\tResources\x12\x0f\n\x07\x64\x65vices\x18\x01 \x01(\x05\x12\x14\n\x0c\x64\x65vice_milli\x18\x02 \x01(\x05\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x03 \x01(\x03\x12\x11\n\tcpu_milli\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\"F\n\x13\x41\x63\x63\x65leratorSelector\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x02 \x03(\t\x12\x0e\n\x06stacks\x18\x03 \x03(\t\"/\n\x0cTopologyWish\x12\r\n\x05level\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\x08\"\xad\x01\n\x0e\x43ommandPayload\x12\x0c\n\x04\x61rgv\x18\x01 \x03(\t\x12>\n\x0b\x65nvironment\x18\x02 \x03(\x0b\x32).berth.v1.CommandPayload.EnvironmentEntry\x12\x19\n\x11working_directory\x18\x03 \x01(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"%\n\x11KubernetesPayload\x12\x10\n\x08manifest\x18\x01 \x01(\t\")\n\x0cModelPayload\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x93\x06\n\x07JobSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05queue\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x1f\n\x04kind\x18\x05 \x01(\x0e\x32\x11.berth.v1.JobKind\x12\x10\n\x08replicas\x18\x06 \x01(\x05\x12&\n\tresources\x18\x07 \x01(\x0b\x32\x13.berth.v1.Resources\x12\x33\n\x0c\x61\x63\x63\x65lerators\x18\x08 \x01(\x0b\x32\x1d.berth.v1.AcceleratorSelector\x12\x10\n\x08workload\x18\t \x01(\t\x12&\n\tobjective\x18\n \x01(\x0e\x32\x13.berth.v1.Objective\x12,\n\x08\x64\x65\x61\x64line\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0elatency_target\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x08topology\x18\r \x01(\x0b\x32\x16.berth.v1.TopologyWish\x12\x13\n\x0bpreemptible\x18\x0e \x01(\x08\x12\x34\n\x11\x65xpected_duration\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x65xecutor\x18\x10 \x01(\t\x12+\n\x07\x63ommand\x18\x11 \x01(\x0b\x32\x18.berth.v1.CommandPayloadH\x00\x12\x31\n\nkubernetes\x18\x12 \x01(\x0b\x32\x1b.berth.v1.KubernetesPayloadH\x00\x12\'\n\x05model\x18\x13 \x01(\x0b\x32\x16.berth.v1.ModelPayloadH\x00\x12-\n\x06labels\x18\x14 \x03(\x0b\x32\x1d.berth.v1.JobSpec.LabelsEntry\x12\x0c\n\x04pool\x18\x15 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x16 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07payload\"\x80\x01\n\x0fMemberPlacement\x12\x0e\n\x06member\x18\x01 \x01(\x05\x12\x0c\n\x04node\x18\x02 \x01(\t\x12&\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x15.berth.v1.DeviceClaim\x12\x11\n\tcpu_milli\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\"c\n\x0b\x44\x65viceClaim\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\r\n\x05milli\x18\x03 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\"\xee\x03\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x1f\n\x04spec\x18\x02 \x01(\x0b\x32\x11.berth.v1.JobSpec\x12!\n\x05state\x18\x03 \x01(\x0e\x32\x12.berth.v1.JobState\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\x30\n\x0csubmitted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tplaced_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x62ound_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07members\x18\r \x03(\x0b\x32\x19.berth.v1.MemberPlacement\x12\x13\n\x0btraceparent\x18\x0e \x01(\t*f\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_KIND_TRAINING\x10\x01\x12\x16\n\x12JOB_KIND_INFERENCE\x10\x02\x12\x12\n\x0eJOB_KIND_BATCH\x10\x03*{\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12\x12\n\x0eOBJECTIVE_COST\x10\x01\x12\x12\n\x0eOBJECTIVE_TIME\x10\x02\x12\x15\n\x11OBJECTIVE_LATENCY\x10\x03\x12\x14\n\x10OBJECTIVE_ENERGY\x10\x04*\xdf\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x14\n\x10JOB_STATE_PLACED\x10\x02\x12\x13\n\x0fJOB_STATE_BOUND\x10\x03\x12\x15\n\x11JOB_STATE_RUNNING\x10\x04\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x05\x12\x14\n\x10JOB_STATE_FAILED\x10\x06\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x07\x12\x17\n\x13JOB_STATE_RELEASING\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x65rth/v1/jobs.proto\x12\x08\x62\x65rth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x01\n\tResources\x12\x0f\n\x07\x64\x65vices\x18\x01 \x01(\x05\x12\x14\n\x0c\x64\x65vice_milli\x18\x02 \x01(\x05\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x03 \x01(\x03\x12\x11\n\tcpu_milli\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x13\n\x0bmax_devices\x18\x06 \x01(\x05\x12\x11\n\tpartition\x18\x07 \x01(\t\x12\x1a\n\x12\x64\x65vice_share_bytes\x18\x08 \x01(\x03\"\xa0\x01\n\x0bMemberGroup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08replicas\x18\x02 \x01(\x05\x12\x14\n\x0cmin_replicas\x18\x03 \x01(\x05\x12&\n\tresources\x18\x04 \x01(\x0b\x32\x13.berth.v1.Resources\x12\x33\n\x0c\x61\x63\x63\x65lerators\x18\x05 \x01(\x0b\x32\x1d.berth.v1.AcceleratorSelector\"\x7f\n\x11WorkloadCharacter\x12\x12\n\noperations\x18\x01 \x01(\x01\x12\x13\n\x0b\x62ytes_moved\x18\x02 \x01(\x01\x12\x1b\n\x0e\x64\x65nse_fraction\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tprecision\x18\x04 \x01(\tB\x11\n\x0f_dense_fraction\"F\n\x13\x41\x63\x63\x65leratorSelector\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x02 \x03(\t\x12\x0e\n\x06stacks\x18\x03 \x03(\t\"q\n\x0cTopologyWish\x12\r\n\x05level\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\x08\x12\x17\n\x0fpreferred_level\x18\x03 \x01(\t\x12\x12\n\ngroup_size\x18\x04 \x01(\x05\x12\x13\n\x0bgroup_level\x18\x05 \x01(\t\"\xad\x01\n\x0e\x43ommandPayload\x12\x0c\n\x04\x61rgv\x18\x01 \x03(\t\x12>\n\x0b\x65nvironment\x18\x02 \x03(\x0b\x32).berth.v1.CommandPayload.EnvironmentEntry\x12\x19\n\x11working_directory\x18\x03 \x01(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"%\n\x11KubernetesPayload\x12\x10\n\x08manifest\x18\x01 \x01(\t\")\n\x0cModelPayload\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xbf\x07\n\x07JobSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05queue\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x1f\n\x04kind\x18\x05 \x01(\x0e\x32\x11.berth.v1.JobKind\x12\x10\n\x08replicas\x18\x06 \x01(\x05\x12&\n\tresources\x18\x07 \x01(\x0b\x32\x13.berth.v1.Resources\x12\x33\n\x0c\x61\x63\x63\x65lerators\x18\x08 \x01(\x0b\x32\x1d.berth.v1.AcceleratorSelector\x12\x10\n\x08workload\x18\t \x01(\t\x12&\n\tobjective\x18\n \x01(\x0e\x32\x13.berth.v1.Objective\x12,\n\x08\x64\x65\x61\x64line\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0elatency_target\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x08topology\x18\r \x01(\x0b\x32\x16.berth.v1.TopologyWish\x12\x13\n\x0bpreemptible\x18\x0e \x01(\x08\x12\x34\n\x11\x65xpected_duration\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x65xecutor\x18\x10 \x01(\t\x12+\n\x07\x63ommand\x18\x11 \x01(\x0b\x32\x18.berth.v1.CommandPayloadH\x00\x12\x31\n\nkubernetes\x18\x12 \x01(\x0b\x32\x1b.berth.v1.KubernetesPayloadH\x00\x12\'\n\x05model\x18\x13 \x01(\x0b\x32\x16.berth.v1.ModelPayloadH\x00\x12-\n\x06labels\x18\x14 \x03(\x0b\x32\x1d.berth.v1.JobSpec.LabelsEntry\x12\x0c\n\x04pool\x18\x15 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x16 \x01(\t\x12\x14\n\x0cmin_replicas\x18\x17 \x01(\x05\x12,\n\rmember_groups\x18\x18 \x03(\x0b\x32\x15.berth.v1.MemberGroup\x12.\n\tcharacter\x18\x19 \x01(\x0b\x32\x1b.berth.v1.WorkloadCharacter\x12\x36\n\x13\x63heckpoint_interval\x18\x1a \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07payload\"\x8f\x01\n\x0fMemberPlacement\x12\x0e\n\x06member\x18\x01 \x01(\x05\x12\x0c\n\x04node\x18\x02 \x01(\t\x12&\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x15.berth.v1.DeviceClaim\x12\x11\n\tcpu_milli\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\r\n\x05group\x18\x06 \x01(\t\"\x8f\x01\n\x0b\x44\x65viceClaim\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\r\n\x05milli\x18\x03 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\x12\x11\n\tpartition\x18\x06 \x01(\t\x12\x17\n\x0fpartition_start\x18\x07 \x01(\x05\"\xee\x03\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x1f\n\x04spec\x18\x02 \x01(\x0b\x32\x11.berth.v1.JobSpec\x12!\n\x05state\x18\x03 \x01(\x0e\x32\x12.berth.v1.JobState\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\x30\n\x0csubmitted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tplaced_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x62ound_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07members\x18\r \x03(\x0b\x32\x19.berth.v1.MemberPlacement\x12\x13\n\x0btraceparent\x18\x0e \x01(\t*f\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_KIND_TRAINING\x10\x01\x12\x16\n\x12JOB_KIND_INFERENCE\x10\x02\x12\x12\n\x0eJOB_KIND_BATCH\x10\x03*{\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12\x12\n\x0eOBJECTIVE_COST\x10\x01\x12\x12\n\x0eOBJECTIVE_TIME\x10\x02\x12\x15\n\x11OBJECTIVE_LATENCY\x10\x03\x12\x14\n\x10OBJECTIVE_ENERGY\x10\x04*\xdf\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x14\n\x10JOB_STATE_PLACED\x10\x02\x12\x13\n\x0fJOB_STATE_BOUND\x10\x03\x12\x15\n\x11JOB_STATE_RUNNING\x10\x04\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x05\x12\x14\n\x10JOB_STATE_FAILED\x10\x06\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x07\x12\x17\n\x13JOB_STATE_RELEASING\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,34 +37,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMANDPAYLOAD_ENVIRONMENTENTRY']._serialized_options = b'8\001'
   _globals['_JOBSPEC_LABELSENTRY']._loaded_options = None
   _globals['_JOBSPEC_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBKIND']._serialized_start=2118
-  _globals['_JOBKIND']._serialized_end=2220
-  _globals['_OBJECTIVE']._serialized_start=2222
-  _globals['_OBJECTIVE']._serialized_end=2345
-  _globals['_JOBSTATE']._serialized_start=2348
-  _globals['_JOBSTATE']._serialized_end=2571
-  _globals['_RESOURCES']._serialized_start=98
-  _globals['_RESOURCES']._serialized_end=218
-  _globals['_ACCELERATORSELECTOR']._serialized_start=220
-  _globals['_ACCELERATORSELECTOR']._serialized_end=290
-  _globals['_TOPOLOGYWISH']._serialized_start=292
-  _globals['_TOPOLOGYWISH']._serialized_end=339
-  _globals['_COMMANDPAYLOAD']._serialized_start=342
-  _globals['_COMMANDPAYLOAD']._serialized_end=515
-  _globals['_COMMANDPAYLOAD_ENVIRONMENTENTRY']._serialized_start=465
-  _globals['_COMMANDPAYLOAD_ENVIRONMENTENTRY']._serialized_end=515
-  _globals['_KUBERNETESPAYLOAD']._serialized_start=517
-  _globals['_KUBERNETESPAYLOAD']._serialized_end=554
-  _globals['_MODELPAYLOAD']._serialized_start=556
-  _globals['_MODELPAYLOAD']._serialized_end=597
-  _globals['_JOBSPEC']._serialized_start=600
-  _globals['_JOBSPEC']._serialized_end=1387
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=1331
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=1376
-  _globals['_MEMBERPLACEMENT']._serialized_start=1390
-  _globals['_MEMBERPLACEMENT']._serialized_end=1518
-  _globals['_DEVICECLAIM']._serialized_start=1520
-  _globals['_DEVICECLAIM']._serialized_end=1619
-  _globals['_JOB']._serialized_start=1622
-  _globals['_JOB']._serialized_end=2116
+  _globals['_JOBKIND']._serialized_start=2777
+  _globals['_JOBKIND']._serialized_end=2879
+  _globals['_OBJECTIVE']._serialized_start=2881
+  _globals['_OBJECTIVE']._serialized_end=3004
+  _globals['_JOBSTATE']._serialized_start=3007
+  _globals['_JOBSTATE']._serialized_end=3230
+  _globals['_RESOURCES']._serialized_start=99
+  _globals['_RESOURCES']._serialized_end=287
+  _globals['_MEMBERGROUP']._serialized_start=290
+  _globals['_MEMBERGROUP']._serialized_end=450
+  _globals['_WORKLOADCHARACTER']._serialized_start=452
+  _globals['_WORKLOADCHARACTER']._serialized_end=579
+  _globals['_ACCELERATORSELECTOR']._serialized_start=581
+  _globals['_ACCELERATORSELECTOR']._serialized_end=651
+  _globals['_TOPOLOGYWISH']._serialized_start=653
+  _globals['_TOPOLOGYWISH']._serialized_end=766
+  _globals['_COMMANDPAYLOAD']._serialized_start=769
+  _globals['_COMMANDPAYLOAD']._serialized_end=942
+  _globals['_COMMANDPAYLOAD_ENVIRONMENTENTRY']._serialized_start=892
+  _globals['_COMMANDPAYLOAD_ENVIRONMENTENTRY']._serialized_end=942
+  _globals['_KUBERNETESPAYLOAD']._serialized_start=944
+  _globals['_KUBERNETESPAYLOAD']._serialized_end=981
+  _globals['_MODELPAYLOAD']._serialized_start=983
+  _globals['_MODELPAYLOAD']._serialized_end=1024
+  _globals['_JOBSPEC']._serialized_start=1027
+  _globals['_JOBSPEC']._serialized_end=1986
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=1930
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=1975
+  _globals['_MEMBERPLACEMENT']._serialized_start=1989
+  _globals['_MEMBERPLACEMENT']._serialized_end=2132
+  _globals['_DEVICECLAIM']._serialized_start=2135
+  _globals['_DEVICECLAIM']._serialized_end=2278
+  _globals['_JOB']._serialized_start=2281
+  _globals['_JOB']._serialized_end=2775
 # @@protoc_insertion_point(module_scope)

@@ -112,6 +112,9 @@ class Resources(_message.Message):
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     CPU_MILLI_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_DEVICES_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    DEVICE_SHARE_BYTES_FIELD_NUMBER: _builtins.int
     devices: _builtins.int
     """Whole devices per replica. 0 means CPU only, unless device_fraction is set."""
     device_milli: _builtins.int
@@ -122,6 +125,16 @@ class Resources(_message.Message):
     """Host CPU per replica in thousandths of a core."""
     memory_bytes: _builtins.int
     """Host memory per replica, bytes."""
+    max_devices: _builtins.int
+    """Above `devices`: a replica may get any number of devices from `devices` to this, as the objective likes best.
+    0: just `devices`.
+    """
+    partition: _builtins.str
+    """A partition of one device by its vendor's name, such as "1g.10gb" (MIG). Instead of devices and device_milli."""
+    device_share_bytes: _builtins.int
+    """A share of one device stated as its memory, bytes: on each accelerator the thousandths that hold so much.
+    Instead of devices and device_milli.
+    """
     def __init__(
         self,
         *,
@@ -130,14 +143,95 @@ class Resources(_message.Message):
         device_memory_bytes: _builtins.int = ...,
         cpu_milli: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
+        max_devices: _builtins.int = ...,
+        partition: _builtins.str = ...,
+        device_share_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "device_memory_bytes", b"device_memory_bytes", "device_milli", b"device_milli", "devices", b"devices", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "device_memory_bytes", b"device_memory_bytes", "device_milli", b"device_milli", "device_share_bytes", b"device_share_bytes", "devices", b"devices", "max_devices", b"max_devices", "memory_bytes", b"memory_bytes", "partition", b"partition"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Resources: _TypeAlias = Resources  # noqa: Y015
+
+@_typing.final
+class MemberGroup(_message.Message):
+    """Members of one shape in a gang of several, such as a leader and its workers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    ACCELERATORS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """DNS label, unique in the job."""
+    replicas: _builtins.int
+    """Wished members, at least 1."""
+    min_replicas: _builtins.int
+    """Fewest members that will do, at most `replicas`. 0: all of them."""
+    @_builtins.property
+    def resources(self) -> Global___Resources: ...
+    @_builtins.property
+    def accelerators(self) -> Global___AcceleratorSelector:
+        """Empty: the job's."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+        min_replicas: _builtins.int = ...,
+        resources: Global___Resources | None = ...,
+        accelerators: Global___AcceleratorSelector | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "resources", b"resources"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "min_replicas", b"min_replicas", "name", b"name", "replicas", b"replicas", "resources", b"resources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberGroup: _TypeAlias = MemberGroup  # noqa: Y015
+
+@_typing.final
+class WorkloadCharacter(_message.Message):
+    """What the work is made of, where no profile knows it: input of the roofline estimate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    BYTES_MOVED_FIELD_NUMBER: _builtins.int
+    DENSE_FRACTION_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    operations: _builtins.float
+    """Floating-point operations of the whole job."""
+    bytes_moved: _builtins.float
+    """Bytes moved between device memory and the compute units, of the whole job."""
+    dense_fraction: _builtins.float
+    """0..1: part of the operations in dense matrix form. The rest is sparse or branching and does not reach a chip's
+    dense peak. Absent: 1.
+    """
+    precision: _builtins.str
+    """Of the dense operations: "fp16" (and bf16), "fp8", "int8". Empty: fp16."""
+    def __init__(
+        self,
+        *,
+        operations: _builtins.float = ...,
+        bytes_moved: _builtins.float = ...,
+        dense_fraction: _builtins.float | None = ...,
+        precision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_fraction", b"_dense_fraction", "dense_fraction", b"dense_fraction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_fraction", b"_dense_fraction", "bytes_moved", b"bytes_moved", "dense_fraction", b"dense_fraction", "operations", b"operations", "precision", b"precision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dense_fraction: _TypeAlias = _typing.Literal["dense_fraction"]  # noqa: Y015
+    _WhichOneofArgType__dense_fraction: _TypeAlias = _typing.Literal["_dense_fraction", b"_dense_fraction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dense_fraction) -> _WhichOneofReturnType__dense_fraction | None: ...
+
+Global___WorkloadCharacter: _TypeAlias = WorkloadCharacter  # noqa: Y015
 
 @_typing.final
 class AcceleratorSelector(_message.Message):
@@ -181,19 +275,34 @@ class TopologyWish(_message.Message):
 
     LEVEL_FIELD_NUMBER: _builtins.int
     REQUIRED_FIELD_NUMBER: _builtins.int
+    PREFERRED_LEVEL_FIELD_NUMBER: _builtins.int
+    GROUP_SIZE_FIELD_NUMBER: _builtins.int
+    GROUP_LEVEL_FIELD_NUMBER: _builtins.int
     level: _builtins.str
-    """"node", "rack", "block", "zone" or "region": all members share one domain of this level."""
+    """All members share one domain of this level: "numa", "link" (devices of one node that are linked directly), "node",
+    "scale-up" (nodes joined by NVLink, ICI and the like), "rack", "block", "zone" or "region".
+    """
     required: _builtins.bool
     """True: never placed otherwise. False: preferred."""
+    preferred_level: _builtins.str
+    """A tighter level that is preferred within a required `level`."""
+    group_size: _builtins.int
+    """Members in order form groups of this size (a tensor-parallel group, the stages of a pipeline) that each share one
+    domain of `group_level`; neighbouring groups are kept near. 0: no groups.
+    """
+    group_level: _builtins.str
     def __init__(
         self,
         *,
         level: _builtins.str = ...,
         required: _builtins.bool = ...,
+        preferred_level: _builtins.str = ...,
+        group_size: _builtins.int = ...,
+        group_level: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "required", b"required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_level", b"group_level", "group_size", b"group_size", "level", b"level", "preferred_level", b"preferred_level", "required", b"required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,6 +449,10 @@ class JobSpec(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    MEMBER_GROUPS_FIELD_NUMBER: _builtins.int
+    CHARACTER_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_INTERVAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique within the tenant, unless idempotency_key is set. DNS label, at most 63 characters."""
     tenant: _builtins.str
@@ -363,6 +476,8 @@ class JobSpec(_message.Message):
     """The same key and tenant with the same spec is the same job; with another spec it is refused.
     Default: the name.
     """
+    min_replicas: _builtins.int
+    """Fewest members that will do; `replicas` is what is wished. 0: all of them."""
     @_builtins.property
     def resources(self) -> Global___Resources: ...
     @_builtins.property
@@ -387,6 +502,16 @@ class JobSpec(_message.Message):
     def model(self) -> Global___ModelPayload: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def member_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberGroup]:
+        """A gang of several shapes. With it `replicas` is the sum of the groups' and `resources` stays empty."""
+
+    @_builtins.property
+    def character(self) -> Global___WorkloadCharacter: ...
+    @_builtins.property
+    def checkpoint_interval(self) -> _duration_pb2.Duration:
+        """How often the job saves its work: what a preemption loses at most. Absent: it loses all of it."""
+
     def __init__(
         self,
         *,
@@ -412,10 +537,14 @@ class JobSpec(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         pool: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
+        min_replicas: _builtins.int = ...,
+        member_groups: _abc.Iterable[Global___MemberGroup] | None = ...,
+        character: Global___WorkloadCharacter | None = ...,
+        checkpoint_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "command", b"command", "deadline", b"deadline", "expected_duration", b"expected_duration", "kubernetes", b"kubernetes", "latency_target", b"latency_target", "model", b"model", "payload", b"payload", "resources", b"resources", "topology", b"topology"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "character", b"character", "checkpoint_interval", b"checkpoint_interval", "command", b"command", "deadline", b"deadline", "expected_duration", b"expected_duration", "kubernetes", b"kubernetes", "latency_target", b"latency_target", "model", b"model", "payload", b"payload", "resources", b"resources", "topology", b"topology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "command", b"command", "deadline", b"deadline", "executor", b"executor", "expected_duration", b"expected_duration", "idempotency_key", b"idempotency_key", "kind", b"kind", "kubernetes", b"kubernetes", "labels", b"labels", "latency_target", b"latency_target", "model", b"model", "name", b"name", "objective", b"objective", "payload", b"payload", "pool", b"pool", "preemptible", b"preemptible", "priority", b"priority", "queue", b"queue", "replicas", b"replicas", "resources", b"resources", "tenant", b"tenant", "topology", b"topology", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "character", b"character", "checkpoint_interval", b"checkpoint_interval", "command", b"command", "deadline", b"deadline", "executor", b"executor", "expected_duration", b"expected_duration", "idempotency_key", b"idempotency_key", "kind", b"kind", "kubernetes", b"kubernetes", "labels", b"labels", "latency_target", b"latency_target", "member_groups", b"member_groups", "min_replicas", b"min_replicas", "model", b"model", "name", b"name", "objective", b"objective", "payload", b"payload", "pool", b"pool", "preemptible", b"preemptible", "priority", b"priority", "queue", b"queue", "replicas", b"replicas", "resources", b"resources", "tenant", b"tenant", "topology", b"topology", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["command", "kubernetes", "model"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
@@ -434,10 +563,13 @@ class MemberPlacement(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     CPU_MILLI_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
     member: _builtins.int
     node: _builtins.str
     cpu_milli: _builtins.int
     memory_bytes: _builtins.int
+    group: _builtins.str
+    """Of a gang of several shapes: the member's group."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceClaim]: ...
     def __init__(
@@ -448,10 +580,11 @@ class MemberPlacement(_message.Message):
         devices: _abc.Iterable[Global___DeviceClaim] | None = ...,
         cpu_milli: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
+        group: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "devices", b"devices", "member", b"member", "memory_bytes", b"memory_bytes", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "devices", b"devices", "group", b"group", "member", b"member", "memory_bytes", b"memory_bytes", "node", b"node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,6 +599,8 @@ class DeviceClaim(_message.Message):
     MILLI_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    PARTITION_START_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     index: _builtins.int
     """Index on the node, as CUDA_VISIBLE_DEVICES and its kin count."""
@@ -474,6 +609,9 @@ class DeviceClaim(_message.Message):
     memory_bytes: _builtins.int
     model: _builtins.str
     """Catalogue name."""
+    partition: _builtins.str
+    """The partition that is claimed ("1g.10gb") and its first memory slice."""
+    partition_start: _builtins.int
     def __init__(
         self,
         *,
@@ -482,10 +620,12 @@ class DeviceClaim(_message.Message):
         milli: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         model: _builtins.str = ...,
+        partition: _builtins.str = ...,
+        partition_start: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "index", b"index", "memory_bytes", b"memory_bytes", "milli", b"milli", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "index", b"index", "memory_bytes", b"memory_bytes", "milli", b"milli", "model", b"model", "partition", b"partition", "partition_start", b"partition_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,10 @@ _PROVENANCE = {
     model.Provenance.UNKNOWN: profiles_pb2.PROVENANCE_UNSPECIFIED,
 }
 _PROVENANCE_BACK = {value: key for key, value in _PROVENANCE.items()}
+_RECLAIM = {
+    fleet_pb2.RECLAIM_LOWER_PRIORITY: model.Reclaim.LOWER_PRIORITY,
+    fleet_pb2.RECLAIM_NEVER: model.Reclaim.NEVER,
+}
 _SAMPLE_FIELDS = tuple(
     field.name for field in telemetry_pb2.DeviceSample.DESCRIPTOR.fields if field.name != "device_id"
 )
@@ -74,6 +78,45 @@ def job_from_spec(
         submitted_at=submitted_at,
         attempt=attempt,
         not_before=not_before,
+        min_replicas=spec.min_replicas,
+        max_devices=resources.max_devices,
+        device_share_bytes=resources.device_share_bytes,
+        partition=resources.partition,
+        groups=tuple(member_group(one) for one in spec.member_groups),
+        preferred_level=spec.topology.preferred_level,
+        group_size=spec.topology.group_size,
+        group_level=spec.topology.group_level,
+        character=character(spec.character) if spec.HasField("character") else None,
+        checkpoint_seconds=seconds(spec, "checkpoint_interval"),
+    )
+
+
+def member_group(group: jobs_pb2.MemberGroup) -> model.MemberGroup:
+    resources, accelerators = group.resources, group.accelerators
+    return model.MemberGroup(
+        name=group.name,
+        replicas=group.replicas,
+        min_replicas=group.min_replicas or group.replicas,
+        devices=resources.devices,
+        max_devices=resources.max_devices,
+        device_milli=resources.device_milli,
+        device_share_bytes=resources.device_share_bytes,
+        partition=resources.partition,
+        device_memory_bytes=resources.device_memory_bytes,
+        cpu_milli=resources.cpu_milli,
+        memory_bytes=resources.memory_bytes,
+        models=tuple(accelerators.models),
+        classes=tuple(accelerators.classes),
+        stacks=tuple(accelerators.stacks),
+    )
+
+
+def character(record: jobs_pb2.WorkloadCharacter) -> model.Character:
+    return model.Character(
+        operations=record.operations,
+        bytes_moved=record.bytes_moved,
+        dense_fraction=record.dense_fraction if record.HasField("dense_fraction") else 1.0,
+        precision=record.precision or "fp16",
     )
 
 
@@ -92,7 +135,12 @@ def held_claim(row: JobRow) -> model.Claim:
     job = job_from_spec(
         jobs_pb2.JobSpec.FromString(row.spec), job_id=row.job_id, submitted_at=row.accepted_at, attempt=row.attempt
     )
-    return model.Claim(job=job, members=members_from(placement_pb2.Decision.FromString(row.members).members))
+    return model.Claim(
+        job=job,
+        members=members_from(placement_pb2.Decision.FromString(row.members).members),
+        placed_at=row.placed_at,
+        started_at=row.started_at,
+    )
 
 
 def members_from(members: Iterable[jobs_pb2.MemberPlacement]) -> tuple[model.Member, ...]:
@@ -101,10 +149,14 @@ def members_from(members: Iterable[jobs_pb2.MemberPlacement]) -> tuple[model.Mem
             member=one.member,
             node=one.node,
             devices=tuple(
-                model.DeviceClaim(d.device_id, d.index, d.milli, d.memory_bytes, d.model) for d in one.devices
+                model.DeviceClaim(
+                    d.device_id, d.index, d.milli, d.memory_bytes, d.model, d.partition, d.partition_start
+                )
+                for d in one.devices
             ),
             cpu_milli=one.cpu_milli,
             memory_bytes=one.memory_bytes,
+            group=one.group,
         )
         for one in members
     )
@@ -117,12 +169,19 @@ def members_to(members: Iterable[model.Member]) -> list[jobs_pb2.MemberPlacement
             node=one.node,
             devices=[
                 jobs_pb2.DeviceClaim(
-                    device_id=d.device_id, index=d.index, milli=d.milli, memory_bytes=d.memory_bytes, model=d.model
+                    device_id=d.device_id,
+                    index=d.index,
+                    milli=d.milli,
+                    memory_bytes=d.memory_bytes,
+                    model=d.model,
+                    partition=d.partition,
+                    partition_start=d.partition_start,
                 )
                 for d in one.devices
             ],
             cpu_milli=one.cpu_milli,
             memory_bytes=one.memory_bytes,
+            group=one.group,
         )
         for one in members
     ]
@@ -142,6 +201,8 @@ def node_from(record: fleet_pb2.Node) -> model.Node:
                 memory_bytes=d.memory_bytes or None,
                 power_limit_watts=d.power_limit_watts or None,
                 present=d.present,
+                topology=dict(d.topology),
+                partitionable=d.partitionable,
             )
             for d in record.devices
         ),
@@ -213,7 +274,23 @@ def queue_from(record: fleet_pb2.Queue) -> model.Queue:
         weight=record.weight or 1.0,
         tenants=tuple(record.tenants),
         device_limit=record.device_limit or None,
+        quotas=tuple(
+            model.Quota(
+                accelerator=one.accelerator,
+                milli=round(one.devices * 1000),
+                borrowing_limit=_milli(one, "borrowing_limit"),
+                lending_limit=_milli(one, "lending_limit"),
+            )
+            for one in record.quotas
+        ),
+        reclaim=_RECLAIM.get(record.reclaim, model.Reclaim.ANY),
+        protected_seconds=record.protected_seconds,
     )
+
+
+def _milli(record: fleet_pb2.Quota, field: str) -> int | None:
+    value = optional(record, field)
+    return None if value is None else round(value * 1000)
 
 
 def job_to(row: JobRow) -> jobs_pb2.Job:

@@ -51,6 +51,10 @@ class Device:
     memory_bytes: int | None = None
     power_limit_watts: float | None = None
     present: bool = True
+    topology: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    """Level ("numa", "link") to domain within the node."""
+    partitionable: bool = False
+    """May be cut into the partitions of its model (MIG)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +117,88 @@ class NodeSample:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What a queue owns of one kind of accelerator, in thousandths of a device.
+
+    `accelerator` is a catalogue name, a class such as "GPU", or "" for every device. `borrowing_limit`: most
+    beyond `milli` that it may take of what its siblings do not use; `lending_limit`: most of its own that
+    siblings may use. None: no limit.
+    """
+
+    accelerator: str = ""
+    milli: int = 0
+    borrowing_limit: int | None = None
+    lending_limit: int | None = None
+
+
+class Reclaim(Enum):
+    """Whose borrowed devices a queue takes back when its own jobs wait."""
+
+    ANY = "any"
+    LOWER_PRIORITY = "lower_priority"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
 class Queue:
-    """A node of the tree of queues. `parent` "" is the root; `device_limit` None is no limit."""
+    """A node of the tree of queues. `parent` "" is the root; `device_limit` None is no limit.
+
+    Without quotas a queue owns nothing in particular. A job of the queue that runs is not preempted or
+    reclaimed before it has run `protected_seconds`.
+    """
 
     name: str
     parent: str = ""
     weight: float = 1.0
     tenants: tuple[str, ...] = ()
     device_limit: int | None = None
+    quotas: tuple[Quota, ...] = ()
+    reclaim: Reclaim = Reclaim.ANY
+    protected_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Character:
+    """What work is made of: operations (FLOP) and bytes moved of the whole job, the dense part (0..1) of the
+    operations, and their precision ("fp16", "fp8", "int8")."""
+
+    operations: float
+    bytes_moved: float
+    dense_fraction: float = 1.0
+    precision: str = "fp16"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberGroup:
+    """`replicas` members of one shape in a gang of several shapes; at least `min_replicas` of them.
+
+    The fields of the shape are `Job`'s. Empty selectors: the job's.
+    """
+
+    name: str
+    replicas: int = 1
+    min_replicas: int = 1
+    devices: int = 0
+    max_devices: int = 0
+    device_milli: int = 0
+    device_share_bytes: int = 0
+    partition: str = ""
+    device_memory_bytes: int = 0
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    models: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    stacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job that waits or runs. The gang is `replicas` members of equal shape.
+    """A job that waits or runs. The gang is `replicas` members of equal shape, or those of `groups`.
 
-    A member takes `devices` whole devices, or `device_milli` (1..999) of one, or neither (CPU only).
-    `models`, `classes` and `stacks` are each "any of"; empty accepts all.
+    A member takes `devices` whole devices, or `device_milli` (1..999) of one, or a share of one stated as
+    `device_share_bytes` of its memory, or a `partition` of one, or none of these (CPU only). Where
+    `max_devices` is above `devices` it may get any number between both. `min_replicas` 0 is `replicas`: the
+    gang is not elastic. `models`, `classes` and `stacks` are each "any of"; empty accepts all.
     """
 
     job_id: str
@@ -160,6 +230,19 @@ class Job:
     attempt: int = 0
     not_before: float = 0.0
     """Back-off after a failed bind: not tried before this time."""
+    min_replicas: int = 0
+    max_devices: int = 0
+    device_share_bytes: int = 0
+    partition: str = ""
+    groups: tuple[MemberGroup, ...] = ()
+    preferred_level: str = ""
+    """Tighter than `topology_level`, preferred within it."""
+    group_size: int = 0
+    """Members in order form groups of this size that each share one domain of `group_level`; 0: none."""
+    group_level: str = ""
+    character: Character | None = None
+    checkpoint_seconds: float | None = None
+    """How often it saves its work; None: what it did is lost when it is stopped."""
 
     @property
     def milli_per_member(self) -> int:
@@ -204,6 +287,9 @@ class DeviceClaim:
     milli: int
     memory_bytes: int
     model: str = ""
+    partition: str = ""
+    partition_start: int = 0
+    """First memory slice of the partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +301,7 @@ class Member:
     devices: tuple[DeviceClaim, ...] = ()
     cpu_milli: int = 0
     memory_bytes: int = 0
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,17 +374,73 @@ class Rejection:
     summary: str
 
 
+class PreemptionKind(Enum):
+    PRIORITY = "priority"
+    RECLAIM = "reclaim"
+    DEFRAGMENT = "defragment"
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """A running job is to be stopped, whole, and to wait again, so that `for_job_id` fits."""
+
+    job_id: str
+    attempt: int
+    for_job_id: str
+    kind: PreemptionKind
+    work_lost_seconds: float
+    """Run time times devices that is lost: since its last checkpoint, else since its start."""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A running job that would sit elsewhere in a plan: node names by member."""
+
+    job_id: str
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+class AdviceKind(Enum):
+    CORDON = "cordon"
+    """A device takes no new work: sustained throttling, or an error."""
+    MIGRATE = "migrate"
+    """Work should leave a cordoned device."""
+    DEFRAGMENT = "defragment"
+    """A few moves would make a waiting gang fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What the engine proposes, or says that it did, beyond placing jobs. `subject`: a device or job id."""
+
+    kind: AdviceKind
+    subject: str
+    message: str
+    moves: tuple[Move, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=lambda: _NO_NUMBERS)
+
+
 @dataclass(frozen=True, slots=True)
 class CycleResult:
     decisions: tuple[Decision, ...]
     rejections: tuple[Rejection, ...]
     considered: int
     """Jobs looked at in this cycle."""
+    preemptions: tuple[Preemption, ...] = ()
+    """Jobs to stop. Their claims stay until `release`."""
+    advice: tuple[Advice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a job holds, as the ledger has it: read at start-up and after a take-over."""
+    """What a job holds, as the ledger has it: read at start-up and after a take-over.
+
+    `placed_at`, `started_at`: seconds since the epoch; None is not known, or not yet.
+    """
 
     job: Job
     members: tuple[Member, ...]
+    placed_at: float | None = None
+    started_at: float | None = None
