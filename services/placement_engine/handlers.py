@@ -24,12 +24,12 @@ from berth.observability import new_traceparent, parse_traceparent, record_span
 from berth.outbox import append
 from berth.postgres import Connection
 from berth.topics import CLOUDEVENTS_JSON, JSON, PROTOBUF
-from berth.v1 import binding_pb2, fleet_pb2, jobs_pb2
+from berth.v1 import fleet_pb2, jobs_pb2
 from placement_engine.adapters import job_store, translate
 from placement_engine.adapters.job_store import Accepted, Submission
 from placement_engine.domain.job_state import Event, JobRow, JobState, Retry, advance, cancel
 from placement_engine.domain.readouts import MatchingCapacity
-from placement_engine.planner import decided_outgoing
+from placement_engine.planner import released_outgoing
 
 __all__ = ["Admission", "Cancellation", "Outcomes"]
 
@@ -259,14 +259,7 @@ class Cancellation:
             return row
         await job_store.save_jobs(connection, [ended])
         if release:
-            record = binding_pb2.PlacementDecided(
-                job_id=job_id,
-                attempt=ended.attempt,
-                version=ended.version,
-                release=binding_pb2.Release(reason=ended.message),
-            )
-            record.decided_at.FromNanoseconds(int(now * 1e9))
-            await append(connection, [decided_outgoing(record, ended.traceparent)])
+            await append(connection, [released_outgoing(ended, now)])
         if ended.state is JobState.CANCELLED:
             await job_store.notify(connection, job_store.PLAN_CHANNEL, [job_id])
         return ended

@@ -23,7 +23,7 @@ from placement_engine.adapters import fleet_store, job_store, translate
 from placement_engine.adapters.job_store import Placement, Superseded
 from placement_engine.domain import model
 from placement_engine.domain.engine import Engine
-from placement_engine.domain.job_state import JobRow, JobState, is_over
+from placement_engine.domain.job_state import JobRow, JobState, is_over, preempt
 from placement_engine.domain.policy import Policy
 from placement_engine.settings import EngineSettings
 from placement_engine.world import World
@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 CYCLE_SECONDS = Histogram("berth_cycle_seconds", "Time of one planning cycle that looked at jobs.", ["pool"])
 DECISIONS = Counter("berth_decisions_total", "Decisions that are committed.", ["pool"])
+PREEMPTIONS = Counter("berth_preemptions_total", "Jobs stopped for others.", ["pool", "kind"])
 WAITING = Gauge("berth_jobs_waiting", "Jobs that wait for devices.", ["pool"])
 
 
@@ -165,7 +166,7 @@ class Planner:
         # 2. Order, filter, score, reserve: the core.
         result = self.engine.cycle(started, self._settings.cycle_jobs)
         WAITING.labels(self.pool).set(self.engine.waiting())
-        if not result.decisions and not result.rejections:
+        if not result.decisions and not result.rejections and not result.preemptions:
             return bool(self._changed)
         # 3. Commit, under the epoch.
         try:
@@ -173,6 +174,8 @@ class Planner:
         except BaseException:
             for decision in result.decisions:
                 self.engine.undo(decision.job_id, decision.attempt)
+            for one in result.preemptions:
+                self.engine.undo_preemption(one.job_id, one.attempt)
             raise
         # 4. Publish: the outbox relays what was committed.
         self._published()
@@ -232,19 +235,28 @@ class Planner:
             held = self.engine.holds(row.job_id)
             if held is None or held.job.attempt != row.attempt:
                 self.engine.restore(translate.held_claim(row))
+            if row.state is JobState.RELEASING:
+                self.engine.ending(row.job_id)
+            elif row.started_at is not None:
+                self.engine.started(row.job_id, row.attempt, row.started_at)
             self._rows[row.job_id] = replace(row, spec=b"", members=b"")
 
     async def _reconcile(self) -> None:
         """Level-triggered: whatever the core has otherwise than the database is read again."""
         async with self._database.pool.acquire() as connection:
             rows = await connection.fetch(
-                "SELECT job_id, state FROM job WHERE pool = $1 AND state IN (1, 2, 3, 4, 8)", self.pool
+                "SELECT job_id, state, attempt, started_at FROM job WHERE pool = $1 AND state IN (1, 2, 3, 4, 8)",
+                self.pool,
             )
         there = {row["job_id"]: row["state"] for row in rows}
         for job_id, state in there.items():
             waiting = state == JobState.PENDING
             if waiting != self.engine.is_waiting(job_id) or waiting == (self.engine.holds(job_id) is not None):
                 self._changed.add(job_id)
+        # A start changes no plan at once, so nobody is woken for it; protected and expected run times count from it.
+        for row in rows:
+            if row["state"] == JobState.RUNNING and row["started_at"] is not None:
+                self.engine.started(row["job_id"], row["attempt"], row["started_at"])
         self._changed.update(job_id for job_id in self._rows if job_id not in there)
 
     # -- commit ----------------------------------------------------------------------------------
@@ -261,17 +273,33 @@ class Planner:
         ]
         records = {one.job_id: self._decided_record(one, now) for one in result.decisions}
 
-        async def effect(connection: Connection) -> set[str]:
+        async def effect(connection: Connection) -> tuple[set[str], dict[str, JobRow]]:
             assert self.epoch is not None
+            # Victims and placed jobs are locked together: rows are always locked in the order of their keys.
+            victims = [one.job_id for one in result.preemptions]
+            locked = await job_store.lock_jobs(connection, [*victims, *decisions]) if victims else {}
             taken = await job_store.commit_placements(
                 connection, pool=self.pool, epoch=self.epoch, placements=placements, now=now
             )
             await job_store.save_explanations(connection, explanations)
-            await append(connection, [records[job_id] for job_id in decisions if job_id in taken])
-            return taken
+            stopped = [
+                preempt(locked[one.job_id], one.attempt, one.message)
+                for one in result.preemptions
+                if one.job_id in locked
+            ]
+            told = {row.job_id: row for row, release in stopped if release}
+            await job_store.save_jobs(connection, list(told.values()))
+            await append(
+                connection,
+                [
+                    *(records[job_id] for job_id in decisions if job_id in taken),
+                    *(released_outgoing(row, now) for row in told.values()),
+                ],
+            )
+            return taken, told
 
         try:
-            taken = await self._database.run(effect)
+            taken, told = await self._database.run(effect)
         except asyncpg.CheckViolationError as error:
             # The core's picture was wrong; the ledger's constraint held. All is read again.
             log.error("ledger refused decisions", pool=self.pool, error=str(error), detail=error.detail)
@@ -288,6 +316,14 @@ class Planner:
                 self.engine.undo(job_id, decision.attempt)
                 self.engine.withdraw(job_id)
                 self._changed.add(job_id)
+        for one in result.preemptions:
+            if one.job_id in told:
+                self._rows[one.job_id] = replace(told[one.job_id], spec=b"", members=b"")
+                PREEMPTIONS.labels(self.pool, one.kind.value).inc()
+                log.info("job is stopped for another", job=one.job_id, for_job=one.for_job_id, kind=one.kind.value)
+            else:
+                self.engine.undo_preemption(one.job_id, one.attempt)
+                self._changed.add(one.job_id)
         return taken
 
     def _placement(self, decision: model.Decision, now: float) -> Placement:
@@ -350,6 +386,18 @@ class Planner:
                 "berth.nodes_considered": decision.nodes_considered,
             },
         )
+
+
+def released_outgoing(row: JobRow, now: float) -> OutgoingRecord:
+    """Tells the binder to release what a job's attempt holds; the job's message is the reason."""
+    record = binding_pb2.PlacementDecided(
+        job_id=row.job_id,
+        attempt=row.attempt,
+        version=row.version,
+        release=binding_pb2.Release(reason=row.message),
+    )
+    record.decided_at.FromNanoseconds(int(now * 1e9))
+    return decided_outgoing(record, row.traceparent)
 
 
 def decided_outgoing(record: binding_pb2.PlacementDecided, traceparent: str) -> OutgoingRecord:
