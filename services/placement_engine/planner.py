@@ -35,7 +35,11 @@ log = structlog.get_logger(__name__)
 CYCLE_SECONDS = Histogram("berth_cycle_seconds", "Time of one planning cycle that looked at jobs.", ["pool"])
 DECISIONS = Counter("berth_decisions_total", "Decisions that are committed.", ["pool"])
 PREEMPTIONS = Counter("berth_preemptions_total", "Jobs stopped for others.", ["pool", "kind"])
+ADVICE = Counter("berth_advice_total", "Proposals and notices beyond placing jobs.", ["pool", "kind"])
 WAITING = Gauge("berth_jobs_waiting", "Jobs that wait for devices.", ["pool"])
+
+
+MOST_ADVICE = 1000
 
 
 class Planner:
@@ -64,6 +68,7 @@ class Planner:
         self._wake = asyncio.Event()
         self._changed: set[str] = set()
         self._rows: dict[str, JobRow] = {}
+        self._advice: dict[tuple[str, str], tuple[float, model.Advice]] = {}
         self.engine = Engine(policy, pool)
         world.attach(self.engine)
         self.epoch: int | None = None
@@ -115,6 +120,7 @@ class Planner:
         self.engine = Engine(self._policy, self.pool)
         self._changed.clear()
         self._rows.clear()
+        self._advice.clear()
         async with self._database.transaction() as connection:
             for node in await fleet_store.read_nodes(connection, self.pool):
                 self._world.add_node(node)
@@ -166,6 +172,7 @@ class Planner:
         # 2. Order, filter, score, reserve: the core.
         result = self.engine.cycle(started, self._settings.cycle_jobs)
         WAITING.labels(self.pool).set(self.engine.waiting())
+        self._keep_advice(result.advice, started)
         if not result.decisions and not result.rejections and not result.preemptions:
             return bool(self._changed)
         # 3. Commit, under the epoch.
@@ -182,6 +189,19 @@ class Planner:
         CYCLE_SECONDS.labels(self.pool).observe(self._clock() - started)
         DECISIONS.labels(self.pool).inc(len(taken))
         return bool(result.decisions) or bool(self._changed)
+
+    def _keep_advice(self, advice: Sequence[model.Advice], now: float) -> None:
+        for one in advice:
+            log.info("advice", pool=self.pool, kind=one.kind.value, subject=one.subject, message=one.message)
+            ADVICE.labels(self.pool, one.kind.value).inc()
+            self._advice.pop((one.kind.value, one.subject), None)
+            self._advice[one.kind.value, one.subject] = (now, one)
+        while len(self._advice) > MOST_ADVICE:
+            del self._advice[next(iter(self._advice))]
+
+    def advice(self) -> list[tuple[float, model.Advice]]:
+        """What the engine advised and when, latest first: of a kind and subject only the latest."""
+        return list(reversed(self._advice.values()))
 
     async def _beat(self, now: float) -> None:
         assert self.epoch is not None

@@ -30,15 +30,27 @@ def describe_job(job: Any) -> list[str]:
         ("Accelerators", ", ".join(spec.accelerators.models)),
         ("Classes", ", ".join(spec.accelerators.classes)),
         ("Stacks", ", ".join(spec.accelerators.stacks)),
-        ("Topology", f"{spec.topology.level} ({'required' if spec.topology.required else 'preferred'})"
-         if spec.HasField("topology") else ""),
+        ("Topology", _topology(spec)),
         ("Workload", spec.workload),
         ("Objective", kinds._enum(spec, "objective", "OBJECTIVE_")),
         ("Deadline", units.timestamp(spec, "deadline")),
         ("Latency target", units.duration(units.seconds_of(spec, "latency_target"))),
         ("Expected duration", units.duration(units.seconds_of(spec, "expected_duration"))),
+        ("Saves its work every", units.duration(units.seconds_of(spec, "checkpoint_interval"))),
         ("Preemptible", "yes" if spec.preemptible else ""),
+        ("Preempted", f"{job.preemptions} times" if job.preemptions else ""),
     ]  # fmt: skip
+    for group in spec.member_groups:
+        shape = group.resources
+        asked.append((
+            f"Group {group.name}",
+            ", ".join(part for part in (
+                kinds._shape_text(group.replicas, group.min_replicas, shape),
+                f"{units.cores(shape.cpu_milli)} cores" if shape.cpu_milli else "",
+                units.bytes_of(shape.memory_bytes) if shape.memory_bytes else "",
+                ", ".join([*group.accelerators.models, *group.accelerators.classes, *group.accelerators.stacks]),
+            ) if part),
+        ))  # fmt: skip
     lines = pairs(
         [
             ("Name", spec.name),
@@ -80,9 +92,24 @@ def describe_job(job: Any) -> list[str]:
     return lines
 
 
+def _topology(spec: Any) -> str:
+    wish = spec.topology
+    parts = [f"{wish.level} ({'required' if wish.required else 'preferred'})"] if wish.level else []
+    parts += [f"{wish.preferred_level} (preferred)"] if wish.preferred_level else []
+    parts += [f"groups of {wish.group_size} in one {wish.group_level}"] if wish.group_size else []
+    return ", ".join(parts)
+
+
 def explain_lines(job_name: str, explanation: Any) -> list[str]:
     """Why a job is where it is, or why it waits."""
     lines = [f"{job_name} ({kinds.job_state(explanation.state)}): {explanation.summary}"]
+    if explanation.HasField("expected_start"):
+        at_least = "not before " if explanation.expected_start_at_least else ""
+        after = kinds.short_list(list(explanation.expected_after)) if explanation.expected_after else ""
+        lines.append(
+            f"Expected to start: {at_least}{units.timestamp(explanation, 'expected_start')}"
+            + (f", after {after}" if after else "")
+        )
     if explanation.queue_position:
         lines.append(f"Place in its queue: {explanation.queue_position}")
     if expected := _expectation(explanation.expectation):
@@ -179,6 +206,14 @@ def describe_queue(queue: Any) -> list[str]:
             ("Weight", f"{queue.weight:g}"),
             ("Tenants", ", ".join(queue.tenants) or "any"),
             ("Device limit", str(queue.device_limit or "none")),
+            ("Owns", kinds.quota_text(queue).replace(",", ", ") if queue.quotas else "nothing in particular"),
+            (
+                "Takes back",
+                kinds._enum(queue, "reclaim", "RECLAIM_").replace("unspecified", "any") if queue.quotas else "",
+            ),
+            ("Protected run time", units.duration(queue.protected_seconds) if queue.protected_seconds else ""),
+            ("Share", f"{queue.share:.2f}"),
+            ("Borrowed", f"{queue.devices_borrowed:g}" if queue.quotas else ""),
             ("Pending jobs", str(queue.pending_jobs)),
             ("Running jobs", str(queue.running_jobs)),
             ("Devices in use", f"{queue.devices_in_use:g}"),

@@ -8,7 +8,19 @@ from berth.cli import units
 from berth.cli.output import Column, Kind
 from berth.v1 import fleet_pb2, jobs_pb2, placement_pb2
 
-__all__ = ["DECISION", "DEVICE", "JOB", "NODE", "PROFILE", "QUEUE", "devices_text", "job_state", "short_list"]
+__all__ = [
+    "ADVICE",
+    "DECISION",
+    "DEVICE",
+    "JOB",
+    "NODE",
+    "PROFILE",
+    "QUEUE",
+    "devices_text",
+    "job_state",
+    "quota_text",
+    "short_list",
+]
 
 NAMES_SHOWN = 2
 
@@ -27,9 +39,22 @@ def short_list(names: Sequence[str]) -> str:
 
 
 def devices_text(spec: jobs_pb2.JobSpec) -> str:
-    """ "8x4" is a gang of 8 members with 4 devices each; "1x0.5" half a device."""
-    each = f"{spec.resources.device_milli / 1000:g}" if spec.resources.device_milli else f"{spec.resources.devices}"
-    return f"{spec.replicas}x{each}"
+    """ "8x4" is a gang of 8 members with 4 devices each; "6-8x4" an elastic one; "1x0.5" half a device; "1x2-4" from
+    two to four devices; "1x20Gi" a share stated as memory; "1x1g.10gb" a partition; "1x0+4x8" two shapes."""
+    if spec.member_groups:
+        return "+".join(_shape_text(one.replicas, one.min_replicas, one.resources) for one in spec.member_groups)
+    return _shape_text(spec.replicas, spec.min_replicas, spec.resources)
+
+
+def _shape_text(replicas: int, fewest: int, asked: jobs_pb2.Resources) -> str:
+    members = f"{fewest}-{replicas}" if fewest and fewest != replicas else f"{replicas}"
+    if asked.partition:
+        return f"{members}x{asked.partition}"
+    if asked.device_share_bytes:
+        return f"{members}x{units.bytes_of(asked.device_share_bytes)}"
+    if asked.device_milli:
+        return f"{members}x{asked.device_milli / 1000:g}"
+    return f"{members}x{asked.devices}" + (f"-{asked.max_devices}" if asked.max_devices > asked.devices else "")
 
 
 def _models(job: jobs_pb2.Job) -> str:
@@ -72,6 +97,7 @@ JOB: Kind[jobs_pb2.Job] = Kind(
         Column("PRIORITY", lambda job: str(job.spec.priority), wide=True, right=True),
         Column("OBJECTIVE", lambda job: _enum(job.spec, "objective", "OBJECTIVE_"), wide=True),
         Column("ATTEMPT", lambda job: str(job.attempt), wide=True, right=True),
+        Column("PREEMPTED", lambda job: str(job.preemptions), wide=True, right=True),
         Column("ID", lambda job: job.job_id, wide=True),
         Column("MESSAGE", lambda job: job.message, wide=True),
     ),
@@ -163,6 +189,12 @@ DEVICE: Kind[placement_pb2.DeviceStatus] = Kind(
     ),
 )  # fmt: skip
 
+
+def quota_text(queue: fleet_pb2.Queue) -> str:
+    """ "16 H100-SXM,24 GPU": what the queue owns."""
+    return ",".join(f"{one.devices:g} {one.accelerator or 'any'}" for one in queue.quotas) or units.UNKNOWN
+
+
 QUEUE: Kind[fleet_pb2.Queue] = Kind(
     "queue", "queues", lambda queue: queue.name,
     (
@@ -172,8 +204,23 @@ QUEUE: Kind[fleet_pb2.Queue] = Kind(
         Column("PENDING", lambda queue: str(queue.pending_jobs), right=True),
         Column("RUNNING", lambda queue: str(queue.running_jobs), right=True),
         Column("DEVICES", lambda queue: f"{queue.devices_in_use:g}", right=True),
+        Column("SHARE", lambda queue: f"{queue.share:.2f}", right=True),
+        Column("QUOTA", quota_text),
+        Column("BORROWED", lambda queue: f"{queue.devices_borrowed:g}" if queue.quotas else units.UNKNOWN, right=True),
         Column("LIMIT", lambda queue: str(queue.device_limit or units.UNKNOWN), right=True),
         Column("TENANTS", lambda queue: ",".join(queue.tenants) or "any", wide=True),
+    ),
+)  # fmt: skip
+
+ADVICE: Kind[placement_pb2.Advice] = Kind(
+    "advice", "advice", lambda advice: f"{advice.kind}/{advice.subject}",
+    (
+        Column("KIND", lambda advice: advice.kind),
+        Column("SUBJECT", lambda advice: advice.subject),
+        Column("AGE", lambda advice: units.age(advice, "given_at"), right=True),
+        Column("MOVES", lambda advice: short_list([move.job_id for move in advice.moves])),
+        Column("MESSAGE", lambda advice: advice.message),
+        Column("POOL", lambda advice: advice.pool, wide=True),
     ),
 )  # fmt: skip
 

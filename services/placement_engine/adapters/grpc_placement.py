@@ -321,6 +321,14 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
         await self._refresh()
         return placement_pb2.ApplyPoolsResponse(applied=len(request.pools))
 
+    async def ListAdvice(
+        self, request: placement_pb2.ListAdviceRequest, context: Any
+    ) -> placement_pb2.ListAdviceResponse:
+        planners = [self._planner(request.pool)] if request.pool else [p for p in self._planners.values() if p.active]
+        found = [(at, one, planner.pool) for planner in planners for at, one in planner.advice()]
+        found.sort(key=lambda one: -one[0])
+        return placement_pb2.ListAdviceResponse(advice=[translate.advice_to(one, at, pool) for at, one, pool in found])
+
     async def ListDecisions(
         self, request: placement_pb2.ListDecisionsRequest, context: Any
     ) -> placement_pb2.ListDecisionsResponse:

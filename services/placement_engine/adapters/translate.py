@@ -368,6 +368,21 @@ def explanation_of_rejection(rejection: model.Rejection, now: float) -> placemen
     return explanation
 
 
+def advice_to(advice: model.Advice, given_at: float, pool: str) -> placement_pb2.Advice:
+    record = placement_pb2.Advice(
+        kind=advice.kind.value,
+        subject=advice.subject,
+        message=advice.message,
+        moves=[
+            placement_pb2.Move(job_id=move.job_id, sources=move.sources, targets=move.targets) for move in advice.moves
+        ],
+        numbers=dict(advice.numbers),
+        pool=pool,
+    )
+    record.given_at.FromNanoseconds(int(given_at * 1e9))
+    return record
+
+
 def device_status(view: DeviceView, node: str, record: fleet_pb2.Device) -> placement_pb2.DeviceStatus:
     status = placement_pb2.DeviceStatus(
         device=record,

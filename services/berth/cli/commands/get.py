@@ -16,6 +16,7 @@ ALIASES = {
     "devices": "devices", "device": "devices", "dev": "devices", "gpus": "devices",
     "queues": "queues", "queue": "queues", "q": "queues",
     "decisions": "decisions", "decision": "decisions", "dec": "decisions",
+    "advice": "advice",
 }  # fmt: skip
 PAGE = 1000
 
@@ -50,7 +51,7 @@ async def get(
     output: str,
     watch: bool,
 ) -> None:
-    """List KIND: jobs, nodes, devices, queues or decisions; or those NAMES of it."""
+    """List KIND: jobs, nodes, devices, queues, decisions or advice; or those NAMES of it."""
     from berth.cli import kinds
     from berth.cli.output import follow, print_items
 
@@ -68,6 +69,8 @@ async def get(
             shown, fetch = kinds.DEVICE, lambda: fetch_devices(session, names, pool, nodes)
         case "queues":
             shown, fetch = kinds.QUEUE, lambda: fetch_queues(session, names)
+        case "advice":
+            shown, fetch = kinds.ADVICE, lambda: fetch_advice(session, names, pool)
         case _:
             shown, fetch = kinds.DECISION, lambda: fetch_decisions(session, names, limit)
     if watch:
@@ -151,6 +154,14 @@ async def fetch_queues(session: Session, names: Sequence[str]) -> list[Any]:
     if missing:
         raise Failed(f"no queue {', '.join(missing)}: `berth get queues` lists them")
     return [queue for queue in queues if not names or queue.name in names]
+
+
+async def fetch_advice(session: Session, subjects: Sequence[str], pool: str) -> list[Any]:
+    """What the engine proposes; of these devices or jobs only."""
+    from berth.v1 import placement_pb2 as pb
+
+    answer = await session.placement.ListAdvice(pb.ListAdviceRequest(pool=pool))
+    return [one for one in answer.advice if not subjects or one.subject in subjects]
 
 
 async def fetch_decisions(session: Session, names: Sequence[str], limit: int) -> list[Any]:

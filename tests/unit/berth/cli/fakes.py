@@ -100,7 +100,20 @@ class FakePlacementService(PlacementServiceServicer):
         self.placed: list[placement_pb2.PlaceJobRequest] = []
         self.queues: list[fleet_pb2.Queue] = [
             fleet_pb2.Queue(name="default", weight=1, pending_jobs=1, running_jobs=1, devices_in_use=2),
-            fleet_pb2.Queue(name="research", weight=2.5, tenants=["vision"], device_limit=8),
+            fleet_pb2.Queue(
+                name="research",
+                weight=2.5,
+                tenants=["vision"],
+                device_limit=8,
+                share=0.25,
+                devices_borrowed=1,
+                quotas=[
+                    fleet_pb2.Quota(accelerator="H100-SXM", devices=4),
+                    fleet_pb2.Quota(accelerator="GPU", devices=6),
+                ],
+                reclaim=fleet_pb2.RECLAIM_LOWER_PRIORITY,
+                protected_seconds=600,
+            ),
         ]
         self.pools: list[fleet_pb2.Pool] = []
         self.finish_watched = False
@@ -161,7 +174,7 @@ class FakePlacementService(PlacementServiceServicer):
                                          message="4 C left to slowdown, 8 wanted"),
                     placement_pb2.Reason(plugin="Schedulable", code="NODE_CORDONED", nodes=1, message="fan"),
                 ],
-                remedies=["wait until node-a has cooled by 4 C"],
+                remedies=["wait until node-a has cooled by 4 C"], expected_start=at(600), expected_after=["job00001"],
             )  # fmt: skip
         else:
             explanation = placement_pb2.Explanation(
@@ -205,6 +218,21 @@ class FakePlacementService(PlacementServiceServicer):
             members=job.members, decided_at=at(-298), sequence=17,
         )  # fmt: skip
         return placement_pb2.ListDecisionsResponse(decisions=[decision])
+
+    async def ListAdvice(self, request: Any, context: Any) -> Any:
+        return placement_pb2.ListAdviceResponse(
+            advice=[
+                placement_pb2.Advice(
+                    kind="migrate", subject="job00001", message="its device GPU-0 is cordoned: XID 79",
+                    moves=[placement_pb2.Move(job_id="job00001", sources=["node-a"], targets=["node-c"])],
+                    given_at=at(-60), pool="default",
+                ),
+                placement_pb2.Advice(
+                    kind="cordon", subject="GPU-0", message="XID 79: the device fell off the bus", given_at=at(-61),
+                    pool="default",
+                ),
+            ]
+        )  # fmt: skip
 
     async def Audit(self, request: Any, context: Any) -> Any:
         return placement_pb2.AuditResponse(violations=self.violations, counts={"claims": 2, "jobs": 3})

@@ -19,6 +19,7 @@ COMMANDS = {
     "get-queues": ("get", "queues", "-o", "wide"),
     "get-queues-yaml": ("get", "queue", "research", "-o", "yaml"),
     "get-decisions": ("get", "decisions", "-o", "wide"),
+    "get-advice": ("get", "advice"),
     "describe-job": ("describe", "job", "train-1"),
     "describe-node": ("describe", "node", "node-a"),
     "describe-queue": ("describe", "queue", "research"),
