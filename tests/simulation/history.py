@@ -1,0 +1,352 @@
+"""One random history of a small fleet from one seed: events to the core and to the oracle, a check after each cycle."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from placement_engine.domain.engine import Engine
+from placement_engine.domain.model import (
+    Accelerator,
+    Character,
+    CycleResult,
+    Device,
+    DeviceSample,
+    Job,
+    MemberGroup,
+    Node,
+    NodeSample,
+    Objective,
+    PowerDomain,
+    Profile,
+    Queue,
+    Quota,
+    Reclaim,
+)
+from placement_engine.domain.policy import Policy
+from tests.simulation.oracle import Oracle, require
+
+__all__ = ["History", "run"]
+
+GIB = 2**30
+START = 1_000_000.0
+MODELS = {"H100-SXM": ("GPU", "CUDA"), "L4": ("GPU", "CUDA"), "MI300X": ("GPU", "ROCm"), "WSE-3": ("WAFER", "Cerebras")}
+CATALOGUE = (
+    Accelerator("H100-SXM", "GPU", "CUDA", 80 * GIB, 3.35e12, 989.0, 700.0, 2.95),
+    Accelerator("L4", "GPU", "CUDA", 24 * GIB, 0.3e12, 121.0, 72.0, 0.5),
+    Accelerator("MI300X", "GPU", "ROCm", 192 * GIB, 5.3e12, 1307.0, 750.0),
+    Accelerator("WSE-3", "WAFER", "Cerebras", 44 * GIB, 21e15),
+)
+PROFILES = (
+    Profile("w", "H100-SXM", 1, 100.0, 0.05, 20 * GIB, 500.0, 650.0),
+    Profile("w", "L4", 1, 12.0, 0.4, 20 * GIB, 60.0, 70.0),
+)
+POLICIES = (
+    Policy(),
+    Policy(reasons_max_age_seconds=0.0),
+    Policy(heat_floor_celsius=8.0, heat_hysteresis_celsius=4.0, unschedulable_seconds=90.0),
+)
+
+
+class History:
+    """`steps`: what happened, for a person who looks at a seed that failed."""
+
+    def __init__(self, seed: int, make: Callable[[Policy], Engine] = Engine) -> None:
+        self.dice = random.Random(seed)
+        self.make = make
+        self.policy = self.dice.choice(POLICIES)
+        self.oracle = Oracle(self.policy)
+        self.now = START
+        self.serial = 0
+        self.steps: list[str] = []
+        self.results: list[CycleResult] = []
+        self.domains = (PowerDomain("rack", "r0", 3000.0),) if self.dice.random() < 0.2 else ()
+        self._fleet()
+        self._queues()
+        self.engine = self._engine()
+
+    # -- the world -------------------------------------------------------------------------------
+
+    def _fleet(self) -> None:
+        for number in range(self.dice.randint(2, 5)):
+            name = f"n{number}"
+            model = self.dice.choice(list(MODELS))
+            count = self.dice.choice((1, 2, 4, 4, 8))
+            self.oracle.nodes[name] = Node(
+                name=name,
+                devices=tuple(self._device(name, index, model, count) for index in range(count)),
+                cpu_milli=self.dice.choice((4_000, 32_000)),
+                memory_bytes=self.dice.choice((32, 256)) * GIB,
+                topology={"rack": f"r{number // 2}", "block": "b0"} if self.dice.random() < 0.8 else {},
+                power_cap_watts=self.dice.choice((None, None, 2500.0)),
+                telemetry_exempt=self.dice.random() < 0.4,
+            )
+
+    def _device(self, node: str, index: int, model: str, count: int) -> Device:
+        kind, stack = MODELS[model]
+        memory = next(one.memory_bytes for one in CATALOGUE if one.name == model)
+        return Device(
+            device_id=f"{node}/{index}",
+            index=index,
+            model=model,
+            device_class=kind,
+            stack=stack,
+            memory_bytes=memory,
+            topology={"numa": str(2 * index // count)},
+            partitionable=model == "H100-SXM",
+        )
+
+    def _queues(self) -> None:
+        dice = self.dice
+        root = Queue("root", device_limit=dice.choice((None, None, 6)))
+        self.oracle.queues = {"root": root}
+        for name in ("a", "b", "c"):
+            quotas = ()
+            if dice.random() < 0.5:
+                quotas = (
+                    Quota(
+                        accelerator=dice.choice(("", "GPU", "H100-SXM")),
+                        milli=1000 * dice.randint(0, 4),
+                        borrowing_limit=dice.choice((None, 0, 2000)),
+                        lending_limit=dice.choice((None, 0, 1000)),
+                    ),
+                )
+            self.oracle.queues[name] = Queue(
+                name,
+                parent=dice.choice(("", "root")),
+                weight=dice.choice((1.0, 2.0)),
+                quotas=quotas,
+                reclaim=dice.choice(list(Reclaim)),
+                protected_seconds=dice.choice((0.0, 0.0, 40.0)),
+            )
+
+    def _engine(self) -> Engine:
+        """A core that knows the world, as after a restart."""
+        engine = self.make(self.policy)
+        engine.set_accelerators(CATALOGUE)
+        engine.set_profiles(PROFILES)
+        engine.set_power_domains(self.domains)
+        for node in self.oracle.nodes.values():
+            engine.apply_node(node)
+        engine.set_queues(self.oracle.queues.values())
+        for sample in self.oracle.samples.values():
+            engine.apply_sample(sample)
+        for job_id, claim in sorted(self.oracle.held.items()):
+            engine.restore(claim)
+            if job_id in self.oracle.ending:
+                engine.ending(job_id)
+        for job in self.oracle.waiting.values():
+            engine.submit(job)
+        return engine
+
+    def _job(self) -> Job:
+        dice = self.dice
+        self.serial += 1
+        shape: dict[str, Any] = dice.choice(
+            (
+                {"devices": 1},
+                {"devices": dice.choice((2, 4))},
+                {"devices": 1, "max_devices": 2},
+                {"device_milli": dice.choice((200, 500, 700))},
+                {"device_share_bytes": dice.choice((5, 10, 30)) * GIB},
+                {"partition": dice.choice(("1g.10gb", "2g.20gb", "3g.40gb", "1g.20gb"))},
+                {"cpu_milli": 2_000},
+            )
+        )
+        gang: dict[str, Any] = {}
+        if dice.random() < 0.35:
+            replicas = dice.randint(2, 4)
+            gang = {"replicas": replicas, "min_replicas": dice.choice((0, 0, 1, replicas - 1))}
+            if dice.random() < 0.5:
+                gang |= {"topology_level": dice.choice(("rack", "node", "block")), "topology_required": True}
+            elif replicas == 4 and dice.random() < 0.5:
+                gang |= {"group_size": 2, "group_level": "node", "min_replicas": 0}
+        elif dice.random() < 0.1:
+            shape, gang = (
+                {},
+                {
+                    "replicas": 3,
+                    "groups": (
+                        MemberGroup("leader", 1, 1, cpu_milli=1_000),
+                        MemberGroup("worker", 2, dice.choice((1, 2)), devices=1),
+                    ),
+                },
+            )
+        return Job(
+            job_id=f"j{self.serial:03d}",
+            queue=dice.choice(("a", "b", "c")),
+            priority=dice.choice((0, 0, 0, 1, 2)),
+            preemptible=dice.random() < 0.6,
+            models=dice.choice(((), (), (), ("H100-SXM",))),
+            workload=dice.choice(("", "", "w")),
+            objective=dice.choice(list(Objective)),
+            expected_duration_seconds=dice.choice((None, 20.0, 60.0, 300.0)),
+            checkpoint_seconds=dice.choice((None, 10.0)),
+            deadline=dice.choice((None, None, None, self.now + 90)),
+            character=dice.choice((None, None, Character(1e18, 1e15, dice.choice((0.1, 1.0))))),
+            submitted_at=self.now,
+            attempt=1,
+            **{"cpu_milli": dice.choice((0, 1_000))} | shape | gang,
+        )
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        name = self.dice.choices(list(EVENTS), list(EVENTS.values()))[0]
+        self.steps.append(f"{self.now - START:5.0f} s  {name}")
+        getattr(self, name)()
+        self.cycle()
+
+    def submit(self) -> None:
+        for _ in range(self.dice.randint(1, 3)):
+            job = self._job()
+            self.oracle.submit(job)
+            self.engine.submit(job)
+
+    def pass_time(self) -> None:
+        self.now += self.dice.choice((1.0, 10.0, 45.0, 130.0))
+
+    def finish(self) -> None:
+        """A job ends. One that was told to stop waits again, as a new attempt."""
+        held = sorted(self.oracle.held)
+        for job_id in self.dice.sample(held, min(len(held), self.dice.randint(1, 2))):
+            ending = job_id in self.oracle.ending
+            job = self.oracle.release(job_id)
+            self.engine.release(job_id)
+            if ending and job is not None:
+                self._again(job)
+
+    def stop_those_told(self) -> None:
+        for job_id in sorted(self.oracle.ending):
+            job = self.oracle.release(job_id)
+            self.engine.release(job_id)
+            assert job is not None
+            self._again(job)
+
+    def _again(self, job: Job) -> None:
+        again = replace(job, attempt=job.attempt + 1)
+        self.oracle.submit(again)
+        self.engine.submit(again)
+
+    def start(self) -> None:
+        for job_id in sorted(self.oracle.held):
+            self.engine.started(job_id, self.oracle.held[job_id].job.attempt, self.now)
+
+    def withdraw(self) -> None:
+        if self.oracle.waiting:
+            job_id = self.dice.choice(sorted(self.oracle.waiting))
+            del self.oracle.waiting[job_id]
+            self.engine.withdraw(job_id)
+
+    def sample(self) -> None:
+        for name in self.dice.sample(sorted(self.oracle.nodes), self.dice.randint(1, len(self.oracle.nodes))):
+            dice = self.dice
+            readings = tuple(
+                DeviceSample(
+                    device.device_id,
+                    memory_used_bytes=dice.choice((None, 0, GIB)),
+                    margin_celsius=dice.choice((None, 30.0, 30.0, 12.0, 6.0, 2.0)),
+                    power_watts=dice.choice((None, 60.0)),
+                    throttle_bits=dice.choice((None, 0, 0, 0, 4, 0x40)),
+                    error_code=dice.choice((None, 0, 0, 0, 0, 79)),
+                    healthy=dice.choice((None, True, True, True, False)),
+                )
+                for device in self.oracle.nodes[name].devices
+            )
+            sample = NodeSample(node=name, received_at=self.now, devices=readings)
+            self.oracle.samples[name] = sample
+            self.engine.apply_sample(sample)
+
+    def cordon(self) -> None:
+        name = self.dice.choice(sorted(self.oracle.nodes))
+        node = self.oracle.nodes[name]
+        node = replace(node, schedulable=not node.schedulable)
+        self.oracle.nodes[name] = node
+        self.engine.apply_node(node)
+
+    def restart(self) -> None:
+        """A new planner reads the ledger: the same claims, the same jobs, the same use of each queue."""
+        before = self.used_by_device(self.engine)
+        usage = [(one.name, one.used_milli, one.running_jobs) for one in self.engine.queue_usage() if one.running_jobs]
+        self.engine = self._engine()
+        require(self.used_by_device(self.engine) == before, "a restart changed what devices hold")
+        after = [(one.name, one.used_milli, one.running_jobs) for one in self.engine.queue_usage() if one.running_jobs]
+        require(after == usage, f"a restart changed what queues use: {usage}, then {after}")
+
+    def fail_to_commit(self) -> None:
+        """Decisions and preemptions of a cycle are taken back: nothing of them stays."""
+        before = self.engine.state_digest()
+        result = self.engine.cycle(self.now)
+        for preemption in result.preemptions:
+            self.engine.undo_preemption(preemption.job_id, preemption.attempt)
+        for decision in reversed(result.decisions):
+            self.engine.undo(decision.job_id, decision.attempt)
+        held = {job_id for job_id in self.oracle.held if self.engine.holds(job_id) is not None}
+        require(held == set(self.oracle.held), "an undo lost claims")
+        if not result.preemptions:
+            require(self.engine.state_digest() == before, "an undo left something behind")
+
+    def ask(self) -> None:
+        """Questions change nothing."""
+        before = self.engine.state_digest()
+        for job_id in sorted(self.oracle.waiting)[:3]:
+            rejection = self.engine.explain(job_id, self.now)
+            require(rejection is not None and rejection.job_id == job_id, f"no explanation of {job_id}")
+        self.engine.dry_run(self._job(), self.now)
+        require(self.engine.state_digest() == before, "a question changed the state")
+
+    def cycle(self) -> None:
+        result = self.engine.cycle(self.now)
+        self.results.append(result)
+        self.oracle.check(result, self.now)
+        for job_id, claim in self.oracle.held.items():
+            known = self.engine.holds(job_id)
+            require(known is not None and known.members == claim.members, f"the core holds otherwise for {job_id}")
+        require(self.engine.waiting() == len(self.oracle.waiting), "jobs were lost or made up")
+
+    @staticmethod
+    def used_by_device(engine: Engine) -> dict[str, int]:
+        views = [engine.node_view(name, START) for name in engine.node_names()]
+        return {one.device.device_id: one.used_milli for view in views if view for one in view.devices}
+
+    def the_end(self) -> None:
+        """When all ends and nothing breaks, all is free again and what waits can be placed or says why not."""
+        self.stop_those_told()
+        for job_id in sorted(self.oracle.held):
+            self.oracle.release(job_id)
+            self.engine.release(job_id)
+        require(not any(self.used_by_device(self.engine).values()), "devices are still held after all has ended")
+        require(not any(one.used_milli for one in self.engine.queue_usage()), "queues still use devices")
+        self.cycle()
+        require(
+            bool(self.results[-1].decisions) or all(self._says_why(job_id) for job_id in sorted(self.oracle.waiting)),
+            "a job waits on an empty fleet and has no reason",
+        )
+
+    def _says_why(self, job_id: str) -> bool:
+        rejection = self.engine.explain(job_id, self.now)
+        return rejection is not None and bool(rejection.reasons)
+
+
+EVENTS = {
+    "submit": 6,
+    "pass_time": 3,
+    "finish": 3,
+    "stop_those_told": 2,
+    "start": 1,
+    "withdraw": 1,
+    "sample": 3,
+    "cordon": 1,
+    "restart": 0.5,
+    "fail_to_commit": 1,
+    "ask": 1,
+}
+
+
+def run(seed: int, steps: int = 14, make: Callable[[Policy], Engine] = Engine) -> History:
+    """Raises Broken where a rule does not hold."""
+    history = History(seed, make)
+    for _ in range(steps):
+        history.step()
+    history.the_end()
+    return history

@@ -1,0 +1,282 @@
+"""What must hold of every decision, kept apart from the core: its own books, in plain dictionaries.
+
+The oracle is told the same events as the core and checks each result of a cycle against its own books, in the
+order of the decisions. It knows the rules, not the core's way of keeping them.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from placement_engine.domain.model import (
+    Claim,
+    CycleResult,
+    Decision,
+    DeviceClaim,
+    Job,
+    Member,
+    MemberGroup,
+    Node,
+    NodeSample,
+    Preemption,
+    PreemptionKind,
+    Queue,
+)
+from placement_engine.domain.policy import Policy
+
+__all__ = ["Broken", "Oracle"]
+
+BLOCKING_THROTTLE = 0x8 | 0x20 | 0x40 | 0x80
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+def require(sound: bool, message: str) -> None:
+    if not sound:
+        raise Broken(message)
+
+
+@dataclass(slots=True)
+class Oracle:
+    """`held`: what each job holds; `ending`: those of them that were told to stop; `since`: when each was placed."""
+
+    policy: Policy
+    nodes: dict[str, Node] = field(default_factory=dict)
+    samples: dict[str, NodeSample] = field(default_factory=dict)
+    queues: dict[str, Queue] = field(default_factory=dict)
+    waiting: dict[str, Job] = field(default_factory=dict)
+    held: dict[str, Claim] = field(default_factory=dict)
+    since: dict[str, float] = field(default_factory=dict)
+    ending: set[str] = field(default_factory=set)
+    placements: Counter[tuple[str, int]] = field(default_factory=Counter)
+    stopped: Counter[str] = field(default_factory=Counter)
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        self.waiting[job.job_id] = job
+
+    def release(self, job_id: str) -> Job | None:
+        """Gives the job that held something."""
+        claim = self.held.pop(job_id, None)
+        self.ending.discard(job_id)
+        self.since.pop(job_id, None)
+        return None if claim is None else claim.job
+
+    # -- checks ----------------------------------------------------------------------------------
+
+    def check(self, result: CycleResult, now: float) -> None:
+        for decision in result.decisions:
+            self._decision(decision, now)
+        for preemption in result.preemptions:
+            self._preemption(preemption, now)
+
+    def _decision(self, decision: Decision, now: float) -> None:
+        job = self.waiting.pop(decision.job_id, None)
+        require(job is not None, f"{decision.job_id} was placed and does not wait")
+        assert job is not None
+        require(decision.attempt == job.attempt, f"{job.job_id}: attempt {decision.attempt}, not {job.attempt}")
+        require(job.job_id not in self.held, f"{job.job_id} is placed while it holds an earlier attempt's devices")
+        require(job.not_before <= now, f"{job.job_id} is placed during its back-off")
+        require(job.deadline is None or now <= job.deadline, f"{job.job_id} is placed after its deadline")
+        self.placements[job.job_id, job.attempt] += 1
+        require(self.placements[job.job_id, job.attempt] == 1, f"{job.job_id} is placed twice in one attempt")
+        self._gang(job, decision.members)
+        for member in decision.members:
+            self._member(job, member, now)
+        self.held[job.job_id] = Claim(job, decision.members, placed_at=now)
+        self.since[job.job_id] = now
+        self._capacity()
+        self._quotas(job)
+
+    def _gang(self, job: Job, members: tuple[Member, ...]) -> None:
+        """Whole or not at all: each group between its minimum and its wish, on one model, in its domain."""
+        require([m.member for m in members] == list(range(len(members))), f"{job.job_id}: members are not numbered")
+        groups = job.groups or (the_group_of(job),)
+        by_group = {group.name: [m for m in members if m.group == group.name] for group in groups}
+        require(sum(map(len, by_group.values())) == len(members), f"{job.job_id}: members of unknown groups")
+        for group in groups:
+            found = by_group[group.name]
+            fewest = group.min_replicas or group.replicas
+            require(
+                fewest <= len(found) <= group.replicas,
+                f"{job.job_id}: {len(found)} members of {group.name!r}, asked for {fewest} to {group.replicas}",
+            )
+            models = {claim.model for member in found for claim in member.devices}
+            require(len(models) <= 1, f"{job.job_id}: {group.name!r} on several models: {sorted(models)}")
+            for member in found:
+                self._shape(job, group, member)
+        if job.topology_required and job.topology_level not in ("", "numa", "link"):
+            domains = {self._domain(member.node, job.topology_level) for member in members}
+            require(
+                len(domains) == 1 and "" not in domains,
+                f"{job.job_id}: {job.topology_level} is required, it got {sorted(domains)}",
+            )
+        if job.group_size and job.group_level not in ("numa", "link"):
+            for start in range(0, len(members), job.group_size):
+                part = members[start : start + job.group_size]
+                domains = {self._domain(member.node, job.group_level) for member in part}
+                require(len(domains) == 1, f"{job.job_id}: members {start}.. lie in {sorted(domains)}")
+
+    def _domain(self, node: str, level: str) -> str:
+        return node if level == "node" else self.nodes[node].topology.get(level, "")
+
+    def _shape(self, job: Job, group: MemberGroup, member: Member) -> None:
+        where = f"{job.job_id}/{member.member}"
+        require(member.cpu_milli == group.cpu_milli, f"{where}: cpu {member.cpu_milli}")
+        require(member.memory_bytes == group.memory_bytes, f"{where}: memory {member.memory_bytes}")
+        claims = member.devices
+        require(len({claim.device_id for claim in claims}) == len(claims), f"{where}: a device twice")
+        if group.devices:
+            most = max(group.devices, group.max_devices)
+            require(group.devices <= len(claims) <= most, f"{where}: {len(claims)} devices")
+            require(all(claim.milli == 1000 for claim in claims), f"{where}: not whole devices")
+        elif group.device_milli or group.device_share_bytes or group.partition:
+            require(len(claims) == 1, f"{where}: a share on {len(claims)} devices")
+            (claim,) = claims
+            require(claim.partition == group.partition, f"{where}: partition {claim.partition!r}")
+            if group.device_milli:
+                require(claim.milli == group.device_milli, f"{where}: {claim.milli} milli")
+            if group.device_share_bytes:
+                require(claim.memory_bytes >= group.device_share_bytes, f"{where}: {claim.memory_bytes} bytes")
+            require(0 < claim.milli <= 1000, f"{where}: {claim.milli} milli")
+        else:
+            require(not claims, f"{where}: devices nobody asked for")
+
+    def _member(self, job: Job, member: Member, now: float) -> None:
+        """The node and its devices could take work at that moment."""
+        where = f"{job.job_id} on {member.node}"
+        node = self.nodes.get(member.node)
+        require(node is not None, f"{where}: no such node")
+        assert node is not None
+        require(node.schedulable, f"{where}: cordoned")
+        require(not job.executor or job.executor in node.executors, f"{where}: executor {job.executor!r}")
+        sample = self.samples.get(member.node)
+        if not node.telemetry_exempt and sample is not None:
+            age = now - sample.received_at
+            require(age <= self.policy.unschedulable_seconds, f"{where}: telemetry is {age:g} s old")
+        devices = {device.device_id: device for device in node.devices}
+        readings = {one.device_id: one for one in sample.devices} if sample else {}
+        for claim in member.devices:
+            device = devices.get(claim.device_id)
+            require(device is not None and device.present, f"{where}: {claim.device_id} is not there")
+            assert device is not None
+            require(device.model == claim.model, f"{where}: {claim.device_id} is no {claim.model}")
+            group = next((g for g in job.groups if g.name == member.group), None)
+            models = (group.models if group and group.models else job.models) or (device.model,)
+            require(device.model in models, f"{where}: {device.model} was not asked for")
+            reading = readings.get(claim.device_id)
+            if reading is None:
+                continue
+            margin = reading.margin_celsius
+            require(margin is None or margin >= self.policy.heat_floor_celsius, f"{where}: margin {margin}")
+            require(not (reading.throttle_bits or 0) & BLOCKING_THROTTLE, f"{where}: throttled")
+            require(reading.healthy is not False, f"{where}: unhealthy")
+
+    def _capacity(self) -> None:
+        milli: Counter[str] = Counter()
+        cpu: Counter[str] = Counter()
+        memory: Counter[str] = Counter()
+        slices: Counter[tuple[str, int]] = Counter()
+        kinds: dict[str, set[str]] = {}
+        for claim in self.held.values():
+            for member in claim.members:
+                cpu[member.node] += member.cpu_milli
+                memory[member.node] += member.memory_bytes
+                for device in member.devices:
+                    milli[device.device_id] += device.milli
+                    kinds.setdefault(device.device_id, set()).add("partition" if device.partition else "share")
+                    slices.update((device.device_id, slice_) for slice_ in slices_of(device))
+        for device_id, used in milli.items():
+            require(used <= 1000, f"{device_id}: {used} of 1000 claimed")
+            require(len(kinds[device_id]) == 1, f"{device_id}: partitioned and shared at once")
+        for (device_id, slice_), count in slices.items():
+            require(count == 1, f"{device_id}: memory slice {slice_} claimed {count} times")
+        for name, node in self.nodes.items():
+            if any(member.node == name for claim in self.held.values() for member in claim.members):
+                require(cpu[name] <= max(node.cpu_milli, 0) or not cpu[name], f"{name}: cpu {cpu[name]}")
+                require(memory[name] <= node.memory_bytes or not memory[name], f"{name}: memory {memory[name]}")
+
+    # -- queues ----------------------------------------------------------------------------------
+
+    def _path(self, name: str) -> list[str]:
+        path = [name]
+        while (queue := self.queues.get(path[-1])) is not None and queue.parent:
+            path.append(queue.parent)
+        return path
+
+    def used(self, queue: str, accelerator: str) -> int:
+        """Milli that the subtree of a queue holds of an accelerator: a model, a class, or "" for all."""
+        classes = {d.device_id: d.device_class for node in self.nodes.values() for d in node.devices}
+        return sum(
+            device.milli
+            for claim in self.held.values()
+            if queue in self._path(claim.job.queue)
+            for member in claim.members
+            for device in member.devices
+            if accelerator in ("", device.model, classes.get(device.device_id, ""))
+        )
+
+    def _quotas(self, job: Job) -> None:
+        """After a placement no queue of the path holds more than its limit, or than it owns and may borrow."""
+        for name in self._path(job.queue):
+            queue = self.queues.get(name)
+            if queue is None:
+                continue
+            if queue.device_limit is not None:
+                used = self.used(name, "")
+                require(used <= 1000 * queue.device_limit, f"queue {name}: {used} milli, limit {queue.device_limit}")
+            for quota in queue.quotas:
+                if quota.borrowing_limit is None:
+                    continue
+                used = self.used(name, quota.accelerator)
+                most = quota.milli + quota.borrowing_limit
+                require(used <= most, f"queue {name}: {used} milli of {quota.accelerator!r}, at most {most}")
+
+    # -- preemption ------------------------------------------------------------------------------
+
+    def _preemption(self, preemption: Preemption, now: float) -> None:
+        victim, winner = self.held.get(preemption.job_id), self.waiting.get(preemption.for_job_id)
+        where = f"{preemption.job_id} is stopped for {preemption.for_job_id}"
+        require(victim is not None, f"{where}, and holds nothing")
+        require(winner is not None, f"{where}, which does not wait")
+        assert victim is not None
+        assert winner is not None
+        require(preemption.job_id not in self.ending, f"{where}, and was told already")
+        require(preemption.attempt == victim.job.attempt, f"{where}, of another attempt")
+        if preemption.kind is PreemptionKind.PRIORITY:
+            require(victim.job.priority < winner.priority, f"{where}, which has no higher priority")
+            require(victim.job.preemptible, f"{where}, and is not preemptible")
+        queue = self.queues.get(victim.job.queue)
+        protected = queue.protected_seconds if queue else 0.0
+        ran = now - self.since[preemption.job_id]
+        require(ran >= protected, f"{where} after {ran:g} s of {protected:g} protected")
+        self.ending.add(preemption.job_id)
+        self.stopped[preemption.job_id] += 1
+
+
+def the_group_of(job: Job) -> MemberGroup:
+    """A gang of one shape as a group without a name."""
+    return MemberGroup(
+        name="",
+        replicas=job.replicas,
+        min_replicas=job.min_replicas,
+        devices=job.devices,
+        max_devices=job.max_devices,
+        device_milli=job.device_milli,
+        device_share_bytes=job.device_share_bytes,
+        partition=job.partition,
+        cpu_milli=job.cpu_milli,
+        memory_bytes=job.memory_bytes,
+    )
+
+
+MEMORY_SLICES = {"1g.10gb": 1, "1g.20gb": 2, "2g.20gb": 2, "3g.40gb": 4, "4g.40gb": 4, "7g.80gb": 8}
+
+
+def slices_of(claim: DeviceClaim) -> range:
+    """Memory slices of an 80 GB device that a partition takes (NVIDIA MIG user guide)."""
+    if not claim.partition:
+        return range(0)
+    return range(claim.partition_start, claim.partition_start + MEMORY_SLICES[claim.partition])
