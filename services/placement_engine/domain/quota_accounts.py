@@ -65,7 +65,6 @@ def quota_exceeded(
         short.append((asked - room, name, number, asked, room, ledger, line))
     _, name, number, asked, room, ledger, line = min(short, key=lambda one: one[:3])
     used = _used(queues, ledger, job.queue)
-    room = max(0, room)
     borrowed, lendable = max(0, used - line.nominal), max(0, room - max(0, line.nominal - used))
     kind = ledger.accelerator or "devices"
     reason = Reason(
@@ -121,7 +120,7 @@ def _other_kinds(queues: Queues, job: Job, ask: Ask) -> list[str]:
 
 
 def _limits(line: Line, asked: int, kind: str) -> list[str]:
-    """The limit on the way up that is in the way, or what must be released or owned first."""
+    """The borrowing limit on the way up that is in the way, or what must be owned or released first."""
     at, needed = line, asked
     found = []
     while at.parent is not None:
@@ -130,13 +129,15 @@ def _limits(line: Line, asked: int, kind: str) -> list[str]:
         if at.borrowing is not None and beyond > at.borrowing:
             found.append(f"queue {at.name!r} needs a borrowing_limit of {_devices(beyond)} {kind} or more")
         at = at.parent
-    short = needed - (at.stored - at.used)
     if needed > at.stored:
-        more = needed - at.stored
-        found.append(f"queue {line.name!r} needs a quota of {_devices(line.nominal + more)} {kind} or more")
-    elif short > 0:
-        found.append(f"{_devices(short)} {kind} that other queues hold must be released first")
-    return found
+        more = _devices(line.nominal + needed - at.stored)
+        return [f"queue {line.name!r} needs a quota of {more} {kind} or more"]
+    short = needed - (at.stored - at.used)
+    if short <= 0:
+        return found
+    if found:
+        return [f"{_devices(asked - line.room())} {kind} of queue {line.name!r} must be released first"]
+    return [f"{_devices(short)} {kind} that queues with quotas hold must be released first"]
 
 
 def _devices(milli: int) -> str:

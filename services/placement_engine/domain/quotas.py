@@ -51,13 +51,14 @@ class Line:
     used: int = 0
 
     def room(self) -> int:
-        """Most milli that may be taken now; below 0 where quotas were cut."""
+        """Most milli that may be taken now. What is kept back stays there even where quotas were cut below
+        what the siblings hold already."""
         if self.parent is None:
-            return self.stored - self.used
+            return max(0, self.stored - self.used)
         above = self.parent.room()
         if self.borrowing is not None:
             above = min(above, self.stored - self.kept - max(0, self.used - self.kept) + self.borrowing)
-        return max(0, self.kept - self.used) + above
+        return max(0, self.kept - self.used) + max(0, above)
 
     def add(self, milli: int) -> None:
         """Counts milli, or takes them back where below 0. The parent sees what is beyond `kept`."""
@@ -189,7 +190,7 @@ class Quotas:
     def room(self, queue: str, model: str) -> int | None:
         """Most milli of the model (casefolded name) that the queue may take now; None: no quota limits it."""
         rooms = [line.room() for ledger in self.covering(model) if (line := ledger.line(queue)) is not None]
-        return max(0, min(rooms)) if rooms else None
+        return min(rooms, default=None)
 
     def mask(self, job: Job) -> Bools | None:
         """By model number: where the job's queue may take what the whole gang, or its minimum, asks for now.
