@@ -20,9 +20,13 @@ from placement_engine.domain.quotas import Ledger
 from placement_engine.domain.units import UNIT
 
 
-def entitled(queues: Queues, totals: Totals, queue: str, asked: Mapping[int, int]) -> bool:
+def entitled(
+    queues: Queues, totals: Totals, queue: str, asked: Mapping[int, int], *, against: str | None = None
+) -> bool:
     """Whether the queue, with `asked` (milli by model number) more, stays within what it owns at every
-    level of its path. A job without devices is entitled to nobody else's."""
+    level of its path; with `against`, the victim's queue, at those below the least common ancestor of both:
+    what is taken within a parent changes nothing above. A job without devices is entitled to nobody else's.
+    """
     change = _by_name(queues, asked)
     if not totals.devices or not change:
         return False
@@ -30,7 +34,7 @@ def entitled(queues: Queues, totals: Totals, queue: str, asked: Mapping[int, int
     return all(
         stake.used(at) + stake.amount(at, change) <= stake.owned(at)
         for stake in _stakes(queues, change, asking)
-        for at in _levels(queues, queue)
+        for at in (_levels(queues, queue) if against is None else _below_common(queues, queue, against))
     )
 
 
@@ -179,10 +183,10 @@ def _levels(queues: Queues, queue: str) -> list[Level]:
     return levels
 
 
-def _below_common(queues: Queues, victim_queue: str, for_queue: str) -> list[Level]:
-    """The victim's levels below the least common ancestor."""
-    above = set(queues.path(for_queue))
-    return [level for level in _levels(queues, victim_queue) if level.direct or level.name not in above]
+def _below_common(queues: Queues, queue: str, other: str) -> list[Level]:
+    """The first one's levels below the least common ancestor of both."""
+    above = set(queues.path(other))
+    return [level for level in _levels(queues, queue) if level.direct or level.name not in above]
 
 
 def _by_name(queues: Queues, milli: Mapping[int, int]) -> dict[str, int]:

@@ -196,8 +196,8 @@ class QueueTree:
             usage = self.usage.get(at)
             if usage is None:
                 usage = self.usage[at] = Usage()
-            usage.add(models, cpu, memory, sign)
             units = self._priced_of(at)[0]
+            usage.add(models, cpu, memory, sign)
             for model, milli in models.items():
                 usage.normal += sign * milli * units.get(model, UNIT)
         if self.quotas.ledgers:
@@ -302,6 +302,7 @@ class QueueTree:
         """Adds what each queue held since the last time to its past. The first time starts the count."""
         if self._half_life <= 0 or (self._past_at is not None and now <= self._past_at):
             return
+        self.refresh()
         if self._past_at is not None:
             kept = math.exp2(-(now - self._past_at) / self._half_life)
             for name in {*self._past, *self.usage}:
@@ -341,6 +342,7 @@ class QueueTree:
                     f"past use of queue {entry.queue!r}: share and time must be finite and the share not negative, "
                     f"got {entry.share} at {entry.at}; leave the entry out to start it at 0"
                 )
+        self.refresh()
         self._past = {}
         self._past_at = max((entry.at for entry in entries), default=None)
         if self._past_at is None or self._half_life <= 0:

@@ -17,6 +17,7 @@ def a_tree(*queues: Queue, h100: int = 8, l4: int = 4, k80: int = 0, half_life: 
         models.count(models.identify(device), count)
     tree = Queues(models, half_life)
     tree.set_queues(queues)
+    tree.refresh()
     return tree
 
 
