@@ -35,7 +35,9 @@ from placement_engine.domain.model import (
     ScoreTerm,
 )
 from placement_engine.domain.policy import Policy
-from placement_engine.domain.queues import Group, Queues, Totals
+from placement_engine.domain.queues import Group, PastUse, Queues, Totals
+from placement_engine.domain.quota_accounts import quota_exceeded
+from placement_engine.domain.quotas import within_quota
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reserve import Reservation, Reserver
 from placement_engine.domain.shapes import Ask, Shape, shape_of
@@ -56,7 +58,7 @@ class Engine:
         self._tables = Tables(self._fleet, policy, self._pipeline)
         self._reserver = Reserver(self._fleet, policy, self._pipeline)
         self._explainer = Explainer(self._fleet, policy, self._pipeline)
-        self._queues = Queues()
+        self._queues = Queues(self._fleet.models, policy.usage_half_life_seconds)
         self._claims: dict[str, Claim] = {}
         self._totals = Totals()
         self._why: dict[Shape, tuple[float, tuple[object, ...], Why]] = {}
@@ -101,17 +103,20 @@ class Engine:
         """Replaces all profiles."""
         self._fleet.models.estimator.set_profiles(profiles)
         self._tables.forget()
+        self._queues.reprice()
 
     def put_profile(self, profile: Profile) -> None:
         """Adds or replaces the profile of (workload, accelerator, devices)."""
         self._fleet.models.estimator.put_profile(profile)
         self._tables.forget(profile.workload)
+        self._queues.reprice()
 
     def set_accelerators(self, accelerators: Iterable[Accelerator]) -> None:
         """Replaces the catalogue. To be set before claims are restored: their expected draw is read from it."""
         self._fleet.models.estimator.set_catalogue(accelerators)
         self._fleet.rewrite()
         self._tables.forget()
+        self._queues.reprice()
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -132,13 +137,18 @@ class Engine:
         """Forgets a waiting job. Claims are left alone; unknown ids are ignored."""
         self._queues.discard(job_id)
 
-    def release(self, job_id: str) -> None:
-        """Frees what a job holds. Unknown ids are ignored."""
+    def release(self, job_id: str, now: float | None = None) -> None:
+        """Frees what a job holds. Unknown ids are ignored. `now`: when it ended, for the past use of its
+        queue; None: it is taken to have ended at the last cycle."""
         claim = self._claims.pop(job_id, None)
         if claim is not None:
             for member in claim.members:
                 self._fleet.let_go(job_id, member)
+            path = self._queues.path(claim.job.queue) if now is not None else ()
+            before = {name: self._queues.dominant(name, self._totals) for name in path}
             self._charge(claim, -1)
+            if now is not None:
+                self._queues.ended(before, now, self._totals)
 
     def restore(self, claim: Claim) -> None:
         """Takes a claim from the ledger as truth: also for an unknown node and over capacity. The job
@@ -169,13 +179,22 @@ class Engine:
             self._queues.add(claim.job)
 
     def _charge(self, claim: Claim, sign: int) -> None:
-        self._queues.charge(
-            claim.job.queue,
-            sign * sum(device.milli for member in claim.members for device in member.devices),
-            sign * sum(member.cpu_milli for member in claim.members),
-            sign * sum(member.memory_bytes for member in claim.members),
-            sign,
-        )
+        devices: dict[str, int] = {}
+        cpu = memory = 0
+        for member in claim.members:
+            cpu += member.cpu_milli
+            memory += member.memory_bytes
+            for device in member.devices:
+                devices[device.model] = devices.get(device.model, 0) + device.milli
+        self._queues.charge(claim.job, devices, cpu, memory, sign)
+
+    def usage_history(self) -> tuple[PastUse, ...]:
+        """Past use of every queue: to be kept, and given to `restore_usage` of the next engine."""
+        return self._queues.usage_history()
+
+    def restore_usage(self, history: Iterable[PastUse]) -> None:
+        """Takes the past use of queues as it was kept. From its time to the next cycle, what is held counts."""
+        self._queues.restore_usage(history)
 
     # -- planning --------------------------------------------------------------------------------
 
@@ -192,6 +211,7 @@ class Engine:
         # 1. Drain: facts were applied as they came; what time alone changes is applied here.
         self._fleet.age(now)
         self._queues.wake(now)
+        self._queues.advance(now, self._totals)
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)
         while len(decisions) < limit and (head := turn.next()) is not None:
@@ -201,7 +221,7 @@ class Engine:
             if why is None:
                 # 3. Filter and 4. score, on the rows that changed since this shape was last asked for.
                 table = self._tables.get(group.likeness.shape)
-                ask = with_deadline(self._fleet, table.ask, job, now)
+                ask = self._ask(table, job, now)
                 # 5. Reserve: a gang whole or not at all.
                 reservation = self._reserver.reserve(job, ask, table, now)
                 if reservation is not None:
@@ -229,6 +249,10 @@ class Engine:
         usage = self._queues.usage.get(queue.name)
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
+
+    def _ask(self, table: Table, job: Job, now: float) -> Ask:
+        """What the shape asks for, on accelerators that hold the deadline and on which a quota leaves room."""
+        return within_quota(with_deadline(self._fleet, table.ask, job, now), self._queues.quotas.mask(job))
 
     def _commit(self, job: Job, table: Table, reservation: Reservation) -> Decision:
         self._queues.discard(job.job_id)
@@ -269,6 +293,9 @@ class Engine:
 
     def _reasons(self, job: Job, ask: Ask, now: float) -> Why:
         """Reasons over the whole fleet, at most so old as the policy says."""
+        quota = quota_exceeded(self._queues, self._totals, job, ask)
+        if quota is not None:
+            return quota
         key = (job.replicas, job.topology_level, job.topology_required, ask.in_time.tobytes())
         known = self._why.get(ask.shape)
         if known is not None and known[1] == key and 0 <= now - known[0] < self._policy.reasons_max_age_seconds:
@@ -317,10 +344,11 @@ class Engine:
         if why is not None:
             return self._rejection(job, why)
         table = self._tables.get(shape_of(job))
-        ask = with_deadline(self._fleet, table.ask, job, now)
+        ask = self._ask(table, job, now)
         reservation = self._reserver.reserve(job, ask, table, now)
         if reservation is None:
-            reasons, remedies = self._explainer.reasons(job, ask)
+            quota = quota_exceeded(self._queues, self._totals, job, ask)
+            reasons, remedies = quota or self._explainer.reasons(job, ask)
             return self._rejection(job, (reasons or (shared_power(job),), remedies))
         for member in reservation.members:
             self._fleet.let_go(job.job_id, member)
@@ -337,7 +365,10 @@ class Engine:
         if gate is None and job.not_before > now:
             gate = (backing_off(job, now),), ()
         table = self._tables.get(shape_of(job))
-        ask = with_deadline(self._fleet, table.ask, job, now)
+        ask = self._ask(table, job, now)
+        gate = gate or quota_exceeded(self._queues, self._totals, job, ask)
+        if gate is not None:
+            ask = with_deadline(self._fleet, table.ask, job, now)  # what the fleet says apart from quotas
         reasons, remedies = self._explainer.reasons(job, ask)
         if gate is not None:
             reasons, remedies = gate[0] + reasons, gate[1] + remedies
