@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from placement_engine.domain.roofline import ASSUMED_RATES, ClassRates
+
 
 class UnknownPolicy(Enum):
     """What to do where telemetry says nothing: absent is unknown, never zero."""
@@ -63,6 +65,11 @@ class Policy:
     cache_bytes: int = 128 * 1024 * 1024
     """Memory for the score tables of job shapes; the least recently used go first."""
 
+    risk_aversion: float = 0.2
+    """k of: the objective compares mean x (1 + k x uncertainty). 0: means alone."""
+    class_rates: tuple[ClassRates, ...] = ASSUMED_RATES
+    """What a device class reaches of its data sheet, for work without a profile; classes not named keep theirs."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.fresh_seconds <= self.degraded_seconds <= self.unschedulable_seconds:
             raise ValueError(
@@ -73,6 +80,6 @@ class Policy:
             raise ValueError(f"policy power_alpha must be in (0, 1], got {self.power_alpha}")
         if self.max_jobs_per_cycle < 1:
             raise ValueError(f"policy max_jobs_per_cycle must be at least 1, got {self.max_jobs_per_cycle}")
-        for name in ("heat_hysteresis_celsius", "power_sigma", "power_settle_seconds", "next_best"):
+        for name in ("heat_hysteresis_celsius", "power_sigma", "power_settle_seconds", "next_best", "risk_aversion"):
             if getattr(self, name) < 0:
                 raise ValueError(f"policy {name} must not be negative, got {getattr(self, name)}")
