@@ -69,7 +69,8 @@ def _outlook(fleet: Fleet, shape: Shape, candidates: list[int]) -> Outlook:
         for m in candidates:
             estimates[count, m] = found = estimator.estimate(shape.workload, names[m], devices, shape.character)
             entry, need = estimator.accelerator(names[m]), shape.device_memory or found.memory_bytes or 0
-            if entry is not None and entry.memory_bytes is not None and need > entry.memory_bytes:
+            small = entry is not None and entry.memory_bytes is not None and need > entry.memory_bytes
+            if small or fleet.models.counts[m] < shape.members * count:
                 impossible.add((count, m))
     possible = [option for option in estimates if option not in impossible]
     values = estimator.objective_values(

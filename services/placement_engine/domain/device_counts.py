@@ -16,36 +16,39 @@ from placement_engine.domain.shapes import Shape, shape_of
 from placement_engine.domain.tables import Tables
 
 
-class DeviceCounts:
-    def __init__(self, fleet: Fleet, tables: Tables, reserver: Reserver) -> None:
-        self._fleet = fleet
-        self._tables = tables
-        self._reserver = reserver
+def best_shape(
+    job: Job,
+    shape: Shape,
+    now: float,
+    *,
+    fleet: Fleet,
+    tables: Tables,
+    reserver: Reserver,
+    admitted: Callable[[Job], bool],
+) -> Shape:
+    """The job's shape at its best number. Where none fits: the least that could do, were it free. Changes nothing.
 
-    def best(self, job: Job, shape: Shape, now: float, admitted: Callable[[Job], bool]) -> Shape:
-        """The job's shape at its best number. Where none fits: the least that could do, were it free. Changes nothing.
-
-        `admitted`: whether quotas and limits let the job have `Job.devices` a member.
-        """
-        chosen, best, could_do = shape, -1.0, False
-        for count in counts_of(self._fleet, shape):
-            if count > shape.least and not admitted(replace(job, devices=count)):
-                continue
-            table = self._tables.get(shape.at(count))
-            if float(table.ask.objective[table.ask.allowed].max(initial=-1.0)) <= best:
-                continue
-            ask = with_deadline(self._fleet, table.ask, job, now)
-            if not could_do and ask.outlook.offers(count, ask.in_time, ask.meets_latency):
-                chosen, could_do = ask.shape, True
-            reservation = self._reserver.reserve(job, ask, table, now)
-            if reservation is None:
-                continue
-            for member in reservation.members:
-                self._fleet.let_go(job.job_id, member)
-            value = float(ask.objective[self._fleet.columns.model[reservation.row]])
-            if value > best:
-                chosen, best = ask.shape, value
-        return chosen
+    `admitted`: whether quotas and limits let the job have `Job.devices` a member.
+    """
+    chosen, best, could_do = shape, -1.0, False
+    for count in counts_of(fleet, shape):
+        if count > shape.least and not admitted(replace(job, devices=count)):
+            continue
+        table = tables.get(shape.at(count))
+        if float(table.ask.objective[table.ask.allowed].max(initial=-1.0)) <= best:
+            continue
+        ask = with_deadline(fleet, table.ask, job, now)
+        if best < 0 and not could_do and ask.outlook.offers(count, ask.in_time, ask.meets_latency):
+            chosen, could_do = ask.shape, True
+        reservation = reserver.reserve(job, ask, table, now)
+        if reservation is None:
+            continue
+        for member in reservation.members:
+            fleet.let_go(job.job_id, member)
+        value = float(ask.objective[fleet.columns.model[reservation.row]])
+        if value > best:
+            chosen, best = ask.shape, value
+    return chosen
 
 
 def held_shape(claim: Claim) -> Shape:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from placement_engine.domain import views
 from placement_engine.domain.asks import with_deadline
-from placement_engine.domain.device_counts import DeviceCounts, held_shape
+from placement_engine.domain.device_counts import best_shape, held_shape
 from placement_engine.domain.explaining import (
     Explainer,
     backing_off,
@@ -57,7 +57,6 @@ class Engine:
         self._tables = Tables(self._fleet, policy, self._pipeline)
         self._reserver = Reserver(self._fleet, policy, self._pipeline)
         self._explainer = Explainer(self._fleet, policy, self._pipeline)
-        self._counts = DeviceCounts(self._fleet, self._tables, self._reserver)
         self._queues = Queues()
         self._claims: dict[str, Claim] = {}
         self._totals = Totals()
@@ -237,7 +236,15 @@ class Engine:
         """The shape, at the best number of devices where the job leaves that open."""
         if not shape.flexible:
             return shape
-        return self._counts.best(job, shape, now, lambda larger: self._gate(larger, now) is None)
+        return best_shape(
+            job,
+            shape,
+            now,
+            fleet=self._fleet,
+            tables=self._tables,
+            reserver=self._reserver,
+            admitted=lambda larger: self._gate(larger, now) is None,
+        )
 
     def _commit(self, job: Job, ask: Ask, table: Table, reservation: Reservation) -> Decision:
         self._queues.discard(job.job_id)

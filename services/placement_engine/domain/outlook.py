@@ -46,7 +46,8 @@ class Outlook:
     """Of the objective, 0..1 over all options; those that are known."""
     least: int = 0
     impossible: frozenset[Option] = frozenset()
-    """Options that need more memory than such a device has: they meet no constraint and set no scale."""
+    """Options that need more devices than the fleet has, or more memory than such a device has: they meet no
+    constraint and set no scale."""
 
     def offers(self, count: int, in_time: Bools, meets_latency: Bools) -> bool:
         """Whether this number of devices could do on any accelerator, were it free."""
