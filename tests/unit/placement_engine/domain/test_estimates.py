@@ -150,7 +150,7 @@ def test_a_profile_wins_over_the_works_character() -> None:
     assert found.roofline is not None
 
 
-def test_a_transfer_without_character_takes_the_lesser_of_both_ratios_and_the_most_like_accelerator() -> None:
+def test_a_transfer_without_character_goes_by_the_lesser_difference_from_the_most_like_accelerator() -> None:
     slower = Accelerator("T4", "GPU", memory_bandwidth=3.2e11, dense_fp16_tflops=65.0)
     estimator = an_estimator(
         Profile("w", "H100", 1, 100.0, memory_bytes=60 * GIB),
@@ -158,8 +158,16 @@ def test_a_transfer_without_character_takes_the_lesser_of_both_ratios_and_the_mo
         catalogue=(H100, A100, slower),
     )
     found = estimator.estimate("w", "A100", 1)
-    assert found.speed == pytest.approx(100 * 312 / 989), "peak, 0.32, is less than bandwidth, 0.61"
+    assert found.speed == pytest.approx(100 * 2.039 / 3.35), "by bandwidth 0.61, by peak 0.32"
     assert (found.watts, found.memory_bytes, found.latency_seconds) == (400.0, 12 * GIB, None)
+
+
+@given(st.floats(1, 1e3), st.floats(1, 1e3), st.floats(1e11, 1e13), st.floats(1e11, 1e13))
+def test_a_transfer_there_and_back_is_one(peak: float, other: float, bandwidth: float, another: float) -> None:
+    chips = (Accelerator("a", "GPU", "", None, bandwidth, peak), Accelerator("b", "GPU", "", None, another, other))
+    there = an_estimator(Profile("w", "a", 1, 1.0), catalogue=chips).estimate("w", "b", 1).speed
+    back = an_estimator(Profile("w", "b", 1, 1.0), catalogue=chips).estimate("w", "a", 1).speed
+    assert (there or 0) * (back or 0) == pytest.approx(1.0)
 
 
 def test_a_transfer_with_character_takes_the_ratio_of_the_works_own_rooflines() -> None:
