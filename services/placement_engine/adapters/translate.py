@@ -254,16 +254,17 @@ def profile_from(record: profiles_pb2.Profile) -> model.Profile:
 
 
 def accelerator_from(entry: CatalogueEntry) -> model.Accelerator:
-    dense = next((peak.tera_operations for peak in entry.peaks if peak.precision == "fp16" and not peak.sparse), None)
     return model.Accelerator(
         name=entry.name,
         device_class=entry.device_class,
         stack=entry.stack,
         memory_bytes=entry.memory_bytes,
         memory_bandwidth=entry.memory_bandwidth,
-        dense_fp16_tflops=dense,
+        dense_fp16_tflops=entry.peak("fp16"),
         tdp_watts=entry.tdp_watts,
         price_per_hour=entry.price_per_hour,
+        dense_fp8_tflops=entry.peak("fp8"),
+        dense_int8_tops=entry.peak("int8"),
     )
 
 

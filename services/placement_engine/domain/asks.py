@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from placement_engine.domain.estimates import Estimate, duration_on
+from placement_engine.domain.estimates import Estimate
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.model import Expectation, Job
+from placement_engine.domain.model import Expectation, Job, Provenance
+from placement_engine.domain.outlook import NOTHING_KNOWN, Option, Outlook, counts_between
 from placement_engine.domain.shapes import Ask, Shape
 
 NEUTRAL = 0.5
@@ -26,17 +27,20 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         bit = fleet.executor_bit(shape.executor)
         return Ask(shape, bit, allowed, memory, watts, known.copy(), objective, known, meets, meets, scarcity)
     candidates = [m for m in range(size) if allowed[m] and models.counts[m] > 0]
-    estimates = [models.estimator.estimate(shape.workload, models.names[m], shape.gang_devices) for m in candidates]
-    values = models.estimator.objective_values(shape.objective, estimates, shape.gang_devices)
+    outlook = _outlook(fleet, shape, candidates)
+    in_latency: dict[Option, bool] = {}
+    by_mean = False
+    if shape.latency_target is not None:
+        in_latency, by_mean = outlook.in_latency(shape.latency_target)
     most = max(models.counts)
-    for m, estimate, value in zip(candidates, estimates, values, strict=True):
+    for m in candidates:
+        option = (shape.whole, m)
+        estimate, value = outlook.estimates[option], outlook.values.get(option)
         memory[m] = shape.device_memory or estimate.memory_bytes or 0
         watts[m] = (estimate.peak_watts or 0.0) * shape.fraction
         if value is not None:
-            objective[m], known[m] = round(value, 6), True
-        latency = estimate.latency_seconds
-        if shape.latency_target is not None and latency is not None:
-            meets[m] = latency <= shape.latency_target
+            objective[m], known[m] = value, True
+        meets[m] = in_latency.get(option, True)
         if not shape.models:
             scarcity[m] = 1.0 - models.counts[m] / most
     return Ask(
@@ -51,42 +55,73 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         meets_latency=meets,
         in_time=np.ones(size, dtype=np.bool_),
         scarcity=scarcity,
+        outlook=outlook,
+        caution="only the mean estimate meets its latency target" if by_mean else "",
     )
+
+
+def _outlook(fleet: Fleet, shape: Shape, candidates: list[int]) -> Outlook:
+    names, estimator = fleet.models.names, fleet.models.estimator
+    estimates: dict[Option, Estimate] = {}
+    impossible: set[Option] = set()
+    for count in counts_of(fleet, shape):
+        devices = shape.members * max(1, count)
+        for m in candidates:
+            estimates[count, m] = found = estimator.estimate(shape.workload, names[m], devices, shape.character)
+            entry, need = estimator.accelerator(names[m]), shape.device_memory or found.memory_bytes or 0
+            small = entry is not None and entry.memory_bytes is not None and need > entry.memory_bytes
+            if small or fleet.models.counts[m] < shape.members * count:
+                impossible.add((count, m))
+    possible = [option for option in estimates if option not in impossible]
+    values = estimator.objective_values(
+        shape.objective, [(estimates[option], shape.members * max(1, option[0])) for option in possible]
+    )
+    return Outlook(
+        estimates=estimates,
+        values={option: round(v, 6) for option, v in zip(possible, values, strict=True) if v is not None},
+        least=shape.least,
+        impossible=frozenset(impossible),
+    )
+
+
+def counts_of(fleet: Fleet, shape: Shape) -> tuple[int, ...]:
+    """Numbers of whole devices that a member may get, ascending, thinned out to a few."""
+    if not shape.flexible:
+        return (shape.whole,)
+    measured = fleet.models.estimator.measured_counts(shape.workload)
+    return counts_between(shape.least, shape.most, [n // shape.members for n in measured if n % shape.members == 0])
 
 
 def with_deadline(fleet: Fleet, ask: Ask, job: Job, now: float) -> Ask:
     """The ask with the accelerators struck out on which the job would end too late.
 
-    Only what a profile or the roofline scales from the declared duration is struck out.
+    Only what a profile or the roofline tells is struck out.
     """
-    if job.deadline is None or job.expected_duration_seconds is None or not job.workload:
+    if job.deadline is None or ask.outlook is NOTHING_KNOWN:
         return ask
-    estimates, fastest = estimates_of(fleet, ask)
+    work = ask.outlook.work(job.expected_duration_seconds)
+    if work is None:
+        return ask
+    met, by_mean, too_late = ask.outlook.in_time(now, job.deadline, work)
     in_time = ask.in_time.copy()
-    for m, estimate in estimates.items():
-        seconds, _ = duration_on(estimate, fastest, job.expected_duration_seconds)
-        in_time[m] = not (estimate.speed and seconds is not None and now + seconds > job.deadline)
-    return replace(ask, in_time=in_time)
-
-
-def estimates_of(fleet: Fleet, ask: Ask) -> tuple[dict[int, Estimate], float | None]:
-    """Estimate per present model that the ask allows, and the highest speed among them."""
-    shape, models = ask.shape, fleet.models
-    found = {
-        m: models.estimator.estimate(shape.workload, models.names[m], shape.gang_devices)
-        for m in range(len(ask.allowed))
-        if ask.allowed[m] and models.counts[m] > 0
-    }
-    return found, max((e.speed for e in found.values() if e.speed), default=None)
+    for (count, model), meets in met.items():
+        if count == ask.shape.whole:
+            in_time[model] = meets
+    caution = "only the mean estimate meets its deadline" if by_mean else ""
+    return replace(
+        ask, in_time=in_time, caution="; ".join(part for part in (ask.caution, caution) if part), too_late=too_late
+    )
 
 
 def expectation(fleet: Fleet, ask: Ask, job: Job, model: int) -> Expectation:
-    devices = job.replicas * ask.shape.slots
     if not ask.shape.needs_devices:
         duration = job.expected_duration_seconds
-        estimate = fleet.models.estimator.estimate("", "", 1)
-        return fleet.models.estimator.expectation(estimate, None, "", 0, duration)
-    estimates, fastest = estimates_of(fleet, ask)
-    return fleet.models.estimator.expectation(
-        estimates[model], fastest, fleet.models.names[model], devices, job.expected_duration_seconds
+        provenance = Provenance.UNKNOWN if duration is None else Provenance.DECLARED
+        return Expectation("", 0, duration, provenance=provenance)
+    return ask.outlook.expectation(
+        (ask.shape.whole, model),
+        fleet.models.names[model],
+        job.replicas,
+        ask.shape.slots,
+        job.expected_duration_seconds,
     )

@@ -6,9 +6,11 @@ seconds since the epoch. An engine plans one pool; nodes and jobs of other pools
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from placement_engine.domain import views
 from placement_engine.domain.asks import with_deadline
+from placement_engine.domain.device_counts import best_shape, held_shape
 from placement_engine.domain.explaining import (
     Explainer,
     backing_off,
@@ -158,11 +160,12 @@ class Engine:
         if waiting is not None and waiting.attempt <= claim.job.attempt:
             self._queues.discard(job_id)
         self.release(job_id)
-        shape = shape_of(claim.job)
+        shape = held_shape(claim)
         estimator = self._fleet.models.estimator
         for member in claim.members:
             model = member.devices[0].model if member.devices else ""
-            peak = estimator.estimate(shape.workload, model, shape.gang_devices).peak_watts or 0.0
+            estimate = estimator.estimate(shape.workload, model, shape.gang_devices, shape.character)
+            peak = estimate.peak_watts or 0.0
             # When it was claimed is not known: the first sample is taken to show it.
             self._fleet.hold(job_id, member, float("-inf"), peak * shape.fraction, shape.fraction)
         self._claims[job_id] = claim
@@ -220,13 +223,13 @@ class Engine:
             why = self._gate(job, now)
             if why is None:
                 # 3. Filter and 4. score, on the rows that changed since this shape was last asked for.
-                table = self._tables.get(group.likeness.shape)
+                table = self._tables.get(self._sized(job, group.likeness.shape, now))
                 ask = self._ask(table, job, now)
                 # 5. Reserve: a gang whole or not at all.
                 reservation = self._reserver.reserve(job, ask, table, now)
                 if reservation is not None:
                     # 6. Commit: the job leaves the queue and its queue is charged.
-                    decisions.append(self._commit(job, table, reservation))
+                    decisions.append(self._commit(job, ask, table, reservation))
                     turn.fits(group)
                     continue
                 why = self._reasons(job, ask, now)
@@ -252,16 +255,33 @@ class Engine:
 
     def _ask(self, table: Table, job: Job, now: float) -> Ask:
         """What the shape asks for, on accelerators that hold the deadline and on which a quota leaves room."""
-        return within_quota(with_deadline(self._fleet, table.ask, job, now), self._queues.quotas.mask(job))
+        shape = table.ask.shape
+        asked = replace(job, devices=shape.whole) if shape.flexible else job
+        return within_quota(with_deadline(self._fleet, table.ask, job, now), self._queues.quotas.mask(asked))
 
-    def _commit(self, job: Job, table: Table, reservation: Reservation) -> Decision:
+    def _sized(self, job: Job, shape: Shape, now: float) -> Shape:
+        """The shape, at the best number of devices where the job leaves that open."""
+        if not shape.flexible:
+            return shape
+        return best_shape(
+            job,
+            shape,
+            now,
+            fleet=self._fleet,
+            tables=self._tables,
+            reserver=self._reserver,
+            ask=lambda table: self._ask(table, job, now),
+            admitted=lambda larger: self._gate(larger, now) is None,
+        )
+
+    def _commit(self, job: Job, ask: Ask, table: Table, reservation: Reservation) -> Decision:
         self._queues.discard(job.job_id)
         claim = Claim(job, reservation.members)
         self._claims[job.job_id] = claim
         self._charge(claim, 1)
-        return self._decision(job, table, reservation)
+        return self._decision(job, ask, table, reservation)
 
-    def _decision(self, job: Job, table: Table, reservation: Reservation) -> Decision:
+    def _decision(self, job: Job, ask: Ask, table: Table, reservation: Reservation) -> Decision:
         columns, by_row = self._fleet.columns, self._fleet.by_row
         candidates = []
         taken = {member.node for member in reservation.members}
@@ -269,18 +289,20 @@ class Engine:
         others.sort(key=lambda one: -one[1])
         for row, score in ((reservation.row, reservation.score), *others):
             model = int(columns.model[row])
-            terms = table.terms_of(row, model, self._pipeline)
+            terms = table.terms_of(row, model, self._pipeline, self._fleet, job)
             if row == reservation.row and reservation.tightness is not None:
                 weight = self._policy.weights.topology
                 terms += (ScoreTerm("Topology", reservation.tightness, weight, "1 is one node"),)
                 score += weight * reservation.tightness
             name = self._fleet.models.names[model] if table.ask.shape.needs_devices else ""
-            candidates.append(Candidate(by_row[row][0].node.name, name, score, terms))
+            candidates.append(Candidate(by_row[row][0].node.name, name, score, terms, ask.shape.whole))
         members = reservation.members
         model = int(columns.model[reservation.row])
         where = members[0].node
         if len(members) > 1:
             where = f"{len({member.node for member in members})} nodes, first {where}"
+        best = f"best of {len(self._fleet.nodes)} nodes, score {candidates[0].score:.2f}"
+        remarks = (*table.remarks(self._fleet, model), *([ask.caution] if ask.caution else ()))
         return Decision(
             job_id=job.job_id,
             attempt=job.attempt,
@@ -288,7 +310,7 @@ class Engine:
             candidates=tuple(candidates),
             expectation=table.expectation(self._fleet, job, model),
             nodes_considered=len(self._fleet.nodes),
-            summary=f"placed on {where}: best of {len(self._fleet.nodes)} nodes, score {candidates[0].score:.2f}",
+            summary="; ".join((f"placed on {where}: {best}", *remarks)),
         )
 
     def _reasons(self, job: Job, ask: Ask, now: float) -> Why:
@@ -343,7 +365,7 @@ class Engine:
         why = self._gate(job, now)
         if why is not None:
             return self._rejection(job, why)
-        table = self._tables.get(shape_of(job))
+        table = self._tables.get(self._sized(job, shape_of(job), now))
         ask = self._ask(table, job, now)
         reservation = self._reserver.reserve(job, ask, table, now)
         if reservation is None:
@@ -352,7 +374,7 @@ class Engine:
             return self._rejection(job, (reasons or (shared_power(job),), remedies))
         for member in reservation.members:
             self._fleet.let_go(job.job_id, member)
-        return self._decision(job, table, reservation)
+        return self._decision(job, ask, table, reservation)
 
     def explain(self, job_id: str, now: float) -> Rejection | None:
         """Why a waiting job waits, over the whole fleet. None: it is not waiting. A job that would
@@ -364,7 +386,7 @@ class Engine:
         gate = self._gate(job, now)
         if gate is None and job.not_before > now:
             gate = (backing_off(job, now),), ()
-        table = self._tables.get(shape_of(job))
+        table = self._tables.get(self._sized(job, shape_of(job), now))
         ask = self._ask(table, job, now)
         gate = gate or quota_exceeded(self._queues, self._totals, job, ask)
         if gate is not None:

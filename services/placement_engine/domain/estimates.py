@@ -1,22 +1,40 @@
-"""What a workload would do on each accelerator: profiles first, then the roofline of the catalogue.
+"""What a workload would do on each accelerator, and how sure that is.
 
-Roofline: speed is bounded by the lesser of the ratios of peak and of bandwidth to a reference
-(Williams, Waterman, Patterson, CACM 2009); every estimate says where it comes from.
+In this order: its profile on that accelerator (between and beyond measured device counts: scaling.py);
+a profile on another accelerator, moved over by the ratio of both rooflines; the roofline of the work's own
+character (roofline.py); the roofline of work of which nothing is known. Every estimate says where it comes
+from; what nobody knows is None.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from placement_engine.domain.model import Accelerator, Expectation, Objective, Profile, Provenance
+from placement_engine.domain import scaling
+from placement_engine.domain.model import Accelerator, Character, Objective, Profile, Provenance
+from placement_engine.domain.roofline import Bound, Roofline
 
-ROOFLINE_UNCERTAINTY = 0.5
-INTERPOLATION_UNCERTAINTY = 0.15
+RANK = {provenance: rank for rank, provenance in enumerate(Provenance)}
+"""Best first."""
+UNCERTAINTY = {
+    Provenance.MEASURED: 0.05,
+    Provenance.INTERPOLATED: 0.15,
+    Provenance.TRANSFERRED: 0.35,
+    Provenance.ROOFLINE: 0.5,
+    Provenance.DECLARED: 0.3,
+    Provenance.UNKNOWN: 0.5,
+}
+"""Relative, where a profile does not state its own."""
+OTHER_CLASS_UNCERTAINTY = 0.35
+UNCHARACTERISED_UNCERTAINTY = 0.75
+ASSUMED_INTENSITY = 200.0
+"""Operations a byte of work of which nothing is known: near the ridge of present GPUs (150 to 420)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Of a workload on `devices` of one accelerator. Speed is in the profile's units a second (or in
-    TFLOPS where only the catalogue speaks); W and $ are per device."""
+    """Of a workload on `devices` of one accelerator. Speed is in units that all estimates of one workload
+    share; W and $ are per device."""
 
     speed: float | None
     latency_seconds: float | None
@@ -26,21 +44,32 @@ class Estimate:
     price_per_hour: float | None
     provenance: Provenance
     relative_uncertainty: float | None
+    basis: str = ""
+    """For a person: "interpolated from 1 and 4 devices"."""
+    roofline: Bound | None = None
+    """Of the work's character on this many devices, also where a profile speaks."""
+
+    def upper(self, value: float) -> float:
+        return value * (1.0 + (self.relative_uncertainty or 0.0))
 
 
 class Estimator:
     """Profiles and catalogue, asked by (workload, accelerator, devices)."""
 
-    def __init__(self) -> None:
+    def __init__(self, roofline: Roofline | None = None, risk_aversion: float = 0.0) -> None:
         self._profiles: dict[str, dict[str, dict[int, Profile]]] = {}
         self._catalogue: dict[str, Accelerator] = {}
+        self._roofline = roofline or Roofline()
+        self._risk_aversion = risk_aversion
 
     def set_profiles(self, profiles: Iterable[Profile]) -> None:
+        """Replaces all. Of two of one workload, accelerator and devices the better provenance stays."""
         self._profiles = {}
-        for profile in profiles:
+        for profile in sorted(profiles, key=lambda p: -RANK[p.provenance]):
             self.put_profile(profile)
 
     def put_profile(self, profile: Profile) -> None:
+        """Replaces the one of the same workload, accelerator and devices: the profile store's last word."""
         by_model = self._profiles.setdefault(profile.workload, {})
         by_model.setdefault(profile.accelerator.casefold(), {})[max(1, profile.devices)] = profile
 
@@ -52,103 +81,157 @@ class Estimator:
 
     def profiles(self) -> list[Profile]:
         """All, in a fixed order."""
-        found = [p for models in self._profiles.values() for by in models.values() for p in by.values()]
+        found = [p for models in self._profiles.values() for by_count in models.values() for p in by_count.values()]
         return sorted(found, key=lambda p: (p.workload, p.accelerator, p.devices))
 
     def catalogue(self) -> list[Accelerator]:
         return sorted(self._catalogue.values(), key=lambda a: a.name)
 
-    def estimate(self, workload: str, model: str, devices: int) -> Estimate:
+    def measured_counts(self, workload: str) -> set[int]:
+        """Device counts of any profile of the workload."""
+        return {count for by_count in self._profiles.get(workload, {}).values() for count in by_count}
+
+    def estimate(self, workload: str, model: str, devices: int, character: Character | None = None) -> Estimate:
         """Never fails: what nobody knows is None, with provenance UNKNOWN."""
-        known = self._profiles.get(workload, {}).get(model.casefold()) if workload else None
         entry = self.accelerator(model)
-        price = entry.price_per_hour if entry else None
-        if known:
-            profile = known.get(devices) or known[min(known, key=lambda n: (abs(n - devices), n))]
-            exact = profile.devices == devices
-            scale = devices / max(1, profile.devices)
-            own = profile.relative_uncertainty
-            return Estimate(
-                speed=None if profile.throughput is None else profile.throughput * scale,
-                latency_seconds=profile.latency_p99_seconds,
-                memory_bytes=profile.memory_bytes,
-                watts=profile.power_watts,
-                peak_watts=profile.peak_power_watts or profile.power_watts,
-                price_per_hour=profile.price_per_hour if profile.price_per_hour is not None else price,
-                provenance=profile.provenance if exact else Provenance.INTERPOLATED,
-                relative_uncertainty=own if exact else (own or 0.0) + INTERPOLATION_UNCERTAINTY,
-            )
-        tdp = entry.tdp_watts if entry else None
-        speed = self._roofline(workload, entry, devices) if workload and entry else None
-        return Estimate(
-            speed=speed,
-            latency_seconds=None,
-            memory_bytes=None,
-            watts=tdp,
-            peak_watts=tdp,
-            price_per_hour=price,
-            provenance=Provenance.UNKNOWN if speed is None else Provenance.ROOFLINE,
-            relative_uncertainty=None if speed is None else ROOFLINE_UNCERTAINTY,
+        own = self._bound(character, entry, devices)
+        points = self._points(workload, model)
+        if points:
+            return _profiled(points, devices, entry.price_per_hour if entry else None, own)
+        if entry is None:
+            return _unknown(None)
+        reference = self._reference(workload, entry)
+        if reference is not None:
+            return self._transferred(workload, reference, entry, devices, character, own)
+        if character is not None:
+            return _unknown(entry) if own is None else _by_roofline(entry, 1.0 / own.seconds, own, workload)
+        speed = self._uncharacterised(entry, devices) if workload else None
+        return _unknown(entry) if speed is None else _by_roofline(entry, speed, None, workload)
+
+    def _points(self, workload: str, model: str) -> dict[int, Profile]:
+        """By device count the profiles of the best provenance that there is: worse ones are not mixed in."""
+        known = self._profiles.get(workload, {}).get(model.casefold()) if workload else None
+        if not known:
+            return {}
+        best = min((p.provenance for p in known.values()), key=RANK.__getitem__)
+        return {count: p for count, p in known.items() if p.provenance is best}
+
+    # -- roofline --------------------------------------------------------------------------------
+
+    def _bound(self, character: Character | None, entry: Accelerator | None, devices: int) -> Bound | None:
+        if character is None or entry is None:
+            return None
+        one = self._roofline.bound(character, entry)
+        if one is None:
+            return None
+        return Bound(
+            seconds=1.0 / scaling.at_count({1: 1.0 / one.seconds}, devices),
+            by=one.by,
+            relative_uncertainty=one.relative_uncertainty + scaling.uncertainty((1,), devices),
         )
 
-    def _roofline(self, workload: str, entry: Accelerator, devices: int) -> float | None:
-        """Speed scaled from the workload's first profiled accelerator, else the bare dense peak."""
-        for model in sorted(self._profiles.get(workload, {})):
-            reference = self._catalogue.get(model)
-            profile = next(iter(sorted(self._profiles[workload][model].values(), key=lambda p: p.devices)))
-            if reference is None or profile.throughput is None:
-                continue
-            ratios = [
-                mine / theirs
-                for mine, theirs in (
-                    (entry.dense_fp16_tflops, reference.dense_fp16_tflops),
-                    (entry.memory_bandwidth, reference.memory_bandwidth),
-                )
-                if mine and theirs
-            ]
-            if ratios:
-                return profile.throughput / max(1, profile.devices) * devices * min(ratios)
-        if self._profiles.get(workload):
-            return None  # a bare peak cannot be compared with measured speeds
-        return entry.dense_fp16_tflops * devices if entry.dense_fp16_tflops else None
+    def _reference(self, workload: str, entry: Accelerator) -> Accelerator | None:
+        """The accelerator most like this one, of those with a profile: class, then bandwidth, then name."""
+        known = [
+            accelerator
+            for model in self._profiles.get(workload, ())
+            if (accelerator := self._catalogue.get(model)) and self._speeds(workload, model)
+        ]
 
-    def objective_values(self, objective: Objective, estimates: list[Estimate], devices: int) -> list[float | None]:
-        """Per estimate 0..1: 1 is the best of them, half as good is 0.5; None where unknown.
+        def unlike(other: Accelerator) -> tuple[bool, float, str]:
+            mine, theirs = entry.memory_bandwidth, other.memory_bandwidth
+            far = abs(math.log(mine / theirs)) if mine and theirs else math.inf
+            return other.device_class != entry.device_class, far, other.name
 
+        return min(known, key=unlike, default=None)
+
+    def _speeds(self, workload: str, model: str) -> dict[int, float]:
+        return {n: p.throughput for n, p in self._points(workload, model).items() if p.throughput}
+
+    def _transferred(
+        self,
+        workload: str,
+        reference: Accelerator,
+        entry: Accelerator,
+        devices: int,
+        character: Character | None,
+        own: Bound | None,
+    ) -> Estimate:
+        """The reference's speed times the ratio of both rooflines, of the work where its character is known."""
+        if character is None:
+            ratio = self._plain_ratio(entry, reference)
+        else:
+            theirs = self._bound(character, reference, devices)
+            ratio = theirs.seconds / own.seconds if theirs and own else None
+        if ratio is None:
+            return _unknown(entry)
+        speeds = self._speeds(workload, reference.name)
+        points = self._points(workload, reference.name)
+        spread = UNCERTAINTY[Provenance.TRANSFERRED] + _own_uncertainty(points, devices)
+        if reference.device_class != entry.device_class:
+            spread += OTHER_CLASS_UNCERTAINTY
+        return Estimate(
+            speed=scaling.at_count(speeds, devices) * ratio,
+            latency_seconds=None,
+            memory_bytes=self._least_memory(workload, devices),
+            watts=entry.tdp_watts,
+            peak_watts=entry.tdp_watts,
+            price_per_hour=entry.price_per_hour,
+            provenance=_worse(Provenance.TRANSFERRED, next(iter(points.values())).provenance),
+            relative_uncertainty=spread,
+            basis=f"by roofline from {reference.name}, which has a profile",
+            roofline=own,
+        )
+
+    def _least_memory(self, workload: str, devices: int) -> int | None:
+        """Bytes a device that sufficed on some accelerator: others took more because they had more."""
+        known = [_memory(self._points(workload, model), devices) for model in self._profiles[workload]]
+        return min((need for need in known if need is not None), default=None)
+
+    def _plain_ratio(self, entry: Accelerator, reference: Accelerator) -> float | None:
+        """Of peaks or of bandwidths, whichever differs less; between both where one gains and one loses. So
+        there and back is 1, and it is what measured pairs show: A100 and H100 differ by bandwidth."""
+        mine, theirs = self._roofline.rates(entry), self._roofline.rates(reference)
+        ratios = [
+            top * part / (bottom * other)
+            for top, bottom, part, other in (
+                (entry.dense_fp16_tflops, reference.dense_fp16_tflops, mine.compute, theirs.compute),
+                (entry.memory_bandwidth, reference.memory_bandwidth, mine.streaming, theirs.streaming),
+            )
+            if top and bottom
+        ]
+        if not ratios:
+            return None
+        least, most = min(ratios), max(ratios)
+        if least < 1.0 < most:
+            return math.sqrt(least * most)
+        return least if least >= 1.0 else most
+
+    def _uncharacterised(self, entry: Accelerator, devices: int) -> float | None:
+        """In 1e12 operations a second, with what the catalogue knows."""
+        rates, bounds = self._roofline.rates(entry), []
+        if entry.dense_fp16_tflops:
+            bounds.append(entry.dense_fp16_tflops * rates.compute)
+            if entry.memory_bandwidth:
+                bounds.append(entry.memory_bandwidth * rates.streaming * ASSUMED_INTENSITY / 1e12)
+        return scaling.at_count({1: min(bounds)}, devices) if bounds else None
+
+    # -- objective -------------------------------------------------------------------------------
+
+    def objective_values(self, objective: Objective, options: Sequence[tuple[Estimate, int]]) -> list[float | None]:
+        """Per (estimate, devices) 0..1: 1 is the best of them, half as good is 0.5; None where unknown.
+
+        Compared is mean x (1 + risk_aversion x uncertainty), so that of two like means the surer wins.
         Where no latency is known, speed stands in for it.
         """
-        if objective is Objective.LATENCY and all(e.latency_seconds is None for e in estimates):
+        if objective is Objective.LATENCY and all(e.latency_seconds is None for e, _ in options):
             objective = Objective.TIME
-        costs: list[float | None] = [_cost_of(objective, e, devices) for e in estimates]
-        known = [c for c in costs if c is not None]
-        best = min(known, default=0.0)
+        costs = [self._at_risk(_cost_of(objective, e, devices), e) for e, devices in options]
+        best = min((c for c in costs if c is not None), default=0.0)
         return [None if c is None else (best / c if c > 0 else 1.0) for c in costs]
 
-    def expectation(
-        self, estimate: Estimate, fastest: float | None, model: str, devices: int, declared: float | None
-    ) -> Expectation:
-        """`declared`: the job's duration in seconds on the fastest accelerator known for it."""
-        duration, provenance = duration_on(estimate, fastest, declared)
-        price, watts = estimate.price_per_hour, estimate.watts
-        return Expectation(
-            accelerator=model,
-            devices=devices,
-            duration_seconds=duration,
-            cost_dollars=None if duration is None or price is None else price * devices * duration / 3600,
-            energy_joules=None if duration is None or watts is None else watts * devices * duration,
-            latency_seconds=estimate.latency_seconds,
-            provenance=provenance,
-            relative_uncertainty=estimate.relative_uncertainty,
-        )
-
-
-def duration_on(estimate: Estimate, fastest: float | None, declared: float | None) -> tuple[float | None, Provenance]:
-    """Seconds on this accelerator. What the user declared holds on the fastest; others scale by speed."""
-    if declared is None:
-        return None, estimate.provenance
-    if estimate.speed and fastest:
-        return declared * fastest / estimate.speed, estimate.provenance
-    return declared, Provenance.DECLARED
+    def _at_risk(self, mean: float | None, estimate: Estimate) -> float | None:
+        return None if mean is None else mean * (1.0 + self._risk_aversion * (estimate.relative_uncertainty or 0.0))
 
 
 def _cost_of(objective: Objective, estimate: Estimate, devices: int) -> float | None:
@@ -162,3 +245,100 @@ def _cost_of(objective: Objective, estimate: Estimate, devices: int) -> float | 
         return seconds
     rate = estimate.price_per_hour if objective is Objective.COST else estimate.watts
     return None if rate is None else seconds * rate * devices
+
+
+# -- profiles ------------------------------------------------------------------------------------
+
+
+def _profiled(points: Mapping[int, Profile], devices: int, price: float | None, own: Bound | None) -> Estimate:
+    exact = points.get(devices)
+    near = exact or points[_nearest(points, devices)]
+    speeds = {n: p.throughput for n, p in points.items() if p.throughput}
+    return Estimate(
+        speed=scaling.at_count(speeds, devices) if speeds else None,
+        latency_seconds=_latency(points, speeds, devices),
+        memory_bytes=_memory(points, devices),
+        watts=near.power_watts,
+        peak_watts=near.peak_power_watts or near.power_watts,
+        price_per_hour=near.price_per_hour if near.price_per_hour is not None else price,
+        provenance=exact.provenance if exact else _worse(Provenance.INTERPOLATED, near.provenance),
+        relative_uncertainty=_own_uncertainty(points, devices),
+        basis=_basis(points, devices),
+        roofline=own,
+    )
+
+
+def _latency(points: Mapping[int, Profile], speeds: Mapping[int, float], devices: int) -> float | None:
+    """Between counts like speed. Beyond them the careful way: more devices do not shorten it, fewer lengthen
+    it as they slow the work."""
+    known = {n: p.latency_p99_seconds for n, p in points.items() if p.latency_p99_seconds}
+    if not known:
+        return None
+    if devices > max(known):
+        return known[max(known)]
+    least = min(known)
+    if devices < least:
+        slower: float = (least / devices) ** scaling.exponent(speeds)
+        return known[least] * slower
+    return scaling.at_count(known, devices)
+
+
+def _memory(points: Mapping[int, Profile], devices: int) -> int | None:
+    """Bytes a device: of the next lower measured count, which needs at least as much, else of the lowest."""
+    known = {n: p.memory_bytes for n, p in points.items() if p.memory_bytes is not None}
+    if not known:
+        return None
+    return known[max((n for n in known if n <= devices), default=min(known))]
+
+
+def _own_uncertainty(points: Mapping[int, Profile], devices: int) -> float:
+    near = points[_nearest(points, devices)]
+    stated = near.relative_uncertainty
+    own = UNCERTAINTY[near.provenance] if stated is None else stated
+    return own + scaling.uncertainty(points, devices)
+
+
+def _nearest(counts: Iterable[int], devices: int) -> int:
+    return min(counts, key=lambda n: (abs(math.log(n / devices)), n))
+
+
+def _basis(points: Mapping[int, Profile], devices: int) -> str:
+    if devices in points:
+        return points[devices].provenance.value
+    below = max((n for n in points if n < devices), default=None)
+    above = min((n for n in points if n > devices), default=None)
+    if below is not None and above is not None:
+        return f"interpolated from {below} and {above} devices"
+    ends = sorted(points)
+    which = f"{ends[0]}" if len(ends) == 1 else f"{ends[0]} to {ends[-1]}"
+    return f"extrapolated from {which} device{'' if ends == [1] else 's'}"
+
+
+# -- without a profile ---------------------------------------------------------------------------
+
+
+def _by_roofline(entry: Accelerator, speed: float, own: Bound | None, workload: str) -> Estimate:
+    what = f"{own.by} bound" if own else "nothing is known of the work"
+    missing = f"no profile of {workload!r}" if workload else "the job names no workload"
+    return Estimate(
+        speed=speed,
+        latency_seconds=None,
+        memory_bytes=None,
+        watts=entry.tdp_watts,
+        peak_watts=entry.tdp_watts,
+        price_per_hour=entry.price_per_hour,
+        provenance=Provenance.ROOFLINE,
+        relative_uncertainty=own.relative_uncertainty if own else UNCHARACTERISED_UNCERTAINTY,
+        basis=f"by roofline: {what}, {missing}",
+        roofline=own,
+    )
+
+
+def _unknown(entry: Accelerator | None) -> Estimate:
+    tdp = entry.tdp_watts if entry else None
+    price = entry.price_per_hour if entry else None
+    return Estimate(None, None, None, tdp, tdp, price, Provenance.UNKNOWN, None)
+
+
+def _worse(one: Provenance, other: Provenance) -> Provenance:
+    return max(one, other, key=RANK.__getitem__)

@@ -13,6 +13,7 @@ from placement_engine.domain.asks import make_ask
 from placement_engine.domain.columns import ABSENT, FREE, Floats, Ints
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Job, Queue, Reason
+from placement_engine.domain.outlook import TooLate
 from placement_engine.domain.plugins import RowFilter
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.reserve import members_per_row
@@ -52,6 +53,8 @@ class Explainer:
             return (), ()
         if members > 0:
             reasons.insert(0, _gang_reason(job, members))
+        if ask.too_late is not None:
+            reasons.insert(0, deadline_cannot_be_met(ask.too_late, self._fleet.models.names))
         return tuple(reasons), tuple(self._remedies(job, ask, trace, members))
 
     def _trace(self, ask: Ask, limit: int) -> Trace:
@@ -228,6 +231,18 @@ def deadline_passed(job: Job, now: float) -> Reason:
         devices=0,
         message=f"the deadline passed {late:.0f} s ago",
         numbers={"late_seconds": late},
+    )
+
+
+def deadline_cannot_be_met(best: TooLate, names: list[str]) -> Reason:
+    where = f"{best.devices} x {names[best.model]}" if best.devices else f"a share of {names[best.model]}"
+    return Reason(
+        plugin="Deadline",
+        code="DEADLINE_CANNOT_BE_MET",
+        nodes=0,
+        devices=0,
+        message=f"started now it would end {best.late_seconds:.0f} s after its deadline at best, on {where}",
+        numbers={"best_end": best.end, "late_seconds": best.late_seconds, "devices": float(best.devices)},
     )
 
 

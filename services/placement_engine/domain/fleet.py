@@ -46,7 +46,7 @@ class Fleet:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self.columns = Columns()
-        self.models = Models()
+        self.models = Models(policy)
         self.nodes: dict[str, NodeFacts] = {}
         self.held: dict[str, dict[tuple[str, int], MemberHold]] = {}
         self.structure = 0

@@ -278,6 +278,8 @@ class Accelerator:
     dense_fp16_tflops: float | None = None
     tdp_watts: float | None = None
     price_per_hour: float | None = None
+    dense_fp8_tflops: float | None = None
+    dense_int8_tops: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +322,8 @@ class Candidate:
     accelerator: str
     score: float
     terms: tuple[ScoreTerm, ...] = ()
+    devices: int = 0
+    """Whole devices of a member there."""
 
 
 @dataclass(frozen=True, slots=True)

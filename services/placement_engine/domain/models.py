@@ -2,6 +2,8 @@
 
 from placement_engine.domain.estimates import Estimator
 from placement_engine.domain.model import Device
+from placement_engine.domain.policy import Policy
+from placement_engine.domain.roofline import Roofline
 
 CPU_CLASS = "CPU"
 
@@ -9,13 +11,13 @@ CPU_CLASS = "CPU"
 class Models:
     """A number per (model, class, stack), with the present devices of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy = Policy()) -> None:  # noqa: B008
         self.names: list[str] = [""]
         self.classes: list[str] = [""]
         self.stacks: list[str] = [""]
         self.counts: list[int] = [0]
         """Present devices of each."""
-        self.estimator = Estimator()
+        self.estimator = Estimator(Roofline(policy.class_rates), policy.risk_aversion)
         self._numbers: dict[tuple[str, str, str], int] = {}
 
     def __len__(self) -> int:

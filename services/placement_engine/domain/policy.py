@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from placement_engine.domain.roofline import ASSUMED_RATES, ClassRates
+
 
 class UnknownPolicy(Enum):
     """What to do where telemetry says nothing: absent is unknown, never zero."""
@@ -66,6 +68,11 @@ class Policy:
     cache_bytes: int = 128 * 1024 * 1024
     """Memory for the score tables of job shapes; the least recently used go first."""
 
+    risk_aversion: float = 0.2
+    """k of: the objective compares mean x (1 + k x uncertainty). 0: means alone."""
+    class_rates: tuple[ClassRates, ...] = ASSUMED_RATES
+    """What a device class reaches of its data sheet, for work without a profile; classes not named keep theirs."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.fresh_seconds <= self.degraded_seconds <= self.unschedulable_seconds:
             raise ValueError(
@@ -82,6 +89,7 @@ class Policy:
             "power_settle_seconds",
             "usage_half_life_seconds",
             "next_best",
+            "risk_aversion",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"policy {name} must not be negative, got {getattr(self, name)}")

@@ -1,11 +1,12 @@
 """What a member of a gang demands, apart from whose it is: jobs of one shape share their scores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from placement_engine.domain.columns import Bools, Floats
-from placement_engine.domain.model import WHOLE_DEVICE, Job, Objective
+from placement_engine.domain.model import WHOLE_DEVICE, Character, Job, Objective
+from placement_engine.domain.outlook import NOTHING_KNOWN, Outlook, TooLate
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,22 @@ class Shape:
     latency_target: float | None
     gang_devices: int
     """Devices of the whole gang, at least 1: a profile is picked by it."""
+    character: Character | None = None
+    least: int = 0
+    """Whole devices that a member may get at least and at most: `whole` is one number between."""
+    most: int = 0
+
+    @property
+    def members(self) -> int:
+        return self.gang_devices // max(1, self.whole)
+
+    @property
+    def flexible(self) -> bool:
+        return self.most > self.least
+
+    def at(self, devices: int) -> "Shape":
+        """The same demand with another number of whole devices a member."""
+        return replace(self, whole=devices, gang_devices=self.members * max(1, devices))
 
     @property
     def needs_devices(self) -> bool:
@@ -60,6 +77,9 @@ def shape_of(job: Job) -> Shape:
         objective=job.objective,
         latency_target=job.latency_target_seconds,
         gang_devices=max(1, job.replicas * max(1, job.devices)),
+        character=job.character,
+        least=job.devices,
+        most=max(job.devices, job.max_devices) if job.devices else 0,
     )
 
 
@@ -86,6 +106,12 @@ class Ask:
     """0..1, how rare a model is; 0 for jobs that name models."""
     within_quota: Bools | None = None
     """False where the queue's quotas leave no room now; None: everywhere there is. `in_time` has it too."""
+    outlook: Outlook = NOTHING_KNOWN
+    """Estimates of every number of devices that the job may get, on every model of the fleet."""
+    caution: str = ""
+    """A constraint that only the mean estimate meets; for the decision's summary."""
+    too_late: TooLate | None = None
+    """No number of devices on any model meets the deadline."""
 
     @property
     def time_bound(self) -> bool:

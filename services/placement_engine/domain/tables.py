@@ -12,6 +12,7 @@ from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Expectation, Job, ScoreTerm
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.scores import scores
+from placement_engine.domain.scores.objective import Objective, figure, remarks
 from placement_engine.domain.shapes import Ask, Shape
 
 EXCLUDED = -np.inf
@@ -70,7 +71,8 @@ class Table:
         self.score: Floats = np.zeros(0)
         self.terms: npt.NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
         self.usable: Bools = np.zeros((0, 0), dtype=np.bool_)
-        self._told: dict[tuple[int, float, int], ScoreTerm] = {}
+        self._told: dict[tuple[int, float, int, tuple[int, float | None] | None], ScoreTerm] = {}
+        self._remarks: dict[int, tuple[str, ...]] = {}
         self._expected: dict[tuple[int, int, float | None], Expectation] = {}
 
     def refresh(self, fleet: Fleet, pipeline: Pipeline) -> None:
@@ -96,20 +98,31 @@ class Table:
         self.score[rows], terms, self.usable[:, rows] = pipeline.score(fleet.columns.view(rows), self.ask)
         self.terms[:, rows] = terms
 
-    def terms_of(self, row: int, model: int, pipeline: Pipeline) -> tuple[ScoreTerm, ...]:
+    def terms_of(self, row: int, model: int, pipeline: Pipeline, fleet: Fleet, job: Job) -> tuple[ScoreTerm, ...]:
         """The row's terms, for a decision. Equal terms are one object: values come in steps."""
         found = []
         for position, value in enumerate(self.terms[:, row].tolist()):
-            key = (position, value, model)
+            score = pipeline.scores[position]
+            # Only the objective's term tells a figure that is the job's own.
+            own = (job.replicas, job.expected_duration_seconds) if score.name == Objective.name else None
+            key = (position, value, model, own)
             term = self._told.get(key)
             if term is None:
                 if len(self._told) > 1024:
                     self._told.clear()
-                score = pipeline.scores[position]
                 detail = score.detail(value, self.ask, model)
+                if own is not None and self.ask.shape.needs_devices:
+                    detail = figure(self.ask, self.expectation(fleet, job, model)) + detail
                 term = self._told[key] = ScoreTerm(score.name, value, pipeline.weights[position], detail)
             found.append(term)
         return tuple(found)
+
+    def remarks(self, fleet: Fleet, model: int) -> tuple[str, ...]:
+        """What the summary of a decision says besides: the choice of count, and that no profile spoke."""
+        known = self._remarks.get(model)
+        if known is None:
+            known = self._remarks[model] = remarks(self.ask, model, fleet.models.names)
+        return known
 
     def expectation(self, fleet: Fleet, job: Job, model: int) -> Expectation:
         key = (model, job.replicas, job.expected_duration_seconds)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from placement_engine.domain import columns as col
-from placement_engine.domain.asks import make_ask
+from placement_engine.domain.asks import counts_of, make_ask
 from placement_engine.domain.facts import DeviceFacts, NodeFacts
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Claim, Job
@@ -14,7 +14,7 @@ from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Queues, Totals
 from placement_engine.domain.quota_accounts import accounts
 from placement_engine.domain.readouts import DeviceView, MatchingCapacity, NodeView, QueueUsage
-from placement_engine.domain.shapes import shape_of
+from placement_engine.domain.shapes import Shape, shape_of
 
 
 def node_view(fleet: Fleet, policy: Policy, name: str, now: float) -> NodeView | None:
@@ -113,6 +113,18 @@ def matching_capacity(fleet: Fleet, job: Job) -> MatchingCapacity:
     """Nominal sizes: claims, health, heat and cordons pass, so they are not counted against the job. The answer is the
     same for jobs of one shape, whatever their number of members: it is kept by shape."""
     shape = shape_of(job)
+    sizes = [_matching(fleet, job, shape.at(count)) for count in counts_of(fleet, shape)]
+    devices, members = max(sizes, key=lambda size: size[1])
+    return MatchingCapacity(
+        devices=devices,
+        members=members,
+        pool_devices=sum(fleet.models.counts),
+        pool_nodes=len(fleet.nodes),
+    )
+
+
+def _matching(fleet: Fleet, job: Job, shape: Shape) -> tuple[int, int]:
+    """(devices, members of the gang) that could ever match."""
     ask = make_ask(fleet, shape)
     devices = 0
     members: dict[int, int] = {}
@@ -136,12 +148,7 @@ def matching_capacity(fleet: Fleet, job: Job) -> MatchingCapacity:
             devices += len(fitting)
             each = len(fitting) // shape.whole if shape.whole else len(fitting) * (1000 // shape.milli)
             members[row.model] = members.get(row.model, 0) + min(host, each)
-    return MatchingCapacity(
-        devices=devices,
-        members=max(members.values(), default=0),
-        pool_devices=sum(fleet.models.counts),
-        pool_nodes=len(fleet.nodes),
-    )
+    return devices, max(members.values(), default=0)
 
 
 def _could_hold(device: DeviceFacts, need: float) -> bool:

@@ -107,7 +107,7 @@ def test_a_decision_tells_terms_next_best_and_what_to_expect() -> None:
     assert expected.relative_uncertainty == 0.1
 
 
-def test_without_a_profile_the_roofline_speaks_and_says_so() -> None:
+def test_a_profile_of_another_accelerator_is_transferred_by_roofline() -> None:
     engine = an_engine(a_node("a", 1, "slow"), a_node("b", 1, "fast"))
     engine.set_accelerators(
         [
@@ -119,8 +119,9 @@ def test_without_a_profile_the_roofline_speaks_and_says_so() -> None:
     engine.submit(a_job(workload="w", objective=Objective.TIME, expected_duration_seconds=10.0))
     (decision,) = engine.cycle(NOW).decisions
     assert decision.members[0].node == "b"
-    assert decision.expectation.provenance is Provenance.ROOFLINE
-    assert decision.candidates[1].terms[0].value == pytest.approx(0.5), "bandwidth bounds the gain to 2"
+    assert decision.expectation.provenance is Provenance.TRANSFERRED
+    # Twice the time, less what the transfer's uncertainty of 0.4 costs against the profile's 0.05.
+    assert decision.candidates[1].terms[0].value == pytest.approx(0.5 * 1.08 / 1.01), "bandwidth bounds the gain to 2"
 
 
 def test_cooler_fresher_nodes_first() -> None:

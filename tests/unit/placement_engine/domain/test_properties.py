@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.model import (
     Accelerator,
+    Character,
     Claim,
     Decision,
     Job,
@@ -65,6 +66,7 @@ def jobs(draw: st.DrawFn, job_id: str) -> Job:
     return a_job(
         job_id,
         devices=whole,
+        max_devices=draw(st.sampled_from((0, whole + 2))) if whole else 0,
         device_milli=0 if whole else draw(st.sampled_from((0, 200, 500, 700))),
         replicas=draw(st.sampled_from((1, 1, 1, 2, 3))),
         queue=draw(st.sampled_from(("a", "b", "c"))),
@@ -74,6 +76,8 @@ def jobs(draw: st.DrawFn, job_id: str) -> Job:
         device_memory_bytes=draw(st.sampled_from((0, 30 * GIB))),
         models=draw(st.sampled_from(((), (), ("H100",)))),
         workload=draw(st.sampled_from(("", "w"))),
+        character=draw(st.sampled_from((None, Character(1e16, 1e13), Character(1e13, 1e13, 0.1)))),
+        latency_target_seconds=draw(st.sampled_from((None, None, 0.105))),
         objective=draw(st.sampled_from(list(Objective))),
         topology_level=draw(st.sampled_from(("", "rack"))),
         topology_required=draw(st.booleans()),
@@ -140,9 +144,9 @@ class TwoEngines(RuleBasedStateMachine):
         domains = [] if cap is None else [PowerDomain("rack", "r0", cap), PowerDomain("rack", "r1", 2 * cap)]
         self.both(lambda e: e.set_power_domains(domains))
 
-    @rule(model=st.sampled_from(MODELS), speed=st.sampled_from((1.0, 3.0)))
-    def profile(self, model: str, speed: float) -> None:
-        profile = Profile("w", model, 1, speed, 0.1, 20 * GIB, 100.0, 200.0, 2.0)
+    @rule(model=st.sampled_from(MODELS), devices=st.sampled_from((1, 2)), speed=st.sampled_from((1.0, 3.0)))
+    def profile(self, model: str, devices: int, speed: float) -> None:
+        profile = Profile("w", model, devices, speed, 0.1, 20 * GIB // devices, 100.0, 200.0, 2.0)
         self.both(lambda e: e.put_profile(profile))
 
     @rule(data=st.data(), count=st.integers(1, 4))
@@ -209,7 +213,9 @@ class TwoEngines(RuleBasedStateMachine):
             assert len(claim.members) == job.replicas, "a gang is whole"
             assert len({d.model for m in claim.members for d in m.devices}) <= 1
             for member in claim.members:
-                assert len(member.devices) == (job.devices or min(job.device_milli, 1))
+                least = job.devices or min(job.device_milli, 1)
+                assert least <= len(member.devices) <= max(least, job.max_devices)
+                assert len(member.devices) == len(claim.members[0].devices), "all members get one count"
                 assert all(d.milli == (1000 if job.devices else job.device_milli) for d in member.devices)
                 used.update({d.device_id: d.milli for d in member.devices})
         assert all(milli <= 1000 for milli in used.values()), used

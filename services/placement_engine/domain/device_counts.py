@@ -1,0 +1,60 @@
+"""How many devices: of the numbers that a flexible job may get, the best by its objective that fits now.
+
+The objective alone decides between numbers: the other scores compare nodes for one demand, and "fits
+tighter" would favour the larger. Values are relative to the best of all numbers and accelerators, so two
+A100 and one H100 compare. Equal values: fewer devices. A job never waits for a better number.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from placement_engine.domain.asks import counts_of
+from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job
+from placement_engine.domain.reserve import Reserver
+from placement_engine.domain.shapes import Ask, Shape, shape_of
+from placement_engine.domain.tables import Table, Tables
+
+
+def best_shape(
+    job: Job,
+    shape: Shape,
+    now: float,
+    *,
+    fleet: Fleet,
+    tables: Tables,
+    reserver: Reserver,
+    ask: Callable[[Table], Ask],
+    admitted: Callable[[Job], bool],
+) -> Shape:
+    """The job's shape at its best number. Where none fits: the least that could do, were it free. Changes nothing.
+
+    `ask`: what the job asks for at a table's number. `admitted`: whether its queue's limit lets the job have
+    `Job.devices` a member.
+    """
+    chosen, best, could_do = shape, -1.0, False
+    for count in counts_of(fleet, shape):
+        if count > shape.least and not admitted(replace(job, devices=count)):
+            continue
+        table = tables.get(shape.at(count))
+        if float(table.ask.objective[table.ask.allowed].max(initial=-1.0)) <= best:
+            continue
+        asked = ask(table)
+        if best < 0 and not could_do and asked.outlook.offers(count, asked.in_time, asked.meets_latency):
+            chosen, could_do = asked.shape, True
+        reservation = reserver.reserve(job, asked, table, now)
+        if reservation is None:
+            continue
+        for member in reservation.members:
+            fleet.let_go(job.job_id, member)
+        value = float(asked.objective[fleet.columns.model[reservation.row]])
+        if value > best:
+            chosen, best = asked.shape, value
+    return chosen
+
+
+def held_shape(claim: Claim) -> Shape:
+    """The shape at the number of devices that the claim has."""
+    shape = shape_of(claim.job)
+    whole = sum(1 for device in claim.members[0].devices if device.milli == WHOLE_DEVICE) if claim.members else 0
+    return shape.at(whole) if shape.flexible and whole else shape
