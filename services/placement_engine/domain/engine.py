@@ -15,9 +15,10 @@ from placement_engine.domain.explaining import (
     deadline_passed,
     holds_claims,
     limit_reason,
-    shared_power,
 )
 from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.gang_reasons import not_together
+from placement_engine.domain.gangs import Gangs, as_placed, sizes
 from placement_engine.domain.model import (
     Accelerator,
     Candidate,
@@ -38,8 +39,9 @@ from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Group, Queues, Totals
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reserve import Reservation, Reserver
-from placement_engine.domain.shapes import Ask, Shape, shape_of
+from placement_engine.domain.shapes import Ask, Shape, gang_of, lead_job, shape_of, shapes_of
 from placement_engine.domain.tables import Pipeline, Table, Tables
+from placement_engine.domain.topology import Topology
 
 Why = tuple[tuple[Reason, ...], tuple[str, ...]]
 """Reasons and remedies."""
@@ -54,8 +56,10 @@ class Engine:
         self._fleet = Fleet(policy)
         self._pipeline = Pipeline(policy)
         self._tables = Tables(self._fleet, policy, self._pipeline)
-        self._reserver = Reserver(self._fleet, policy, self._pipeline)
-        self._explainer = Explainer(self._fleet, policy, self._pipeline)
+        topology = Topology(self._fleet)
+        gangs = Gangs(self._fleet, policy, self._pipeline, topology, lambda shape: self._tables.get(shape))
+        self._reserver = Reserver(self._fleet, policy, gangs.reserve)
+        self._explainer = Explainer(self._fleet, policy, self._pipeline, topology)
         self._queues = Queues()
         self._claims: dict[str, Claim] = {}
         self._totals = Totals()
@@ -136,8 +140,7 @@ class Engine:
         """Frees what a job holds. Unknown ids are ignored."""
         claim = self._claims.pop(job_id, None)
         if claim is not None:
-            for member in claim.members:
-                self._fleet.let_go(job_id, member)
+            self._fleet.let_go_all(job_id, claim.members)
             self._charge(claim, -1)
 
     def restore(self, claim: Claim) -> None:
@@ -148,9 +151,11 @@ class Engine:
         if waiting is not None and waiting.attempt <= claim.job.attempt:
             self._queues.discard(job_id)
         self.release(job_id)
-        shape = shape_of(claim.job)
+        names = [group.name for group in claim.job.groups] or [""]
+        shapes = dict(zip(names, shapes_of(claim.job), strict=True))
         estimator = self._fleet.models.estimator
         for member in claim.members:
+            shape = shapes.get(member.group) or shape_of(claim.job)
             model = member.devices[0].model if member.devices else ""
             peak = estimator.estimate(shape.workload, model, shape.gang_devices).peak_watts or 0.0
             # When it was claimed is not known: the first sample is taken to show it.
@@ -248,7 +253,7 @@ class Engine:
             terms = table.terms_of(row, model, self._pipeline)
             if row == reservation.row and reservation.tightness is not None:
                 weight = self._policy.weights.topology
-                terms += (ScoreTerm("Topology", reservation.tightness, weight, "1 is one node"),)
+                terms += (ScoreTerm("Topology", reservation.tightness, weight, "1 is one node, one domain"),)
                 score += weight * reservation.tightness
             name = self._fleet.models.names[model] if table.ask.shape.needs_devices else ""
             candidates.append(Candidate(by_row[row][0].node.name, name, score, terms))
@@ -257,25 +262,29 @@ class Engine:
         where = members[0].node
         if len(members) > 1:
             where = f"{len({member.node for member in members})} nodes, first {where}"
+        expected = table.expectation(self._fleet, lead_job(job), model)
+        if job.replicas > 1 or job.groups:
+            expected = as_placed(expected, job, members)
+        size = sizes(job, members) if job.replicas > 1 or job.groups else "on "
         return Decision(
             job_id=job.job_id,
             attempt=job.attempt,
             members=members,
             candidates=tuple(candidates),
-            expectation=table.expectation(self._fleet, job, model),
+            expectation=expected,
             nodes_considered=len(self._fleet.nodes),
-            summary=f"placed on {where}: best of {len(self._fleet.nodes)} nodes, score {candidates[0].score:.2f}",
+            summary=f"placed {size}{where}: best of {len(self._fleet.nodes)} nodes, score {candidates[0].score:.2f}",
         )
 
     def _reasons(self, job: Job, ask: Ask, now: float) -> Why:
         """Reasons over the whole fleet, at most so old as the policy says."""
-        key = (job.replicas, job.topology_level, job.topology_required, ask.in_time.tobytes())
+        key = (gang_of(job), ask.in_time.tobytes())
         known = self._why.get(ask.shape)
         if known is not None and known[1] == key and 0 <= now - known[0] < self._policy.reasons_max_age_seconds:
             return known[2]
         why = self._explainer.reasons(job, ask)
         if not why[0]:
-            why = (shared_power(job),), ()
+            why = (not_together(job),), ()
         if len(self._why) > 1024:
             self._why.clear()
         self._why[ask.shape] = (now, key, why)
@@ -321,9 +330,8 @@ class Engine:
         reservation = self._reserver.reserve(job, ask, table, now)
         if reservation is None:
             reasons, remedies = self._explainer.reasons(job, ask)
-            return self._rejection(job, (reasons or (shared_power(job),), remedies))
-        for member in reservation.members:
-            self._fleet.let_go(job.job_id, member)
+            return self._rejection(job, (reasons or (not_together(job),), remedies))
+        self._fleet.let_go_all(job.job_id, reservation.members)
         return self._decision(job, table, reservation)
 
     def explain(self, job_id: str, now: float) -> Rejection | None:
@@ -342,7 +350,7 @@ class Engine:
         if gate is not None:
             reasons, remedies = gate[0] + reasons, gate[1] + remedies
         elif not reasons and not isinstance(self.dry_run(job, now), Decision):
-            reasons = (shared_power(job),)
+            reasons = (not_together(job),)
         return self._rejection(job, (reasons, remedies))
 
     # -- read-outs -------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ that a row's version moves only when a score could change.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -59,7 +60,8 @@ class Fleet:
         self._domains: dict[tuple[str, str], DomainFacts] = {}
         self._rank: Ints | None = None
         self.by_row: dict[int, tuple[NodeFacts, RowFacts]] = {}
-        self._levels: dict[str, tuple[int, Ints, list[str]]] = {}
+        self._late: dict[int, DomainFacts] | None = None
+        """Power domains whose rows are written when a whole gang is claimed; None: at once."""
 
     # -- nodes -----------------------------------------------------------------------------------
 
@@ -154,19 +156,6 @@ class Fleet:
         bit = self._executor_bits.get(executor)
         return -1 if bit is None else 1 << bit
 
-    def domains(self, level: str) -> tuple[Ints, list[str]]:
-        """Number of each row's domain at a topology level, -1 without one, and the names by number."""
-        known = self._levels.get(level)
-        if known is None or known[0] != self.structure:
-            names = sorted({d for f in self.nodes.values() if (d := f.node.topology.get(level))})
-            numbers = {name: number for number, name in enumerate(names)}
-            of_row = np.full(self.columns.rows, -1, dtype=np.intp)
-            for facts in self.nodes.values():
-                for row in facts.rows:
-                    of_row[row.row] = numbers.get(facts.node.topology.get(level, ""), -1)
-            known = self._levels[level] = (self.structure, of_row, names)
-        return known[1], known[2]
-
     def rank(self) -> Ints:
         """Order of node names by row: the tie-break."""
         if self._rank is None:
@@ -233,36 +222,63 @@ class Fleet:
 
     def hold(self, job_id: str, member: Member, since: float, peak_watts: float, fraction: float) -> None:
         """Claims a member's devices and host resources. `peak_watts` is its expected draw per device."""
-        hold = MemberHold(job_id=job_id, member=member, since=since)
-        facts = self.nodes.get(member.node)
-        for claim in member.devices if peak_watts > 0 else ():
-            device = facts.devices.get(claim.device_id) if facts else None
-            idle = self._idle_watts(device) * fraction if device is not None else 0.0
-            hold.watts[claim.device_id] = math.ceil(max(0.0, peak_watts - idle))
-        self.held.setdefault(member.node, {})[job_id, member.member] = hold
+        self.hold_on_node(job_id, (member,), since, peak_watts, fraction)
+
+    def hold_on_node(
+        self, job_id: str, members: Sequence[Member], since: float, peak_watts: float, fraction: float
+    ) -> None:
+        """`hold` for members that all sit on one node: its columns are written once."""
+        facts = self.nodes.get(members[0].node)
+        touched: list[DeviceFacts] = []
+        for member in members:
+            hold = MemberHold(job_id=job_id, member=member, since=since)
+            for claim in member.devices if peak_watts > 0 else ():
+                device = facts.devices.get(claim.device_id) if facts else None
+                idle = self._idle_watts(device) * fraction if device is not None else 0.0
+                hold.watts[claim.device_id] = math.ceil(max(0.0, peak_watts - idle))
+            self.held.setdefault(member.node, {})[job_id, member.member] = hold
+            if facts is not None:
+                touched += self._attach(facts, hold)
         if facts is not None:
-            touched = self._attach(facts, hold)
             self._write_after_claim(facts, touched)
 
     def let_go(self, job_id: str, member: Member) -> None:
-        on_node = self.held.get(member.node, {})
-        hold = on_node.pop((job_id, member.member), None)
+        self.let_go_on_node(job_id, (member,))
+
+    def let_go_on_node(self, job_id: str, members: Sequence[Member]) -> None:
+        """`let_go` for members that all sit on one node."""
+        name = members[0].node
+        on_node = self.held.get(name, {})
+        facts = self.nodes.get(name)
+        touched: list[DeviceFacts] = []
+        changed = False
+        for member in members:
+            hold = on_node.pop((job_id, member.member), None)
+            if hold is None or facts is None:
+                continue
+            changed = True
+            for claim in member.devices:
+                device = facts.devices.get(claim.device_id)
+                if device is not None:
+                    device.holds.pop((job_id, member.member), None)
+                    touched.append(device)
+            facts.used_cpu -= member.cpu_milli
+            facts.used_memory -= member.memory_bytes
+            if not hold.visible:
+                self._shift_pending(facts, hold, -1)
         if not on_node:
-            self.held.pop(member.node, None)
-        facts = self.nodes.get(member.node)
-        if hold is None or facts is None:
-            return
-        touched = []
-        for claim in member.devices:
-            device = facts.devices.get(claim.device_id)
-            if device is not None:
-                device.holds.pop((job_id, member.member), None)
-                touched.append(device)
-        facts.used_cpu -= member.cpu_milli
-        facts.used_memory -= member.memory_bytes
-        if not hold.visible:
-            self._shift_pending(facts, hold, -1)
-        self._write_after_claim(facts, touched)
+            self.held.pop(name, None)
+        if facts is not None and changed:
+            self._write_after_claim(facts, touched)
+
+    def let_go_all(self, job_id: str, members: Iterable[Member]) -> None:
+        """`let_go` for members anywhere."""
+        by_node: dict[str, list[Member]] = {}
+        for member in members:
+            by_node.setdefault(member.node, []).append(member)
+        with self.power_domains_later():
+            for on_node in by_node.values():
+                self.let_go_on_node(job_id, on_node)
 
     def _attach(self, facts: NodeFacts, hold: MemberHold) -> list[DeviceFacts]:
         member, touched = hold.member, []
@@ -301,13 +317,37 @@ class Fleet:
         for facts in self.nodes.values():
             self._write_node(facts)
 
+    @contextmanager
+    def power_domains_later(self) -> Iterator[None]:
+        """Rows of a power domain are many: inside this they are written once, at the end. Until then
+        `budget_above` tells what is left."""
+        if self._late is not None:
+            yield
+            return
+        self._late = {}
+        try:
+            yield
+        finally:
+            late, self._late = self._late, None
+            for domain in late.values():
+                self._write_domain(domain)
+
+    def budget_above(self, facts: NodeFacts) -> float:
+        """W left under the power domains above a node, counted as its rows count it; inf where there is none."""
+        domains = [self._domains[key] for key in facts.node.topology.items() if key in self._domains]
+        return min((_headroom(domain) for domain in domains), default=math.inf)
+
+    def nodes_short_of(self, facts: NodeFacts, watts: float) -> set[str]:
+        """Nodes under those power domains above this one that have less than so many W left."""
+        domains = [self._domains[key] for key in facts.node.topology.items() if key in self._domains]
+        return set().union(*(domain.nodes for domain in domains if _headroom(domain) < watts))
+
     def power_domains(self) -> Mapping[tuple[str, str], DomainFacts]:
         return self._domains
 
     def _write_domain(self, domain: DomainFacts) -> None:
         """Headroom in steps of a thousandth of the cap, rounded down: small changes disturb nobody."""
-        step = max(1.0, domain.cap / 1000)
-        headroom = math.floor((domain.cap - domain.draw) / step) * step
+        headroom = _headroom(domain)
         if headroom != domain.headroom:
             domain.headroom = headroom
             for name in domain.nodes:
@@ -386,7 +426,10 @@ class Fleet:
                 domain = self._domains.get(key)
                 if domain is not None:
                     domain.draw += change
-                    self._write_domain(domain)
+                    if self._late is None:
+                        self._write_domain(domain)
+                    else:
+                        self._late[id(domain)] = domain
 
     def _write_rows(self, facts: NodeFacts) -> None:
         node, c = facts.node, self.columns
@@ -426,6 +469,11 @@ class Fleet:
             for device in facts.devices.values():
                 device.nominal_bytes = self.models.memory(device.device)
             self._write_node(facts)
+
+
+def _headroom(domain: DomainFacts) -> float:
+    step = max(1.0, domain.cap / 1000)
+    return math.floor((domain.cap - domain.draw) / step) * step
 
 
 _WRITTEN_ROWS = [
