@@ -78,7 +78,7 @@ class GangReasons:
         models = self._fleet.columns.model[rows] if demand.ask.shape.needs_devices else np.zeros_like(rows)
         groups = self._topology.level(wishes.group_level).domain if wishes.group_size > 1 else np.zeros_like(fits)
         held = np.zeros(place.count, dtype=np.intp)
-        for model in np.unique(models).tolist():
+        for model in sorted(set(models.tolist())):
             at = rows[models == model]
             held = np.maximum(held, reach(fits[at], place.domain[at], place.count, groups[at], need))
         return held

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from placement_engine.domain.columns import CPU, CPU_TOTAL, DEVICES, FREE, IDLE_WATTS, Bools, Ints
+from placement_engine.domain.columns import CPU, CPU_TOTAL, DEVICES, FREE, IDLE_WATTS, NODE_WATTS, Bools, Ints
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import WHOLE_DEVICE, Expectation, Job, Member
 from placement_engine.domain.policy import Policy
@@ -171,7 +171,7 @@ class Gangs:
             yield 0, room
             return
         models = columns.model[rows]
-        for model in np.unique(models).tolist():
+        for model in sorted(set(models.tolist())):
             yield model, room.only(models == model)
 
     def _claim(
@@ -213,6 +213,9 @@ class Gangs:
             member = member_on(fleet, number, row, ask, self._near(part, row, usable, wishes), part.name)
             usable[[slots[claim.device_id] for claim in member.devices]] = False
             members.append(member)
+        if not again and self._power_for_all(part, row, count):
+            fleet.hold_on_node(part.job.job_id, members, now, watts, shape.fraction)
+            return members
         if count > 1:
             fleet.hold_on_node(part.job.job_id, members[:-1], now, watts, shape.fraction)
         # The last one is checked against what is left when all before it are claimed; so each before it is too.
@@ -223,6 +226,13 @@ class Gangs:
         if members:
             fleet.hold_on_node(part.job.job_id, members[-1:], now, watts, shape.fraction)
         return members
+
+    def _power_for_all(self, part: Part, row: int, count: int) -> bool:
+        """Beyond doubt: each device at its peak in whole W. Devices, CPU and memory the bounds count exactly."""
+        columns, shape = self._fleet.columns, part.ask.shape
+        most = count * shape.slots * (float(part.ask.watts[columns.model[row]]) + 1.0)
+        left = float(columns.row[NODE_WATTS, row])
+        return left >= most and self._fleet.budget_above(self._fleet.by_row[row][0]) >= most
 
     def _near(self, part: Part, row: int, usable: Bools, wishes: Wishes) -> Bools:
         if not asks_for_neighbours(wishes, part.job.milli_per_member):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement_engine.domain.columns import Bools, Floats, Ints
-from placement_engine.domain.topology import NODE, Topology, Wishes
+from placement_engine.domain.topology import NODE, Topology, Wishes, distinct
 
 Picks = list[tuple[int, int]]
 """Position in a room, members taken there."""
@@ -80,16 +80,16 @@ class Container:
 
 def containers(topology: Topology, wishes: Wishes, rows: int) -> tuple[Container, ...]:
     """Where a gang may be whole, the tightest level first. The last one is what is required of it."""
-    chain = topology.chain(wishes.named)
     everything = Container("", np.zeros(rows, dtype=np.intp), 1)
+    if not wishes.named:
+        return (everything,)
+    chain = topology.chain(wishes.named)
     if wishes.required:
         names = chain[: chain.index(wishes.required) + 1] if wishes.required in chain else (wishes.required,)
         required = topology.level(wishes.required)
         outside = required.domain >= len(required.names)
-    elif wishes.named:
-        names, outside = chain, np.zeros(rows, dtype=np.bool_)
     else:
-        return (everything,)
+        names, outside = chain, np.zeros(rows, dtype=np.bool_)
     found = []
     for name in names:
         level = topology.level(name)
@@ -106,7 +106,7 @@ def reach(fits: Ints, domain: Ints, count: int, groups: Ints, need: Need) -> Int
         most = np.minimum(_sums(domain, fits, count), need.wished)
     else:
         span = int(groups.max(initial=0)) + 1
-        cells, cell = np.unique(domain * span + groups, return_inverse=True)
+        cells, _, cell = distinct(domain * span + groups)
         capacity, owner = _sums(cell, fits, cells.shape[0]), cells // span
         whole = _sums(owner, capacity // size, count)
         spare = np.zeros(count, dtype=np.intp)
@@ -165,7 +165,7 @@ def tightness(topology: Topology, wishes: Wishes, rows: Ints) -> float:
     """0..1: the mean over "node" and the levels that the job names for the gang of 1 / (domains it spans).
     1 is on one node; on four nodes of two racks, racks named, it is (1/4 + 1/2) / 2."""
     names = dict.fromkeys((NODE, wishes.required, *wishes.preferred))
-    spans = [np.unique(topology.level(name).domain[rows]).shape[0] for name in names if name]
+    spans = [len(set(topology.level(name).domain[rows].tolist())) for name in names if name]
     return float(np.mean([1.0 / span for span in spans]))
 
 
@@ -225,7 +225,7 @@ def _spread(room: Room, at: Ints, need: int, levels: list[Ints]) -> Picks:
     """Over the rows `at` (positions), through the levels, the loosest first, down to the nodes."""
     if not levels:
         return [(int(at[index]), take) for index, take in _fewest(room.only(at), need, rows=True)]
-    numbers, number = np.unique(levels[0][at], return_inverse=True)
+    numbers, _, number = distinct(levels[0][at])
     picks: Picks = []
     for index, take in _fewest(_bins(room, at, number, numbers.shape[0]), need, rows=False):
         picks += _spread(room, at[number == index], take, levels[1:])
@@ -234,7 +234,7 @@ def _spread(room: Room, at: Ints, need: int, levels: list[Ints]) -> Picks:
 
 def _spread_groups(room: Room, at: Ints, need: int, size: int, outer: list[Ints], inner: list[Ints]) -> Picks:
     """Whole groups of `size` over the domains of the last of `outer`, then the members of each inside it."""
-    numbers, first, number = np.unique(outer[-1][at], return_index=True, return_inverse=True)
+    numbers, first, number = distinct(outer[-1][at])
     cells = _bins(room, at, number, numbers.shape[0])
     capacity = cells.fits
     whole, rest = divmod(need, size)
@@ -265,7 +265,7 @@ def _spread_over(cells: Room, need: int, levels: list[Ints]) -> Picks:
     def down(at: Ints, need: int, levels: list[Ints]) -> Picks:
         if len(levels) == 1:
             return [(int(at[index]), take) for index, take in _fewest(cells.only(at), need, rows=False)]
-        numbers, number = np.unique(levels[0][at], return_inverse=True)
+        numbers, _, number = distinct(levels[0][at])
         picks: Picks = []
         for index, take in _fewest(_bins(cells, at, number, numbers.shape[0]), need, rows=False):
             picks += down(at[number == index], take, levels[1:])

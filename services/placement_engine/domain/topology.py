@@ -6,6 +6,7 @@ the other. A domain's name is unique within its level: "r07" of two zones is one
 Levels of `DEVICE_LEVELS` are within a node: devices declare them, and they concern the devices of one member.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,12 +79,17 @@ def wishes_of(job: Job) -> Wishes:
 
 
 class Topology:
-    """Read from the fleet when asked, and remembered until nodes come, go or change."""
+    """Read from the fleet when asked, and remembered until nodes declare something else."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._structure = -1
         self._levels: dict[str, Level] = {}
+        self._declared: dict[str, tuple[int, Mapping[str, str]]] = {}
+        """Number and topology of each node, as last taken in."""
+        self._domain_of: dict[str, dict[int, str]] = {}
+        self._of_node: dict[str, tuple[Ints, tuple[str, ...]]] = {}
+        """Number of the domain by number of the node, -1 for none, and the names."""
         self._inside: dict[tuple[str, str], bool] = {}
         self._chains: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._devices: dict[str, Ints] = {}
@@ -93,24 +99,53 @@ class Topology:
         if self._structure == fleet.structure:
             return
         self._structure = fleet.structure
-        self._inside, self._chains, self._devices = {}, {}, {}
-        of_level: dict[str, tuple[list[int], list[str]]] = {}
-        for facts in fleet.nodes.values():
-            for level, domain in facts.node.topology.items():
-                if domain and level != NODE and level not in DEVICE_LEVELS:
-                    numbers, names = of_level.setdefault(level, ([], []))
-                    numbers.append(facts.number)
-                    names.append(domain)
-        node_of_row = fleet.columns.node[: fleet.columns.rows]
-        rank = fleet.rank()
+        self._devices = {}
+        rank, node_of_row = fleet.rank(), fleet.columns.node[: fleet.columns.rows]
         self._levels = {NODE: Level(NODE, rank, tuple(sorted(fleet.nodes)))}
-        for level, (numbers, names) in of_level.items():
-            distinct = sorted(set(names))
-            number_of = {name: number for number, name in enumerate(distinct)}
+        for level in self._declare():
+            self._inside, self._chains = {}, {}
+            names = sorted(set(self._domain_of[level].values()))
+            number_of = {name: number for number, name in enumerate(names)}
             of_node = np.full(len(fleet.names) + 1, -1, dtype=np.intp)
-            of_node[numbers] = [number_of[name] for name in names]
+            of_node[list(self._domain_of[level])] = [number_of[name] for name in self._domain_of[level].values()]
+            self._of_node[level] = (of_node, tuple(names))
+        for level, (of_node, distinct) in self._of_node.items():
+            if of_node.shape[0] <= len(fleet.names):  # nodes came that do not declare it
+                of_node = np.concatenate((of_node[:-1], np.full(len(fleet.names) + 2 - of_node.shape[0], -1)))
             of_row = of_node[node_of_row]
-            self._levels[level] = Level(level, np.where(of_row >= 0, of_row, len(distinct) + rank), tuple(distinct))
+            domain = np.where((of_row >= 0) & (node_of_row >= 0), of_row, len(distinct) + rank)
+            self._levels[level] = Level(level, domain, distinct)
+
+    def _declare(self) -> set[str]:
+        """Takes in what nodes declare that came, changed or left: most changes of nodes are of something else.
+        Returns the levels that changed."""
+        changed: set[str] = set()
+        nodes = self._fleet.nodes
+        for name in self._declared.keys() - nodes.keys():
+            changed |= self._forget(*self._declared.pop(name))
+        for name, facts in nodes.items():
+            known = self._declared.get(name)
+            topology = facts.node.topology
+            if known is not None and (known[1] is topology or known[1] == topology):
+                continue
+            if known is not None:
+                changed |= self._forget(*known)
+            self._declared[name] = (facts.number, topology)
+            for level, domain in topology.items():
+                if domain and level != NODE and level not in DEVICE_LEVELS:
+                    self._domain_of.setdefault(level, {})[facts.number] = domain
+                    changed.add(level)
+        for level in [level for level, of_node in self._domain_of.items() if not of_node]:
+            del self._domain_of[level]
+            self._of_node.pop(level, None)
+            self._inside, self._chains = {}, {}
+        return changed & self._domain_of.keys()
+
+    def _forget(self, number: int, topology: Mapping[str, str]) -> set[str]:
+        levels = {level for level in topology if number in self._domain_of.get(level, ())}
+        for level in levels:
+            del self._domain_of[level][number]
+        return levels
 
     def levels(self) -> tuple[str, ...]:
         """Every level that a node declares, and "node", by name."""
@@ -207,3 +242,14 @@ def wants_near_devices(job: Job) -> bool:
 def asks_for_neighbours(wishes: Wishes, milli_per_member: int) -> bool:
     """Whether the level within the node matters: only a member of several whole devices can be across domains."""
     return bool(wishes.device_level) and milli_per_member > WHOLE_DEVICE
+
+
+def distinct(numbers: Ints) -> tuple[Ints, Ints, Ints]:
+    """The distinct numbers in order, where each is first, and for every number its place among them."""
+    order = np.argsort(numbers, kind="stable")
+    ordered = numbers[order]
+    new = np.ones(ordered.shape[0], dtype=np.bool_)
+    new[1:] = ordered[1:] != ordered[:-1]
+    place = np.empty_like(order)
+    place[order] = np.cumsum(new) - 1
+    return ordered[new], order[new], place
