@@ -60,8 +60,10 @@ class Fleet:
         self._domains: dict[tuple[str, str], DomainFacts] = {}
         self._rank: Ints | None = None
         self.by_row: dict[int, tuple[NodeFacts, RowFacts]] = {}
+        self._unwritten: dict[int, tuple[NodeFacts, dict[int, DeviceFacts]]] | None = None
+        """Nodes, by number, whose columns wait to be written with these devices; None: they are written at once."""
         self._late: dict[int, DomainFacts] | None = None
-        """Power domains whose rows are written when a whole gang is claimed; None: at once."""
+        """Power domains whose rows wait to be written; None: they are written at once."""
 
     # -- nodes -----------------------------------------------------------------------------------
 
@@ -222,63 +224,36 @@ class Fleet:
 
     def hold(self, job_id: str, member: Member, since: float, peak_watts: float, fraction: float) -> None:
         """Claims a member's devices and host resources. `peak_watts` is its expected draw per device."""
-        self.hold_on_node(job_id, (member,), since, peak_watts, fraction)
-
-    def hold_on_node(
-        self, job_id: str, members: Sequence[Member], since: float, peak_watts: float, fraction: float
-    ) -> None:
-        """`hold` for members that all sit on one node: its columns are written once."""
-        facts = self.nodes.get(members[0].node)
-        touched: list[DeviceFacts] = []
-        for member in members:
-            hold = MemberHold(job_id=job_id, member=member, since=since)
-            for claim in member.devices if peak_watts > 0 else ():
-                device = facts.devices.get(claim.device_id) if facts else None
-                idle = self._idle_watts(device) * fraction if device is not None else 0.0
-                hold.watts[claim.device_id] = math.ceil(max(0.0, peak_watts - idle))
-            self.held.setdefault(member.node, {})[job_id, member.member] = hold
-            if facts is not None:
-                touched += self._attach(facts, hold)
+        hold = MemberHold(job_id=job_id, member=member, since=since)
+        facts = self.nodes.get(member.node)
+        for claim in member.devices if peak_watts > 0 else ():
+            device = facts.devices.get(claim.device_id) if facts else None
+            idle = self._idle_watts(device) * fraction if device is not None else 0.0
+            hold.watts[claim.device_id] = math.ceil(max(0.0, peak_watts - idle))
+        self.held.setdefault(member.node, {})[job_id, member.member] = hold
         if facts is not None:
+            touched = self._attach(facts, hold)
             self._write_after_claim(facts, touched)
 
     def let_go(self, job_id: str, member: Member) -> None:
-        self.let_go_on_node(job_id, (member,))
-
-    def let_go_on_node(self, job_id: str, members: Sequence[Member]) -> None:
-        """`let_go` for members that all sit on one node."""
-        name = members[0].node
-        on_node = self.held.get(name, {})
-        facts = self.nodes.get(name)
-        touched: list[DeviceFacts] = []
-        changed = False
-        for member in members:
-            hold = on_node.pop((job_id, member.member), None)
-            if hold is None or facts is None:
-                continue
-            changed = True
-            for claim in member.devices:
-                device = facts.devices.get(claim.device_id)
-                if device is not None:
-                    device.holds.pop((job_id, member.member), None)
-                    touched.append(device)
-            facts.used_cpu -= member.cpu_milli
-            facts.used_memory -= member.memory_bytes
-            if not hold.visible:
-                self._shift_pending(facts, hold, -1)
+        on_node = self.held.get(member.node, {})
+        hold = on_node.pop((job_id, member.member), None)
         if not on_node:
-            self.held.pop(name, None)
-        if facts is not None and changed:
-            self._write_after_claim(facts, touched)
-
-    def let_go_all(self, job_id: str, members: Iterable[Member]) -> None:
-        """`let_go` for members anywhere."""
-        by_node: dict[str, list[Member]] = {}
-        for member in members:
-            by_node.setdefault(member.node, []).append(member)
-        with self.power_domains_later():
-            for on_node in by_node.values():
-                self.let_go_on_node(job_id, on_node)
+            self.held.pop(member.node, None)
+        facts = self.nodes.get(member.node)
+        if hold is None or facts is None:
+            return
+        touched = []
+        for claim in member.devices:
+            device = facts.devices.get(claim.device_id)
+            if device is not None:
+                device.holds.pop((job_id, member.member), None)
+                touched.append(device)
+        facts.used_cpu -= member.cpu_milli
+        facts.used_memory -= member.memory_bytes
+        if not hold.visible:
+            self._shift_pending(facts, hold, -1)
+        self._write_after_claim(facts, touched)
 
     def _attach(self, facts: NodeFacts, hold: MemberHold) -> list[DeviceFacts]:
         member, touched = hold.member, []
@@ -302,6 +277,46 @@ class Fleet:
                 device.pending_watts += sign * watts
             facts.pending_watts += sign * watts
 
+    def hold_all(
+        self, job_id: str, members: Sequence[Member], since: float, peak_watts: float, fraction: float
+    ) -> None:
+        """`hold` for several members; the columns of their nodes are written once."""
+        with self.written_once():
+            for member in members:
+                self.hold(job_id, member, since, peak_watts, fraction)
+
+    def let_go_all(self, job_id: str, members: Iterable[Member]) -> None:
+        """`let_go` for several members; the columns of their nodes are written once."""
+        with self.power_domains_later(), self.written_once():
+            for member in members:
+                self.let_go(job_id, member)
+
+    @contextmanager
+    def written_once(self) -> Iterator[None]:
+        """Claims made or freed inside this are in the facts at once, in the columns at its end."""
+        self._unwritten = {}
+        try:
+            yield
+        finally:
+            unwritten, self._unwritten = self._unwritten, None
+            for facts, devices in unwritten.values():
+                self._write_after_claim(facts, devices.values())
+
+    @contextmanager
+    def power_domains_later(self) -> Iterator[None]:
+        """Rows of a power domain are many: they are written at the end of this. Until then `budget_above`
+        tells what is left."""
+        if self._late is not None:
+            yield
+            return
+        self._late = {}
+        try:
+            yield
+        finally:
+            late, self._late = self._late, None
+            for domain in late.values():
+                self._write_domain(domain)
+
     # -- power domains ---------------------------------------------------------------------------
 
     def set_power_domains(self, domains: Iterable[PowerDomain]) -> None:
@@ -316,21 +331,6 @@ class Fleet:
             self._write_domain(domain)
         for facts in self.nodes.values():
             self._write_node(facts)
-
-    @contextmanager
-    def power_domains_later(self) -> Iterator[None]:
-        """Rows of a power domain are many: inside this they are written once, at the end. Until then
-        `budget_above` tells what is left."""
-        if self._late is not None:
-            yield
-            return
-        self._late = {}
-        try:
-            yield
-        finally:
-            late, self._late = self._late, None
-            for domain in late.values():
-                self._write_domain(domain)
 
     def budget_above(self, facts: NodeFacts) -> float:
         """W left under the power domains above a node, counted as its rows count it; inf where there is none."""
@@ -359,6 +359,9 @@ class Fleet:
         self._write_after_claim(facts, facts.devices.values())
 
     def _write_after_claim(self, facts: NodeFacts, devices: Iterable[DeviceFacts]) -> None:
+        if self._unwritten is not None:
+            self._unwritten.setdefault(facts.number, (facts, {}))[1].update((id(one), one) for one in devices)
+            return
         for device in devices:
             self._write_device(device, facts)
         self._write_power(facts)

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from placement_engine.domain.columns import CPU, CPU_TOTAL, DEVICES, FREE, IDLE_WATTS, NODE_WATTS, Bools, Ints
+from placement_engine.domain.columns import CPU, CPU_TOTAL, DEVICES, FREE, NODE_WATTS, Bools, Ints
+from placement_engine.domain.filters.power_headroom import member_watts
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import WHOLE_DEVICE, Expectation, Job, Member
 from placement_engine.domain.policy import Policy
-from placement_engine.domain.reserve import Reservation, member_on, members_per_row, next_best
+from placement_engine.domain.reserve import Reservation, draw_on, member_on, members_per_row, next_best
 from placement_engine.domain.shapes import Ask, Shape, jobs_of, lead_job, lead_of, least_replicas, own_ask, shapes_of
 from placement_engine.domain.spreading import Container, Need, Plan, Room, containers, plan, reach, tightness
 from placement_engine.domain.tables import EXCLUDED, Pipeline, Table
@@ -196,13 +197,13 @@ class Gangs:
     ) -> list[Member]:
         """Claims up to `count` members on one row."""
         ask, fleet, shape = part.ask, self._fleet, part.ask.shape
-        watts = float(ask.watts[fleet.columns.model[row]])
+        draw = draw_on(fleet, row, ask)
         members: list[Member] = []
         if shape.needs_devices and not shape.whole:
             # Shares of devices lean on each other: each is chosen when the one before it is claimed.
             while len(members) < count and (usable := self._usable(part, row)) is not None:
                 member = member_on(fleet, first + len(members), row, ask, usable, part.name)
-                fleet.hold(part.job.job_id, member, now, watts, shape.fraction)
+                fleet.hold(part.job.job_id, member, now, *draw)
                 members.append(member)
             return members
         usable = self._usable(part, row) if again else part.table.usable[:, row].copy()
@@ -214,23 +215,23 @@ class Gangs:
             usable[[slots[claim.device_id] for claim in member.devices]] = False
             members.append(member)
         if not again and self._power_for_all(part, row, count):
-            fleet.hold_on_node(part.job.job_id, members, now, watts, shape.fraction)
+            fleet.hold_all(part.job.job_id, members, now, *draw)
             return members
         if count > 1:
-            fleet.hold_on_node(part.job.job_id, members[:-1], now, watts, shape.fraction)
+            fleet.hold_all(part.job.job_id, members[:-1], now, *draw)
         # The last one is checked against what is left when all before it are claimed; so each before it is too.
         while members and not self._takes_one(part, row, fresh=len(members) == 1 and not again):
             members.pop()
             if members:
-                fleet.let_go_on_node(part.job.job_id, members[-1:])
+                fleet.let_go(part.job.job_id, members[-1])
         if members:
-            fleet.hold_on_node(part.job.job_id, members[-1:], now, watts, shape.fraction)
+            fleet.hold(part.job.job_id, members[-1], now, *draw)
         return members
 
     def _power_for_all(self, part: Part, row: int, count: int) -> bool:
         """Beyond doubt: each device at its peak in whole W. Devices, CPU and memory the bounds count exactly."""
         columns, shape = self._fleet.columns, part.ask.shape
-        most = count * shape.slots * (float(part.ask.watts[columns.model[row]]) + 1.0)
+        most = count * shape.slots * (draw_on(self._fleet, row, part.ask)[0] + 1.0)
         left = float(columns.row[NODE_WATTS, row])
         return left >= most and self._fleet.budget_above(self._fleet.by_row[row][0]) >= most
 
@@ -255,9 +256,7 @@ class Gangs:
         return self._fleet.budget_above(self._fleet.by_row[row][0]) >= self._watts_added(part, row)
 
     def _watts_added(self, part: Part, row: int) -> float:
-        columns, ask = self._fleet.columns, part.ask
-        idle = columns.row[IDLE_WATTS, row] * ask.shape.fraction
-        return max(float(ask.watts[columns.model[row]] - idle), 0.0) * ask.shape.slots
+        return float(member_watts(self._fleet.columns.view(np.array([row])), part.ask)[0])
 
     def _rows_out_of_power(self, part: Part, row: int) -> Iterator[int]:
         """All rows under the power budgets that have no room for one more member of this row."""
@@ -354,9 +353,7 @@ class Gangs:
             members = [replace(member, member=number + at) for at, member in enumerate(members)]
             number += len(members)
             first, picks = found[index][0], tuple(pick for one in found[index] for pick in one.plan.picks)
-            watts = float(part.ask.watts[first.model]) if part.ask.shape.needs_devices else 0.0
-            for member in members:
-                self._fleet.hold(part.job.job_id, member, now, watts, part.ask.shape.fraction)
+            self._fleet.hold_all(part.job.job_id, members, now, *draw_on(self._fleet, picks[0][0], part.ask))
             chosen = replace(first.plan, picks=picks, size=len(members))
             result.append(Claimed(part, chosen, first.model, tuple(members)))
         return tuple(result)

@@ -57,8 +57,7 @@ class Reserver:
             row = int(ties[self._fleet.rank().take(ties).argmin()])
         others = next_best(score, [row], self._next_best)
         member = member_on(self._fleet, 0, row, ask, table.usable[:, row])
-        watts = float(ask.watts[self._fleet.columns.model[row]])
-        self._fleet.hold(job.job_id, member, now, watts, ask.shape.fraction)
+        self._fleet.hold(job.job_id, member, now, *draw_on(self._fleet, row, ask))
         return Reservation((member,), row, best, others, None)
 
 
@@ -75,6 +74,11 @@ def next_best(score: Floats, rows: list[int], count: int) -> tuple[tuple[int, fl
     for at, value in kept:
         score[at] = value
     return tuple((at, float(value)) for at, value in kept[len(rows) :])
+
+
+def draw_on(fleet: Fleet, row: int, ask: Ask) -> tuple[float, float]:
+    """A member's expected peak on each device of a row, W, and the part of the device that it takes."""
+    return float(ask.watts[fleet.columns.model[row]]), ask.shape.fraction
 
 
 def member_on(fleet: Fleet, number: int, row: int, ask: Ask, usable: Bools, group: str = "") -> Member:
