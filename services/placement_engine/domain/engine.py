@@ -39,7 +39,7 @@ from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Group, Queues, Totals
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reserve import Reservation, Reserver
-from placement_engine.domain.shapes import Ask, Shape, gang_of, lead_job, shape_of, shapes_of
+from placement_engine.domain.shapes import Ask, Shape, cut_to, gang_of, lead_job, least_milli, shape_of, shapes_of
 from placement_engine.domain.tables import Pipeline, Table, Tables
 from placement_engine.domain.topology import Topology
 
@@ -208,7 +208,7 @@ class Engine:
                 table = self._tables.get(group.likeness.shape)
                 ask = with_deadline(self._fleet, table.ask, job, now)
                 # 5. Reserve: a gang whole or not at all.
-                reservation = self._reserver.reserve(job, ask, table, now)
+                reservation = self._reserver.reserve(self._sized(job), ask, table, now)
                 if reservation is not None:
                     # 6. Commit: the job leaves the queue and its queue is charged.
                     decisions.append(self._commit(job, table, reservation))
@@ -227,13 +227,19 @@ class Engine:
             return (holds_claims(job),), ()
         if job.deadline is not None and now > job.deadline:
             return (deadline_passed(job, now),), ("submit it again with a later deadline",)
-        asked = job.replicas * job.milli_per_member
+        asked = least_milli(job)
         queue = self._queues.limit_hit(job.queue, asked) if asked else None
         if queue is None:
             return None
         usage = self._queues.usage.get(queue.name)
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
+
+    def _sized(self, job: Job) -> Job:
+        """An elastic gang wishes for no more than the limits of its queue leave."""
+        if not job.min_replicas and not job.groups:
+            return job
+        return cut_to(job, lambda milli: self._queues.limit_hit(job.queue, milli) is None)
 
     def _commit(self, job: Job, table: Table, reservation: Reservation) -> Decision:
         self._queues.discard(job.job_id)
@@ -327,7 +333,7 @@ class Engine:
             return self._rejection(job, why)
         table = self._tables.get(shape_of(job))
         ask = with_deadline(self._fleet, table.ask, job, now)
-        reservation = self._reserver.reserve(job, ask, table, now)
+        reservation = self._reserver.reserve(self._sized(job), ask, table, now)
         if reservation is None:
             reasons, remedies = self._explainer.reasons(job, ask)
             return self._rejection(job, (reasons or (not_together(job),), remedies))

@@ -1,6 +1,9 @@
 """What a member of a gang demands, apart from whose it is: jobs of one shape share their scores."""
 
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 
@@ -48,6 +51,32 @@ class Shape:
 def least_replicas(job: Job) -> int:
     """The fewest members that a job of one shape starts with."""
     return min(job.min_replicas or job.replicas, job.replicas)
+
+
+def least_milli(job: Job) -> int:
+    """Thousandths of devices that a gang starts with at least."""
+    return sum(least_replicas(one) * one.milli_per_member for one in jobs_of(job))
+
+
+def cut_to(job: Job, admits: Callable[[int], bool]) -> Job:
+    """The job with the wished sizes of its elastic groups cut, the last group first, until `admits` (thousandths
+    of devices) says yes; at its least where it never does."""
+    parts = jobs_of(job)
+    sizes = [one.replicas for one in parts]
+
+    def admitted(part: int, size: int) -> bool:
+        wished = (*sizes[:part], size, *sizes[part + 1 :])
+        return admits(sum(size * one.milli_per_member for size, one in zip(wished, parts, strict=True)))
+
+    for part in reversed(range(len(parts))):
+        if admitted(part, sizes[part]):
+            break
+        options = range(sizes[part], least_replicas(parts[part]) - 1, -1)
+        sizes[part] = options[min(bisect_left(options, True, key=partial(admitted, part)), len(options) - 1)]
+    if not job.groups:
+        return replace(job, replicas=sizes[0], min_replicas=least_replicas(job))
+    groups = zip(job.groups, sizes, strict=True)
+    return replace(job, groups=tuple(replace(group, replicas=size) for group, size in groups))
 
 
 def jobs_of(job: Job) -> tuple[Job, ...]:
