@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from placement_engine.domain.asks import counts_of
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job
+from placement_engine.domain.model import WHOLE_DEVICE, Job, Member
 from placement_engine.domain.reserve import Reserver
-from placement_engine.domain.shapes import Ask, Shape, shape_of
+from placement_engine.domain.shapes import Ask, Shape
 from placement_engine.domain.tables import Table, Tables
 
 
@@ -45,16 +45,14 @@ def best_shape(
         reservation = reserver.reserve(job, asked, table, now)
         if reservation is None:
             continue
-        for member in reservation.members:
-            fleet.let_go(job.job_id, member)
+        fleet.let_go_all(job.job_id, reservation.members)
         value = float(asked.objective[fleet.columns.model[reservation.row]])
         if value > best:
             chosen, best = asked.shape, value
     return chosen
 
 
-def held_shape(claim: Claim) -> Shape:
-    """The shape at the number of devices that the claim has."""
-    shape = shape_of(claim.job)
-    whole = sum(1 for device in claim.members[0].devices if device.milli == WHOLE_DEVICE) if claim.members else 0
+def held_shape(shape: Shape, member: Member) -> Shape:
+    """The shape at the number of devices that a member of it has."""
+    whole = sum(1 for device in member.devices if device.milli == WHOLE_DEVICE)
     return shape.at(whole) if shape.flexible and whole else shape

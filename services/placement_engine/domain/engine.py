@@ -11,15 +11,17 @@ from dataclasses import replace
 from placement_engine.domain import views
 from placement_engine.domain.asks import with_deadline
 from placement_engine.domain.device_counts import best_shape, held_shape
+from placement_engine.domain.elastic import within_limits
 from placement_engine.domain.explaining import (
     Explainer,
     backing_off,
     deadline_passed,
     holds_claims,
     limit_reason,
-    shared_power,
 )
 from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.gang_reasons import not_together
+from placement_engine.domain.gangs import Gangs, as_placed, sizes
 from placement_engine.domain.model import (
     Accelerator,
     Candidate,
@@ -42,8 +44,9 @@ from placement_engine.domain.quota_accounts import quota_exceeded
 from placement_engine.domain.quotas import within_quota
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reserve import Reservation, Reserver
-from placement_engine.domain.shapes import Ask, Shape, shape_of
+from placement_engine.domain.shapes import Ask, Shape, gang_of, lead_job, least_milli, shape_of, shapes_of
 from placement_engine.domain.tables import Pipeline, Table, Tables
+from placement_engine.domain.topology import Topology
 
 Why = tuple[tuple[Reason, ...], tuple[str, ...]]
 """Reasons and remedies."""
@@ -58,8 +61,10 @@ class Engine:
         self._fleet = Fleet(policy)
         self._pipeline = Pipeline(policy)
         self._tables = Tables(self._fleet, policy, self._pipeline)
-        self._reserver = Reserver(self._fleet, policy, self._pipeline)
-        self._explainer = Explainer(self._fleet, policy, self._pipeline)
+        topology = Topology(self._fleet)
+        gangs = Gangs(self._fleet, policy, self._pipeline, topology, lambda shape: self._tables.get(shape))
+        self._reserver = Reserver(self._fleet, policy, gangs.reserve)
+        self._explainer = Explainer(self._fleet, policy, self._pipeline, topology)
         self._queues = Queues(self._fleet.models, policy.usage_half_life_seconds)
         self._claims: dict[str, Claim] = {}
         self._totals = Totals()
@@ -144,10 +149,9 @@ class Engine:
         queue; None: it is taken to have ended at the last cycle."""
         claim = self._claims.pop(job_id, None)
         if claim is not None:
-            for member in claim.members:
-                self._fleet.let_go(job_id, member)
             path = self._queues.path(claim.job.queue) if now is not None else ()
             before = {name: self._queues.dominant(name, self._totals) for name in path}
+            self._fleet.let_go_all(job_id, claim.members)
             self._charge(claim, -1)
             if now is not None:
                 self._queues.ended(before, now, self._totals)
@@ -160,9 +164,11 @@ class Engine:
         if waiting is not None and waiting.attempt <= claim.job.attempt:
             self._queues.discard(job_id)
         self.release(job_id)
-        shape = held_shape(claim)
+        names = [group.name for group in claim.job.groups] or [""]
+        shapes = dict(zip(names, shapes_of(claim.job), strict=True))
         estimator = self._fleet.models.estimator
         for member in claim.members:
+            shape = held_shape(shapes.get(member.group) or shape_of(claim.job), member)
             model = member.devices[0].model if member.devices else ""
             estimate = estimator.estimate(shape.workload, model, shape.gang_devices, shape.character)
             peak = estimate.peak_watts or 0.0
@@ -226,7 +232,7 @@ class Engine:
                 table = self._tables.get(self._sized(job, group.likeness.shape, now))
                 ask = self._ask(table, job, now)
                 # 5. Reserve: a gang whole or not at all.
-                reservation = self._reserver.reserve(job, ask, table, now)
+                reservation = self._reserve(job, ask, table, now)
                 if reservation is not None:
                     # 6. Commit: the job leaves the queue and its queue is charged.
                     decisions.append(self._commit(job, ask, table, reservation))
@@ -245,7 +251,7 @@ class Engine:
             return (holds_claims(job),), ()
         if job.deadline is not None and now > job.deadline:
             return (deadline_passed(job, now),), ("submit it again with a later deadline",)
-        asked = job.replicas * job.milli_per_member
+        asked = least_milli(job)
         queue = self._queues.limit_hit(job.queue, asked) if asked else None
         if queue is None:
             return None
@@ -274,6 +280,14 @@ class Engine:
             admitted=lambda larger: self._gate(larger, now) is None,
         )
 
+    def _reserve(self, job: Job, ask: Ask, table: Table, now: float) -> Reservation | None:
+        """As `Reserver.reserve`, for the largest size of an elastic gang that limits and quotas leave room for."""
+        for sized, narrowed in within_limits(job, ask, self._queues):
+            reservation = self._reserver.reserve(sized, narrowed, table, now)
+            if reservation is not None:
+                return reservation
+        return None
+
     def _commit(self, job: Job, ask: Ask, table: Table, reservation: Reservation) -> Decision:
         self._queues.discard(job.job_id)
         claim = Claim(job, reservation.members)
@@ -292,7 +306,7 @@ class Engine:
             terms = table.terms_of(row, model, self._pipeline, self._fleet, job)
             if row == reservation.row and reservation.tightness is not None:
                 weight = self._policy.weights.topology
-                terms += (ScoreTerm("Topology", reservation.tightness, weight, "1 is one node"),)
+                terms += (ScoreTerm("Topology", reservation.tightness, weight, "1 is one node, one domain"),)
                 score += weight * reservation.tightness
             name = self._fleet.models.names[model] if table.ask.shape.needs_devices else ""
             candidates.append(Candidate(by_row[row][0].node.name, name, score, terms, ask.shape.whole))
@@ -301,6 +315,10 @@ class Engine:
         where = members[0].node
         if len(members) > 1:
             where = f"{len({member.node for member in members})} nodes, first {where}"
+        expected = table.expectation(self._fleet, lead_job(job), model)
+        if job.replicas > 1 or job.groups:
+            expected = as_placed(expected, job, members)
+        size = sizes(job, members) if job.replicas > 1 or job.groups else "on "
         best = f"best of {len(self._fleet.nodes)} nodes, score {candidates[0].score:.2f}"
         remarks = (*table.remarks(self._fleet, model), *([ask.caution] if ask.caution else ()))
         return Decision(
@@ -308,9 +326,9 @@ class Engine:
             attempt=job.attempt,
             members=members,
             candidates=tuple(candidates),
-            expectation=table.expectation(self._fleet, job, model),
+            expectation=expected,
             nodes_considered=len(self._fleet.nodes),
-            summary="; ".join((f"placed on {where}: {best}", *remarks)),
+            summary="; ".join((f"placed {size}{where}: {best}", *remarks)),
         )
 
     def _reasons(self, job: Job, ask: Ask, now: float) -> Why:
@@ -318,13 +336,13 @@ class Engine:
         quota = quota_exceeded(self._queues, self._totals, job, ask)
         if quota is not None:
             return quota
-        key = (job.replicas, job.topology_level, job.topology_required, ask.in_time.tobytes())
+        key = (gang_of(job), ask.in_time.tobytes())
         known = self._why.get(ask.shape)
         if known is not None and known[1] == key and 0 <= now - known[0] < self._policy.reasons_max_age_seconds:
             return known[2]
         why = self._explainer.reasons(job, ask)
         if not why[0]:
-            why = (shared_power(job),), ()
+            why = (not_together(job),), ()
         if len(self._why) > 1024:
             self._why.clear()
         self._why[ask.shape] = (now, key, why)
@@ -367,13 +385,12 @@ class Engine:
             return self._rejection(job, why)
         table = self._tables.get(self._sized(job, shape_of(job), now))
         ask = self._ask(table, job, now)
-        reservation = self._reserver.reserve(job, ask, table, now)
+        reservation = self._reserve(job, ask, table, now)
         if reservation is None:
             quota = quota_exceeded(self._queues, self._totals, job, ask)
             reasons, remedies = quota or self._explainer.reasons(job, ask)
-            return self._rejection(job, (reasons or (shared_power(job),), remedies))
-        for member in reservation.members:
-            self._fleet.let_go(job.job_id, member)
+            return self._rejection(job, (reasons or (not_together(job),), remedies))
+        self._fleet.let_go_all(job.job_id, reservation.members)
         return self._decision(job, ask, table, reservation)
 
     def explain(self, job_id: str, now: float) -> Rejection | None:
@@ -395,7 +412,7 @@ class Engine:
         if gate is not None:
             reasons, remedies = gate[0] + reasons, gate[1] + remedies
         elif not reasons and not isinstance(self.dry_run(job, now), Decision):
-            reasons = (shared_power(job),)
+            reasons = (not_together(job),)
         return self._rejection(job, (reasons, remedies))
 
     # -- read-outs -------------------------------------------------------------------------------

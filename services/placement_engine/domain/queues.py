@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from placement_engine.domain.model import Job
 from placement_engine.domain.models import Models
-from placement_engine.domain.shapes import Shape, shape_of
+from placement_engine.domain.shapes import Shape, gang_of, shape_of
 from placement_engine.domain.usage import PastUse, QueueTree, Totals, Usage
 
 __all__ = ["Group", "Likeness", "PastUse", "Queues", "Totals", "Turn", "Usage", "likeness_of", "place_of"]
@@ -24,9 +24,7 @@ class Likeness:
 
     queue: str
     shape: Shape
-    replicas: int
-    level: str
-    required: bool
+    gang: tuple[object, ...]
     deadline: float | None
     duration: float | None
 
@@ -36,9 +34,7 @@ def likeness_of(job: Job) -> Likeness:
     return Likeness(
         queue=job.queue,
         shape=shape_of(job),
-        replicas=job.replicas,
-        level=job.topology_level,
-        required=job.topology_required,
+        gang=gang_of(job),
         deadline=job.deadline,
         duration=job.expected_duration_seconds if bound else None,
     )

@@ -1,0 +1,50 @@
+"""How many members an elastic gang may wish for: no more than the limits and the quotas of its queue leave."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from placement_engine.domain.columns import Bools
+from placement_engine.domain.model import Job
+from placement_engine.domain.queues import Queues
+from placement_engine.domain.quotas import within_quota
+from placement_engine.domain.shapes import Ask, cut_to, least_replicas
+
+
+def within_limits(job: Job, ask: Ask, queues: Queues) -> Iterator[tuple[Job, Ask]]:
+    """The job and its ask at sizes that it may have, the largest first; a job of a fixed size as it is.
+
+    A quota may leave room for more members on one accelerator than on another: each size comes with the
+    accelerators that take all of it, and a smaller one only where it brings further accelerators in.
+    """
+    if not job.groups and (not job.min_replicas or least_replicas(job) == job.replicas):
+        yield job, ask
+        return
+    job = cut_to(job, lambda milli: queues.limit_hit(job.queue, milli) is None)
+    if not queues.quotas.limits(job.queue):
+        yield job, ask
+        return
+    seen: Bools | None = None
+    for sized in _sizes(job):
+        may = queues.quotas.mask(_fixed(sized))
+        narrowed = within_quota(ask, may)
+        if bool(narrowed.in_time.any()) and (seen is None or bool((narrowed.in_time & ~seen).any())):
+            yield sized, narrowed
+            seen = narrowed.in_time
+        if may is None:
+            return
+
+
+def _sizes(job: Job) -> Iterator[Job]:
+    """From the wished size down to the least. Groups are cut together: all at their wish, or all at their least."""
+    if job.groups:
+        yield job
+        yield replace(job, groups=tuple(replace(group, replicas=group.min_replicas) for group in job.groups))
+        return
+    for size in range(job.replicas, least_replicas(job) - 1, -1):
+        yield replace(job, replicas=size)
+
+
+def _fixed(job: Job) -> Job:
+    """The job as one that takes no fewer than it wishes."""
+    groups = tuple(replace(group, min_replicas=group.replicas) for group in job.groups)
+    return replace(job, min_replicas=0, groups=groups)
