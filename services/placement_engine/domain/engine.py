@@ -144,8 +144,7 @@ class Engine:
         if claim is not None:
             for member in claim.members:
                 self._fleet.let_go(job_id, member)
-            path = self._queues.path(claim.job.queue) if now is not None else ()
-            before = {name: self._queues.dominant(name, self._totals) for name in path}
+            before = self._queues.shares_with(claim.job.queue, self._totals) if now is not None else {}
             self._charge(claim, -1)
             if now is not None:
                 self._queues.ended(before, now, self._totals)
