@@ -1,4 +1,10 @@
-"""Who is next: priority, then weighted fair share down the tree of queues, then submit time, then id."""
+"""Who is next: priority, then weighted fair share down the tree of queues, then submit time, then id.
+
+No job starves: within a priority, in every queue, one that asks for no more than what a job that ends leaves
+is placed in the end, if jobs end and its queue has quota for it. Each placement raises the standing of its
+queue, and what a queue held in the past halves with each half-life: while it waits, others are given, by
+weight, at most what it was given before and one job each. (Larger jobs wait for a reservation.)
+"""
 
 import bisect
 import heapq

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.entitlement import Level, Stake, entitled, may_take_from
-from placement_engine.domain.model import Profile, Queue, Quota
+from placement_engine.domain.model import Job, Profile, Queue, Quota
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import PastUse, Queues
 from placement_engine.domain.quotas import Ledger, Quotas
@@ -249,6 +249,68 @@ def test_nobody_is_pushed_below_what_it_owns(tree: Queues, data: st.DataObject) 
                 Level(name), before.get(name, {})
             ):
                 assert stake.used(Level(name)) >= stake.owned(Level(name))
+
+
+# -- restart ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(queues=trees(), seed=st.integers(0, 2**16))
+def test_an_engine_rebuilt_with_its_past_decides_the_same(queues: tuple[Queue, ...], seed: int) -> None:
+    """From nodes, queues, claims, waiting jobs and past use, which come in any order."""
+    rng = random.Random(seed)
+    profiles = [Profile("w", "H100", 1, 10.0), Profile("w", "L4", 1, 4.0)]
+    names = [queue.name for queue in queues]
+
+    def an_engine() -> Engine:
+        engine = Engine(Policy(usage_half_life_seconds=50.0))
+        engine.set_profiles(profiles)
+        for node in rng.sample([a_node("big", 4), a_node("small", 4, "L4"), a_node("mixed", 2)], 3):
+            engine.apply_node(node)
+        engine.set_queues(queues)
+        return engine
+
+    def some_jobs(step: int) -> list[Job]:
+        return [
+            a_job(
+                f"j{step}-{number}",
+                queue=rng.choice(names),
+                workload=rng.choice(("", "w")),
+                devices=rng.choice((0, 1, 2)),
+                cpu_milli=rng.choice((0, 4000)),
+                submitted_at=float(number),
+            )
+            for number in range(5)
+        ]
+
+    first, jobs = an_engine(), dict[str, Job]()
+    for step in range(4):
+        for job in some_jobs(step):
+            jobs[job.job_id] = job
+            first.submit(job)
+        first.cycle(NOW + 20 * step)
+        for job_id in sorted(jobs):
+            if first.holds(job_id) and rng.random() < 0.4:
+                first.release(job_id, NOW + 20 * step + 10)
+                del jobs[job_id]
+    second = an_engine()
+    for job_id in rng.sample(sorted(jobs), len(jobs)):
+        claim = first.holds(job_id)
+        if claim is not None:
+            second.restore(claim)
+        else:
+            second.submit(jobs[job_id])
+    second.restore_usage(first.usage_history())
+    assert second.state_digest() == first.state_digest()
+    for job in some_jobs(9):
+        first.submit(job)
+        second.submit(job)
+    results = [engine.cycle(NOW + 100) for engine in (first, second)]
+    assert [(d.job_id, d.members) for d in results[0].decisions] == [
+        (d.job_id, d.members) for d in results[1].decisions
+    ]
+    assert second.queue_usage() == first.queue_usage()
+    assert second.state_digest() == first.state_digest()
 
 
 # -- starvation ------------------------------------------------------------------------------------

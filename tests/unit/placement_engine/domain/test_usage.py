@@ -72,6 +72,9 @@ def test_a_charge_is_undone_whatever_happened_to_the_units() -> None:
     hold(tree, "a", L4, 2, "w")
     hold(tree, "a", H100, 0.5, "w")
     tree.refresh()
+    hold(tree, "a", L4, 1, "w")
+    hold(tree, "a", L4, 1, "w", sign=-1)
+    assert [tree.usage[name].normal for name in ("org", "a")] == [2000 * 100 + 500 * 1000] * 2
     profile(tree, "w", h100=100.0, l4=90.0)
     hold(tree, "a", L4, 2, "w", sign=-1)
     hold(tree, "a", H100, 0.5, "w", sign=-1)
