@@ -149,9 +149,8 @@ class Engine:
         queue; None: it is taken to have ended at the last cycle."""
         claim = self._claims.pop(job_id, None)
         if claim is not None:
-            path = self._queues.path(claim.job.queue) if now is not None else ()
-            before = {name: self._queues.dominant(name, self._totals) for name in path}
             self._fleet.let_go_all(job_id, claim.members)
+            before = self._queues.shares_with(claim.job.queue, self._totals) if now is not None else {}
             self._charge(claim, -1)
             if now is not None:
                 self._queues.ended(before, now, self._totals)

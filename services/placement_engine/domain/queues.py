@@ -1,4 +1,10 @@
-"""Who is next: priority, then weighted fair share down the tree of queues, then submit time, then id."""
+"""Who is next: priority, then weighted fair share down the tree of queues, then submit time, then id.
+
+No job starves: within a priority, in every queue, one that asks for no more than what a job that ends leaves
+is placed in the end, if jobs end and its queue has quota for it. Each placement raises the standing of its
+queue, and what a queue held in the past halves with each half-life: while it waits, others are given, by
+weight, at most what it was given before and one job each. (Larger jobs wait for a reservation.)
+"""
 
 import bisect
 import heapq
@@ -132,14 +138,18 @@ class Queues(QueueTree):
 
 
 class Branch:
-    """A queue in a turn. `head`: what it would try next, of its own or below; None: nothing is left."""
+    """A queue in a turn, or the jobs of a queue itself beside its children: those are one more child.
 
-    __slots__ = ("above", "below", "entry", "head", "line", "name", "own", "standing")
+    `head`: what it would try next; None: nothing is left.
+    """
 
-    def __init__(self, name: str, above: "Branch | None", standing: float) -> None:
+    __slots__ = ("above", "below", "direct", "entry", "head", "line", "name", "own", "standing")
+
+    def __init__(self, name: str, above: "Branch | None", standing: float = 0.0, *, direct: bool = False) -> None:
         self.name = name
         self.above = above
         self.standing = standing
+        self.direct = direct
         self.own: list[tuple[Place, int, Group]] = []
         """Heads of the queue's own groups: a heap."""
         self.below: dict[str, Branch] = {}
@@ -153,8 +163,7 @@ class Branch:
         line, below = self.line, self.below
         while line and below[line[0][3]].entry is not line[0]:
             heapq.heappop(line)
-        # Jobs in a queue that also has children go before its children's.
-        if self.own and not (line and line[0][0] < self.own[0][0][0]):
+        if self.own:
             self.head = (self.own[0][0], self.own[0][2])
         else:
             self.head = below[line[0][3]].head if line else None
@@ -180,20 +189,21 @@ class Turn:
     def __init__(self, queues: Queues, totals: Totals, groups: dict[str, dict[Likeness, Group]]) -> None:
         self._queues = queues
         self._totals = totals
-        self._root = Branch("", None, 0.0)
+        self._root = Branch("", None)
         self._branches: dict[str, Branch] = {}
+        self._leaves: dict[str, Branch] = {}
+        """Branches with jobs, by queue."""
         ticket = 0
         for name in sorted(name for name in groups if groups[name]):
-            branch = self._branch(name)
+            branch = self._leaves[name] = self._leaf(name)
             for group in groups[name].values():
                 ticket += 1
                 branch.own.append((group.order[0], ticket, group))
             heapq.heapify(branch.own)
-        for branch in list(self._branches.values()):
-            if branch.own:
-                branch.settle()
+        for branch in self._leaves.values():
+            branch.settle()
 
-    def _branch(self, name: str) -> Branch:
+    def _leaf(self, name: str) -> Branch:
         above = self._root
         for at in self._queues.path(name):
             branch = self._branches.get(at)
@@ -201,6 +211,9 @@ class Turn:
                 branch = self._branches[at] = Branch(at, above, self._queues.standing(at, self._totals))
                 above.below[at] = branch
             above = branch
+        if self._queues.children(name):
+            standing = self._queues.own_standing(name, self._totals)
+            above.below[name] = above = Branch(name, above, standing, direct=True)
         return above
 
     def next(self) -> tuple[Job, Group] | None:
@@ -210,13 +223,13 @@ class Turn:
 
     def skip(self, group: Group) -> None:
         """Passes over the head group of its queue."""
-        branch = self._branches[group.likeness.queue]
+        branch = self._leaves[group.likeness.queue]
         heapq.heappop(branch.own)
         branch.settle()
 
     def fits(self, group: Group) -> None:
         """The head job was placed, is charged and has left its group: the group's next one stands in line."""
-        branch = self._branches[group.likeness.queue]
+        branch = self._leaves[group.likeness.queue]
         _, ticket, _ = branch.own[0]
         if group.order:
             heapq.heapreplace(branch.own, (group.order[0], ticket, group))
@@ -224,6 +237,7 @@ class Turn:
             heapq.heappop(branch.own)
         at: Branch | None = branch
         while at is not None and at.above is not None:
-            at.standing = self._queues.standing(at.name, self._totals)
+            standing = self._queues.own_standing if at.direct else self._queues.standing
+            at.standing = standing(at.name, self._totals)
             at = at.above
         branch.settle()

@@ -93,10 +93,12 @@ def quota_exceeded(
 def _reclaims(
     queues: Queues, totals: Totals, job: Job, number: int, asked: int, room: int, ledger: Ledger
 ) -> list[str]:
-    if not entitled(queues, totals, job.queue, {number: asked}):
-        return []
-    kind = ledger.accelerator or "devices"
-    found = [(reclaimable(queues, ledger, name, job.queue), name) for name in sorted(queues.own)]
+    kind, milli = ledger.accelerator or "devices", {number: asked}
+    found = [
+        (reclaimable(queues, ledger, name, job.queue), name)
+        for name in sorted(queues.own)
+        if entitled(queues, totals, job.queue, milli, against=name)
+    ]
     return [
         f"{_devices(milli)} {kind} of queue {name!r}, which borrows them, are reclaimable"
         for milli, name in sorted(found, key=lambda one: (-one[0], one[1]))[:MOST_NAMED]

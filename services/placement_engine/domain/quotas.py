@@ -197,16 +197,12 @@ class Quotas:
         None: wherever it likes."""
         if not self.limits(job.queue):
             return None
-        models = self._models
+        rooms = {ledger.key: line.room() for ledger in self.ledgers if (line := ledger.line(job.queue)) is not None}
+        models, least = self._models, min(rooms.values())
         may = np.ones(len(models), dtype=np.bool_)
-        rooms: dict[str, int] = {}
-        for ledger in self.ledgers:
-            line = ledger.line(job.queue)
-            if line is not None:
-                rooms[ledger.key] = line.room()
         for number in range(1, len(models)):
             asked = least_milli(job, models, number)
-            if asked:
+            if asked > least:
                 covering = self.covering(models.names[number].casefold())
                 may[number] = all(rooms.get(ledger.key, asked) >= asked for ledger in covering)
         return None if bool(may.all()) else may

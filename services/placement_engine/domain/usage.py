@@ -56,11 +56,13 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class PastUse:
-    """A queue's past share (1: always held the pool) as of `at`, seconds since the epoch."""
+    """A queue's past share (1: always held the pool) as of `at`, seconds since the epoch. `own`: that of the
+    queue's own jobs alone, which is kept apart where it has children."""
 
     queue: str
     share: float
     at: float
+    own: bool = False
 
 
 class QueueTree:
@@ -83,7 +85,8 @@ class QueueTree:
         self.units = Units(models)
         self.quotas = Quotas(models)
         self._half_life = half_life_seconds
-        self._past: dict[str, float] = {}
+        self._past: dict[tuple[str, bool], float] = {}
+        """By queue, and whether of its own jobs alone."""
         self._past_at: float | None = None
         self._work: dict[str, dict[str, int]] = {}
         """Milli asked for by workload, of the subtree's waiting and running jobs."""
@@ -258,15 +261,18 @@ class QueueTree:
 
     # -- shares ----------------------------------------------------------------------------------
 
-    def dominant(self, name: str, totals: Totals) -> float:
-        """Dominant share of the subtree: 0 holds nothing, 1 holds the pool."""
-        usage = self.usage.get(name)
+    def dominant(self, name: str, totals: Totals, *, own: bool = False) -> float:
+        """Dominant share of the subtree, or of the queue's `own` jobs: 0 holds nothing, 1 holds the pool."""
+        usage = (self.own if own else self.usage).get(name)
         if usage is None:
             return 0.0
         share = 0.0
-        if usage.normal:
-            capacity = self._priced_of(name)[1]
-            share = usage.normal / capacity if capacity else 0.0
+        if usage.models:
+            units, capacity = self._priced_of(name)
+            normal = usage.normal
+            if own:
+                normal = sum(milli * units.get(model, UNIT) for model, milli in usage.models.items())
+            share = normal / capacity if capacity else 0.0
         if usage.cpu and totals.cpu:
             share = max(share, usage.cpu / totals.cpu)
         if usage.memory and totals.memory:
@@ -279,11 +285,15 @@ class QueueTree:
 
     def past_share(self, name: str) -> float:
         """Past dominant share with decay, by weight, as of the last cycle."""
-        return self._past.get(name, 0.0) / self.weight(name)
+        return self._past.get((name, False), 0.0) / self.weight(name)
 
     def standing(self, name: str, totals: Totals) -> float:
         """What siblings are ordered by, the least first: (share + past share) / weight."""
-        return (self.dominant(name, totals) + self._past.get(name, 0.0)) / self.weight(name)
+        return (self.dominant(name, totals) + self._past.get((name, False), 0.0)) / self.weight(name)
+
+    def own_standing(self, name: str, totals: Totals) -> float:
+        """That of a queue's own jobs among its children: as a child of weight 1."""
+        return self.dominant(name, totals, own=True) + self._past.get((name, True), 0.0)
 
     def limit_hit(self, name: str, milli: int) -> Queue | None:
         """The queue, of this one and those above it, whose device limit this many more would break."""
@@ -305,15 +315,25 @@ class QueueTree:
         self.refresh()
         if self._past_at is not None:
             kept = math.exp2(-(now - self._past_at) / self._half_life)
-            for name in {*self._past, *self.usage}:
-                share = self._past.get(name, 0.0) * kept + self.dominant(name, totals) * (1.0 - kept)
+            for key in {*self._past, *((name, False) for name in self.usage), *self._apart(self.own)}:
+                share = self._past.get(key, 0.0) * kept
+                share += self.dominant(key[0], totals, own=key[1]) * (1.0 - kept)
                 if share > NEGLIGIBLE:
-                    self._past[name] = share
+                    self._past[key] = share
                 else:
-                    self._past.pop(name, None)
+                    self._past.pop(key, None)
         self._past_at = now
 
-    def ended(self, before: Mapping[str, float], now: float, totals: Totals) -> None:
+    def _apart(self, names: Iterable[str]) -> list[tuple[str, bool]]:
+        """Those of which the own jobs' past is kept apart."""
+        return [(name, True) for name in names if self._children.get(name)]
+
+    def shares_with(self, name: str, totals: Totals) -> dict[tuple[str, bool], float]:
+        """Shares on the queue's path, for `ended`."""
+        keys = [*((at, False) for at in self.path(name)), *self._apart((name,))]
+        return {key: self.dominant(key[0], totals, own=key[1]) for key in keys}
+
+    def ended(self, before: Mapping[tuple[str, bool], float], now: float, totals: Totals) -> None:
         """Adds what a job held from the last advance to its end at `now`. `before`: shares with the job.
 
         Noted as of the last advance: divided by the decay that the next one brings.
@@ -321,16 +341,16 @@ class QueueTree:
         if self._half_life <= 0 or self._past_at is None or now <= self._past_at:
             return
         kept = math.exp2(-min(now - self._past_at, 100 * self._half_life) / self._half_life)
-        for name, share in before.items():
-            held = max(0.0, share - self.dominant(name, totals))
+        for key, share in before.items():
+            held = max(0.0, share - self.dominant(key[0], totals, own=key[1]))
             if held > 0:
-                self._past[name] = self._past.get(name, 0.0) + held * (1.0 - kept) / kept
+                self._past[key] = self._past.get(key, 0.0) + held * (1.0 - kept) / kept
 
     def usage_history(self) -> tuple[PastUse, ...]:
         """The past of every queue, by name, to be kept across a restart: nothing else can tell it."""
         if self._past_at is None:
             return ()
-        return tuple(PastUse(name, self._past[name], self._past_at) for name in sorted(self._past))
+        return tuple(PastUse(name, self._past[name, own], self._past_at, own) for name, own in sorted(self._past))
 
     def restore_usage(self, history: Iterable[PastUse]) -> None:
         """Takes the past as it was kept, in place of what is known. From its latest time on, what is held
@@ -350,7 +370,7 @@ class QueueTree:
         for entry in entries:
             share = entry.share * math.exp2((entry.at - self._past_at) / self._half_life)
             if share > NEGLIGIBLE:
-                self._past[entry.queue] = share
+                self._past[entry.queue, entry.own] = share
 
 
 def demand_of(job: Job) -> int:

@@ -72,6 +72,9 @@ def test_a_charge_is_undone_whatever_happened_to_the_units() -> None:
     hold(tree, "a", L4, 2, "w")
     hold(tree, "a", H100, 0.5, "w")
     tree.refresh()
+    hold(tree, "a", L4, 1, "w")
+    hold(tree, "a", L4, 1, "w", sign=-1)
+    assert [tree.usage[name].normal for name in ("org", "a")] == [2000 * 100 + 500 * 1000] * 2
     profile(tree, "w", h100=100.0, l4=90.0)
     hold(tree, "a", L4, 2, "w", sign=-1)
     hold(tree, "a", H100, 0.5, "w", sign=-1)
@@ -228,11 +231,17 @@ def waiting(tree: Queues, *jobs: tuple[str, str, int, float]) -> None:
 def test_priority_goes_through_the_whole_tree_then_standing_then_time() -> None:
     tree = a_tree(Queue("org"), Queue("x", "org"), Queue("y", "org"), Queue("solo"))
     waiting(tree, ("x5", "x", 0, 5), ("y4", "y", 0, 4), ("y9", "y", 7, 9), ("s6", "solo", 0, 6), ("o8", "org", 0, 8))
-    assert turns(tree) == ["y9", "s6", "o8", "y4", "x5"]
+    assert turns(tree) == ["y9", "y4", "x5", "s6", "o8"]
     hold(tree, "y", devices=1)
-    assert turns(tree) == ["y9", "s6", "o8", "x5", "y4"]
-    assert turns(tree, place=True) == ["y9", "s6", "o8", "x5", "y4"]
+    assert turns(tree) == ["y9", "s6", "x5", "o8", "y4"]
+    assert turns(tree, place=True) == ["y9", "s6", "x5", "o8", "y4"]
     assert tree.jobs == {}
+
+
+def test_a_queues_own_jobs_are_one_more_child() -> None:
+    tree = a_tree(Queue("org"), Queue("x", "org"))
+    waiting(tree, *((f"{q}{i}", q, 0, float(i)) for q in ("org", "x") for i in range(3)))
+    assert turns(tree, place=True) == ["org0", "x0", "org1", "x1", "org2", "x2"]
 
 
 def test_each_placement_moves_the_turn() -> None:
