@@ -99,6 +99,13 @@ def test_it_never_waits_for_a_better_count() -> None:
     assert decision.summary.endswith("; 2 x A100 has 95% of the best cost, else 1 x H100 100%")
 
 
+def test_of_counts_that_are_worth_the_same_the_least_is_taken() -> None:
+    profiles = (Profile("w", "A100", 1, 10.0), Profile("w", "A100", 2, 20.0), Profile("w", "H100", 2, 100.0))
+    engine = a_fleet(a_node("a", 4, "A100"), a_node("h", 2, "H100"), profiles=profiles)
+    assert placed(engine, a_job("taken", devices=2, models=("H100",))) == {"taken": ["h"]}
+    assert chosen(decided(engine, workload="w", max_devices=2, objective=Objective.COST)) == (1, "A100")
+
+
 def test_a_job_that_leaves_nothing_open_gets_what_it_asks_for() -> None:
     assert chosen(decided(a100s_and_an_h100(), workload="w", devices=1, objective=Objective.TIME)) == (1, "H100")
     both = decided(a100s_and_an_h100(), workload="w", devices=2, objective=Objective.TIME)
