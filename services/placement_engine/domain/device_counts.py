@@ -8,7 +8,7 @@ A100 and one H100 compare. Equal values: fewer devices. A job never waits for a 
 from collections.abc import Callable
 from dataclasses import replace
 
-from placement_engine.domain.asks import counts_of, with_deadline
+from placement_engine.domain.asks import with_deadline
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job
 from placement_engine.domain.reserve import Reserver
@@ -30,24 +30,27 @@ def best_shape(
 
     `admitted`: whether quotas and limits let the job have `Job.devices` a member.
     """
-    chosen, best, could_do = shape, -1.0, False
-    for count in counts_of(fleet, shape):
-        if count > shape.least and not admitted(replace(job, devices=count)):
+    chosen, best = shape, -1.0
+    could_do: list[Shape] = []
+    for worth, count in tables.get(shape).ask.outlook.most_worth():
+        if (worth, -count) < (best, -chosen.whole) or not (
+            count == shape.least or admitted(replace(job, devices=count))
+        ):
             continue
         table = tables.get(shape.at(count))
-        if float(table.ask.objective[table.ask.allowed].max(initial=-1.0)) <= best:
-            continue
         ask = with_deadline(fleet, table.ask, job, now)
-        if best < 0 and not could_do and ask.outlook.offers(count, ask.in_time, ask.meets_latency):
-            chosen, could_do = ask.shape, True
+        if ask.outlook.could_do(count, ask.in_time):
+            could_do.append(ask.shape)
         reservation = reserver.reserve(job, ask, table, now)
         if reservation is None:
             continue
         for member in reservation.members:
             fleet.let_go(job.job_id, member)
         value = float(ask.objective[fleet.columns.model[reservation.row]])
-        if value > best:
+        if best < 0 or (value, -count) > (best, -chosen.whole):
             chosen, best = ask.shape, value
+    if best < 0 and could_do:
+        return min(could_do, key=lambda one: one.whole)
     return chosen
 
 

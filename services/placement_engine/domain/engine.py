@@ -39,6 +39,7 @@ from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Group, Queues, Totals
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reserve import Reservation, Reserver
+from placement_engine.domain.scores.objective import cautions
 from placement_engine.domain.shapes import Ask, Shape, shape_of
 from placement_engine.domain.tables import Pipeline, Table, Tables
 
@@ -274,7 +275,6 @@ class Engine:
         if len(members) > 1:
             where = f"{len({member.node for member in members})} nodes, first {where}"
         best = f"best of {len(self._fleet.nodes)} nodes, score {candidates[0].score:.2f}"
-        remarks = (*table.remarks(self._fleet, model), *([ask.caution] if ask.caution else ()))
         return Decision(
             job_id=job.job_id,
             attempt=job.attempt,
@@ -282,7 +282,9 @@ class Engine:
             candidates=tuple(candidates),
             expectation=table.expectation(self._fleet, job, model),
             nodes_considered=len(self._fleet.nodes),
-            summary="; ".join((f"placed on {where}: {best}", *remarks)),
+            summary="; ".join(
+                (f"placed on {where}: {best}", *table.remarks(self._fleet, model), *cautions(ask, model))
+            ),
         )
 
     def _reasons(self, job: Job, ask: Ask, now: float) -> Why:
