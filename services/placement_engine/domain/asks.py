@@ -1,5 +1,6 @@
 """From a job's shape to what it means on every accelerator of the fleet."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,10 +8,8 @@ import numpy as np
 from placement_engine.domain.estimates import Estimate
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Expectation, Job, Provenance
-from placement_engine.domain.outlook import NOTHING_KNOWN, Option, Outlook, counts_between
+from placement_engine.domain.outlook import NEUTRAL, NOTHING_KNOWN, Option, Outlook, counts_between, too_slow
 from placement_engine.domain.shapes import Ask, Shape
-
-NEUTRAL = 0.5
 
 
 def make_ask(fleet: Fleet, shape: Shape) -> Ask:
@@ -28,10 +27,6 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         return Ask(shape, bit, allowed, memory, watts, known.copy(), objective, known, meets, meets, scarcity)
     candidates = [m for m in range(size) if allowed[m] and models.counts[m] > 0]
     outlook = _outlook(fleet, shape, candidates)
-    in_latency: dict[Option, bool] = {}
-    by_mean = False
-    if shape.latency_target is not None:
-        in_latency, by_mean = outlook.in_latency(shape.latency_target)
     most = max(models.counts)
     for m in candidates:
         option = (shape.whole, m)
@@ -40,7 +35,7 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         watts[m] = (estimate.peak_watts or 0.0) * shape.fraction
         if value is not None:
             objective[m], known[m] = value, True
-        meets[m] = in_latency.get(option, True)
+        meets[m] = option not in outlook.too_slow
         if not shape.models:
             scarcity[m] = 1.0 - models.counts[m] / most
     return Ask(
@@ -56,7 +51,6 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         in_time=np.ones(size, dtype=np.bool_),
         scarcity=scarcity,
         outlook=outlook,
-        caution="only the mean estimate meets its latency target" if by_mean else "",
     )
 
 
@@ -72,6 +66,9 @@ def _outlook(fleet: Fleet, shape: Shape, candidates: list[int]) -> Outlook:
             small = entry is not None and entry.memory_bytes is not None and need > entry.memory_bytes
             if small or fleet.models.counts[m] < shape.members * count:
                 impossible.add((count, m))
+    target = math.inf if shape.latency_target is None else shape.latency_target
+    slow, by_mean = too_slow(estimates, impossible, target)
+    impossible |= slow
     possible = [option for option in estimates if option not in impossible]
     values = estimator.objective_values(
         shape.objective, [(estimates[option], shape.members * max(1, option[0])) for option in possible]
@@ -81,6 +78,8 @@ def _outlook(fleet: Fleet, shape: Shape, candidates: list[int]) -> Outlook:
         values={option: round(v, 6) for option, v in zip(possible, values, strict=True) if v is not None},
         least=shape.least,
         impossible=frozenset(impossible),
+        too_slow=slow,
+        latency_by_mean=by_mean,
     )
 
 
@@ -107,10 +106,7 @@ def with_deadline(fleet: Fleet, ask: Ask, job: Job, now: float) -> Ask:
     for (count, model), meets in met.items():
         if count == ask.shape.whole:
             in_time[model] = meets
-    caution = "only the mean estimate meets its deadline" if by_mean else ""
-    return replace(
-        ask, in_time=in_time, caution="; ".join(part for part in (ask.caution, caution) if part), too_late=too_late
-    )
+    return replace(ask, in_time=in_time, deadline_by_mean=by_mean, too_late=too_late)
 
 
 def expectation(fleet: Fleet, ask: Ask, job: Job, model: int) -> Expectation:

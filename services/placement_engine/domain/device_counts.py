@@ -8,7 +8,6 @@ A100 and one H100 compare. Equal values: fewer devices. A job never waits for a 
 from collections.abc import Callable
 from dataclasses import replace
 
-from placement_engine.domain.asks import counts_of
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import WHOLE_DEVICE, Job, Member
 from placement_engine.domain.reserve import Reserver
@@ -32,23 +31,26 @@ def best_shape(
     `ask`: what the job asks for at a table's number. `admitted`: whether its queue's limit lets the job have
     `Job.devices` a member.
     """
-    chosen, best, could_do = shape, -1.0, False
-    for count in counts_of(fleet, shape):
-        if count > shape.least and not admitted(replace(job, devices=count)):
+    chosen, best = shape, -1.0
+    could_do: list[Shape] = []
+    for worth, count in tables.get(shape).ask.outlook.most_worth():
+        if (worth, -count) < (best, -chosen.whole) or not (
+            count == shape.least or admitted(replace(job, devices=count))
+        ):
             continue
         table = tables.get(shape.at(count))
-        if float(table.ask.objective[table.ask.allowed].max(initial=-1.0)) <= best:
-            continue
         asked = ask(table)
-        if best < 0 and not could_do and asked.outlook.offers(count, asked.in_time, asked.meets_latency):
-            chosen, could_do = asked.shape, True
+        if asked.outlook.could_do(count, asked.in_time):
+            could_do.append(asked.shape)
         reservation = reserver.reserve(job, asked, table, now)
         if reservation is None:
             continue
         fleet.let_go_all(job.job_id, reservation.members)
         value = float(asked.objective[fleet.columns.model[reservation.row]])
-        if value > best:
+        if best < 0 or (value, -count) > (best, -chosen.whole):
             chosen, best = asked.shape, value
+    if best < 0 and could_do:
+        return min(could_do, key=lambda one: one.whole)
     return chosen
 
 

@@ -44,6 +44,7 @@ from placement_engine.domain.quota_accounts import quota_exceeded
 from placement_engine.domain.quotas import within_quota
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reserve import Reservation, Reserver
+from placement_engine.domain.scores.objective import cautions
 from placement_engine.domain.shapes import Ask, Shape, gang_of, lead_job, least_milli, shape_of, shapes_of
 from placement_engine.domain.tables import Pipeline, Table, Tables
 from placement_engine.domain.topology import Topology
@@ -319,7 +320,6 @@ class Engine:
             expected = as_placed(expected, job, members)
         size = sizes(job, members) if job.replicas > 1 or job.groups else "on "
         best = f"best of {len(self._fleet.nodes)} nodes, score {candidates[0].score:.2f}"
-        remarks = (*table.remarks(self._fleet, model), *([ask.caution] if ask.caution else ()))
         return Decision(
             job_id=job.job_id,
             attempt=job.attempt,
@@ -327,7 +327,9 @@ class Engine:
             candidates=tuple(candidates),
             expectation=expected,
             nodes_considered=len(self._fleet.nodes),
-            summary="; ".join((f"placed {size}{where}: {best}", *remarks)),
+            summary="; ".join(
+                (f"placed {size}{where}: {best}", *table.remarks(self._fleet, model), *cautions(ask, model))
+            ),
         )
 
     def _reasons(self, job: Job, ask: Ask, now: float) -> Why:

@@ -103,6 +103,8 @@ class Estimator:
         reference = self._reference(workload, entry)
         if reference is not None:
             return self._transferred(workload, reference, entry, devices, character, own)
+        if self._profiles.get(workload):
+            return _unknown(entry)  # a roofline alone cannot be compared with measured speeds
         if character is not None:
             return _unknown(entry) if own is None else _by_roofline(entry, 1.0 / own.seconds, own, workload)
         speed = self._uncharacterised(entry, devices) if workload else None

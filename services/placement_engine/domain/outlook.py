@@ -15,6 +15,8 @@ from placement_engine.domain.estimates import Estimate
 from placement_engine.domain.model import Expectation, Provenance
 
 MOST_COUNTS = 6
+NEUTRAL = 0.5
+"""The value of an objective of which nothing is known."""
 
 Option = tuple[int, int]
 """(whole devices of a member, the fleet's model id)."""
@@ -46,16 +48,25 @@ class Outlook:
     """Of the objective, 0..1 over all options; those that are known."""
     least: int = 0
     impossible: frozenset[Option] = frozenset()
-    """Options that need more devices than the fleet has, or more memory than such a device has: they meet no
-    constraint and set no scale."""
+    """Options that need more devices than the fleet has, or more memory than such a device has, or that miss
+    the latency target: they meet no deadline and set no scale."""
+    too_slow: frozenset[Option] = frozenset()
+    """Those of them that miss the latency target."""
+    latency_by_mean: bool = False
+    """No option's upper end meets the latency target, some means do."""
 
-    def offers(self, count: int, in_time: Bools, meets_latency: Bools) -> bool:
-        """Whether this number of devices could do on any accelerator, were it free."""
-        return any(
-            in_time[model] and meets_latency[model] and (at, model) not in self.impossible
-            for at, model in self.estimates
-            if at == count
-        )
+    def most_worth(self) -> list[tuple[float, int]]:
+        """(the best objective value at this number of devices, the number), the best first, then the least."""
+        counts = sorted({count for count, _ in self.estimates})
+        return sorted(((self._worth(count), count) for count in counts), key=lambda one: (-one[0], one[1]))
+
+    def _worth(self, count: int) -> float:
+        options = (option for option in self.estimates if option[0] == count and option not in self.impossible)
+        return max((self.values.get(option, NEUTRAL) for option in options), default=0.0)
+
+    def could_do(self, count: int, in_time: Bools) -> bool:
+        """Whether this number of devices could do on some accelerator, were it free."""
+        return any(in_time[model] and (at, model) not in self.impossible for at, model in self.estimates if at == count)
 
     def work(self, declared: float | None) -> Work | None:
         """None: neither a declared duration nor the work's character tells how much there is to do."""
@@ -104,15 +115,6 @@ class Outlook:
             relative_uncertainty=spread,
         )
 
-    def in_latency(self, target: float) -> tuple[dict[Option, bool], bool]:
-        """(whether each option with a known latency meets it, whether only means do)."""
-        known = {
-            option: (e.latency_seconds, e.upper(e.latency_seconds))
-            for option, e in self.estimates.items()
-            if e.latency_seconds is not None and option not in self.impossible
-        }
-        return _met(known, target)
-
     def in_time(
         self, now: float, deadline: float, work: Work | None
     ) -> tuple[dict[Option, bool], bool, TooLate | None]:
@@ -128,6 +130,20 @@ class Outlook:
 
 
 NOTHING_KNOWN = Outlook()
+
+
+def too_slow(
+    estimates: Mapping[Option, Estimate], impossible: Iterable[Option], target: float
+) -> tuple[frozenset[Option], bool]:
+    """(options whose known latency misses the target, whether the others meet it by their means only)."""
+    known = {
+        option: (e.latency_seconds, e.upper(e.latency_seconds))
+        for option, e in estimates.items()
+        if e.latency_seconds is not None
+    }
+    met, by_mean = _met({option: known[option] for option in known.keys() - set(impossible)}, target)
+    missed = {option for option, (mean, _) in known.items() if not met.get(option, mean <= target)}
+    return frozenset(missed), by_mean
 
 
 def _met(known: Mapping[Option, tuple[float, float]], limit: float) -> tuple[dict[Option, bool], bool]:

@@ -197,8 +197,8 @@ class Ask:
     """False where the queue's quotas leave no room now; None: everywhere there is. `in_time` has it too."""
     outlook: Outlook = NOTHING_KNOWN
     """Estimates of every number of devices that the job may get, on every model of the fleet."""
-    caution: str = ""
-    """A constraint that only the mean estimate meets; for the decision's summary."""
+    deadline_by_mean: bool = False
+    """No option's upper end meets the deadline, some means do."""
     too_late: TooLate | None = None
     """No number of devices on any model meets the deadline."""
 

@@ -53,6 +53,19 @@ def remarks(ask: Ask, model: int, names: list[str]) -> tuple[str, ...]:
     return tuple(told)
 
 
+def cautions(ask: Ask, model: int) -> list[str]:
+    """Constraints that the accelerator meets by its mean estimate only."""
+    if not (ask.deadline_by_mean or ask.outlook.latency_by_mean):
+        return []
+    estimate = ask.outlook.estimates.get((ask.shape.whole, model))
+    told = []
+    if ask.outlook.latency_by_mean and estimate is not None and estimate.latency_seconds is not None:
+        told.append("only the mean estimate meets its latency target")
+    if ask.deadline_by_mean and estimate is not None and estimate.speed:
+        told.append("only the mean estimate meets its deadline")
+    return told
+
+
 def _because(ask: Ask, model: int) -> str:
     estimate = ask.outlook.estimates.get((ask.shape.whole, model))
     if estimate is None or not estimate.basis:

@@ -99,6 +99,13 @@ def test_it_never_waits_for_a_better_count() -> None:
     assert decision.summary.endswith("; 2 x A100 has 95% of the best cost, else 1 x H100 100%")
 
 
+def test_of_counts_that_are_worth_the_same_the_least_is_taken() -> None:
+    profiles = (Profile("w", "A100", 1, 10.0), Profile("w", "A100", 2, 20.0), Profile("w", "H100", 2, 100.0))
+    engine = a_fleet(a_node("a", 4, "A100"), a_node("h", 2, "H100"), profiles=profiles)
+    assert placed(engine, a_job("taken", devices=2, models=("H100",))) == {"taken": ["h"]}
+    assert chosen(decided(engine, workload="w", max_devices=2, objective=Objective.COST)) == (1, "A100")
+
+
 def test_a_job_that_leaves_nothing_open_gets_what_it_asks_for() -> None:
     assert chosen(decided(a100s_and_an_h100(), workload="w", devices=1, objective=Objective.TIME)) == (1, "H100")
     both = decided(a100s_and_an_h100(), workload="w", devices=2, objective=Objective.TIME)
@@ -291,6 +298,15 @@ def test_a_deadline_that_nothing_meets_names_the_best_end() -> None:
     assert dict(first.numbers) == {"best_end": NOW + 1000, "late_seconds": pytest.approx(300), "devices": 4.0}
 
 
+def test_an_accelerator_of_which_nothing_is_known_may_still_meet_the_deadline() -> None:
+    engine = a_fleet(a_node("h", 1, "H100"), a_node("x", 1, "nobody's"), profiles=SCALES)
+    job: dict[str, Any] = {"workload": "w", "expected_duration_seconds": 1000.0, "deadline": NOW + 500}
+    assert set(why(engine, a_job("j2", devices=1, models=("H100",), **job))) >= {"DEADLINE_CANNOT_BE_MET"}
+    engine.withdraw("j2")
+    assert placed(engine, a_job("j1", **job)) == {"j1": ["x"]}
+    assert set(why(engine, a_job("j3", **job))) == {"DEADLINE_NOT_MET", "DEVICES_BUSY"}
+
+
 def test_an_accelerator_that_lacks_the_memory_does_not_stand_for_a_surer_choice() -> None:
     engine = a_fleet(
         a_node("h", 1, "H100"),
@@ -299,6 +315,23 @@ def test_an_accelerator_that_lacks_the_memory_does_not_stand_for_a_surer_choice(
     )
     job: dict[str, Any] = {"workload": "w", "expected_duration_seconds": 500.0, "deadline": NOW + 1020}
     assert chosen(decided(engine, **job)) == (1, "MI300X"), "1,000 s by the mean; 500 s is not to be had"
+
+
+def test_an_accelerator_that_misses_the_latency_target_does_not_stand_for_a_surer_deadline() -> None:
+    profiles = (Profile("w", "H100", 1, 20.0, 0.9), Profile("w", "A100", 1, 10.0, 0.1))
+    engine = a_fleet(a_node("h", 1, "H100"), a_node("a", 1, "A100"), profiles=profiles)
+    job: dict[str, Any] = {"workload": "w", "expected_duration_seconds": 500.0, "deadline": NOW + 1020}
+    decision = decided(engine, latency_target_seconds=0.5, **job)
+    assert chosen(decision) == (1, "A100")
+    assert decision.summary.endswith("; only the mean estimate meets its deadline")
+
+
+def test_nothing_is_said_of_a_latency_that_nobody_knows() -> None:
+    engine = a_fleet(a_node("x", 1, "nobody's"), a_node("h", 1, "H100"), profiles=SCALES)
+    assert placed(engine, a_job("taken", models=("H100",))) == {"taken": ["h"]}
+    decision = decided(engine, workload="w", latency_target_seconds=0.301)
+    assert decision.members[0].node == "x"
+    assert "mean" not in decision.summary
 
 
 @pytest.mark.parametrize(("target", "count", "cautious"), [(0.32, 1, False), (0.22, 2, False), (0.101, 4, True)])

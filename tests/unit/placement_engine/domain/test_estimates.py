@@ -177,16 +177,24 @@ def test_a_transfer_with_character_takes_the_ratio_of_the_works_own_rooflines() 
     assert found.provenance is Provenance.TRANSFERRED
 
 
+@pytest.mark.parametrize("character", [None, DENSE])
+def test_a_bare_roofline_is_not_compared_with_measured_speeds(character: Character | None) -> None:
+    estimator = an_estimator(Profile("w", "not in the catalogue", 1, 5.0))
+    assert estimator.estimate("w", "not in the catalogue", 1, character).speed == 5.0
+    assert estimator.estimate("w", "H100", 1, character).provenance is Provenance.UNKNOWN
+
+
 def test_memory_latency_and_power_follow_the_count() -> None:
     estimator = an_estimator(
         Profile("w", "H100", 2, 20.0, 0.4, 70 * GIB, 600.0, 650.0),
         Profile("w", "H100", 8, 60.0, 0.1, 30 * GIB, 500.0, 640.0),
     )
-    told = {n: estimator.estimate("w", "H100", n) for n in (1, 2, 4, 8, 16)}
+    told = {n: estimator.estimate("w", "H100", n) for n in (1, 2, 4, 6, 8, 16)}
     assert {n: e.memory_bytes and e.memory_bytes // GIB for n, e in told.items()} == {
         1: 70,
         2: 70,
         4: 70,
+        6: 70,
         8: 30,
         16: 30,
     }
