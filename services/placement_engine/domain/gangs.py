@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from placement_engine.domain.columns import CPU, CPU_TOTAL, DEVICES, FREE, NODE_WATTS, Bools, Ints
+from placement_engine.domain.columns import CPU, CPU_TOTAL, DEVICES, FREE, NODE_WATTS, PRIMARY, Bools, Ints
 from placement_engine.domain.filters.power_headroom import member_watts
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import WHOLE_DEVICE, Expectation, Job, Member
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.reserve import Reservation, draw_on, member_on, members_per_row, next_best
 from placement_engine.domain.shapes import Ask, Shape, jobs_of, lead_job, lead_of, least_replicas, own_ask, shapes_of
-from placement_engine.domain.spreading import Container, Need, Plan, Room, containers, plan, reach, tightness
+from placement_engine.domain.spreading import Container, Need, Plan, Room, Stock, containers, plan, reach, tightness
 from placement_engine.domain.tables import EXCLUDED, Pipeline, Table
 from placement_engine.domain.topology import (
     Topology,
@@ -155,25 +155,26 @@ class Gangs:
         if strict:
             domains = self._topology.device_domains(wishes.device_level)
             fits = np.minimum(fits, members_in_one_domain(table.usable, domains, ask.shape.whole))
-        if ask.shape.needs_devices:
-            free = np.maximum(view.devices(FREE), 0.0).sum(axis=0)
-            total = view.rows(DEVICES) * WHOLE_DEVICE
-        else:
-            free, total = view.rows(CPU), view.rows(CPU_TOTAL)
-        room = Room(
-            row=rows,
-            fits=fits[rows],
-            score=table.score[rows],
-            rank=self._fleet.rank()[rows],
-            free=free[rows],
-            untouched=(free >= total)[rows],
-        )
-        if not ask.shape.needs_devices:
-            yield 0, room
-            return
-        models = columns.model[rows]
-        for model in sorted(set(models.tolist())):
-            yield model, room.only(models == model)
+        models = columns.model[: columns.rows]
+        for model in sorted(set(models[rows].tolist())) if ask.shape.needs_devices else (0,):
+            if ask.shape.needs_devices:
+                alike = models == model
+                free = np.maximum(view.devices(FREE), 0.0).sum(axis=0) * alike
+                total = view.rows(DEVICES) * WHOLE_DEVICE * alike
+                own = rows[alike[rows]]
+            else:
+                free, total = (view.rows(column) * view.rows(PRIMARY) for column in (CPU, CPU_TOTAL))
+                own = rows
+            yield (
+                model,
+                Room(
+                    row=own,
+                    fits=fits[own],
+                    score=table.score[own],
+                    rank=self._fleet.rank()[own],
+                    stock=Stock(free, free < total),
+                ),
+            )
 
     def _claim(
         self, part: Part, chosen: Plan, wishes: Wishes, first: int, now: float
