@@ -14,7 +14,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from placement_engine.domain.columns import CPU, CPU_TOTAL, DEVICES, FREE, NODE_WATTS, PRIMARY, Bools, Ints
+from placement_engine.domain.columns import (
+    CPU,
+    CPU_TOTAL,
+    DEVICES,
+    FREE,
+    HOST_MEMORY,
+    NODE_WATTS,
+    PRIMARY,
+    Bools,
+    Floats,
+    Ints,
+)
 from placement_engine.domain.filters.power_headroom import member_watts
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import WHOLE_DEVICE, Expectation, Job, Member
@@ -32,8 +43,8 @@ from placement_engine.domain.topology import (
     wishes_of,
 )
 
-MOST_ARRANGEMENTS = 24
-"""Domains that are tried for a gang of several shapes, the most promising first."""
+MOST_ARRANGEMENTS = 4
+"""Domains of each level that are tried for a gang of several shapes, the most promising first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +123,7 @@ class Gangs:
         """Claims the members of one shape, numbered from `first`, on rows `within` and on `model` where given."""
         part.table.refresh(self._fleet, self._pipeline)
         places = containers(self._topology, wishes, self._fleet.columns.rows)
-        near = asks_for_neighbours(wishes, part.job.milli_per_member)
+        near = _several_devices(wishes, part)
         for strict in (True, False) if near and not wishes.device_required else (near,):
             rooms = {
                 number: room
@@ -237,7 +248,7 @@ class Gangs:
         return left >= most and self._fleet.budget_above(self._fleet.by_row[row][0]) >= most
 
     def _near(self, part: Part, row: int, usable: Bools, wishes: Wishes) -> Bools:
-        if not asks_for_neighbours(wishes, part.job.milli_per_member):
+        if not _several_devices(wishes, part):
             return usable
         domains = self._topology.device_domains(wishes.device_level)[:, row]
         return nearest_devices(usable, domains, part.ask.shape.whole)
@@ -288,31 +299,41 @@ class Gangs:
 
     def _arrangements(self, parts: Sequence[Part], wishes: Wishes, lead: int) -> Iterator[Bools]:
         """Rows of one domain that may hold the gang: where most members fit, the tightest of those first."""
-        rows = self._fleet.columns.rows
-        places = containers(self._topology, wishes, rows)
+        places = containers(self._topology, wishes, self._fleet.columns.rows)
         near = bool(wishes.device_required)
         rooms = [
-            list(self._rooms(p, p.need, wishes, near and asks_for_neighbours(wishes, p.job.milli_per_member), None))
+            [room for _, room in self._rooms(p, p.need, wishes, near and _several_devices(wishes, p), None)]
             for p in parts
         ]
         options: list[tuple[int, int, int, int]] = []
         for depth, place in enumerate(places):
             held = [
-                _held(place, [room for _, room in of_part], p.need, self._topology, wishes)
-                for p, of_part in zip(parts, rooms, strict=True)
+                _held(place, of_part, p.need, self._topology, wishes) for p, of_part in zip(parts, rooms, strict=True)
             ]
             size = np.where(np.minimum.reduce(held) > 0, np.add.reduce(held), 0)
-            room_left = np.zeros(place.count, dtype=np.intp)
-            for _, room in rooms[lead]:
-                inside = (place.domain[room.row] >= 0) & (place.domain[room.row] < place.count)
-                room_left += np.bincount(
-                    place.domain[room.row][inside], weights=room.fits[inside], minlength=place.count
-                ).astype(np.intp)
-            able = np.flatnonzero(size)
-            best = able[np.lexsort((able, room_left[able], -size[able]))][:MOST_ARRANGEMENTS]
-            options += [(-int(size[d]), depth, int(room_left[d]), int(d)) for d in best.tolist()]
-        for _, depth, _, domain in sorted(options)[:MOST_ARRANGEMENTS]:
+            left = np.zeros_like(size)
+            for room in rooms[lead]:
+                left += _sums_inside(place, room.row, room.fits)
+            able = np.flatnonzero((size > 0) & self._holds_in_sum(place, parts))
+            best = able[np.lexsort((able, left[able], -size[able]))][:MOST_ARRANGEMENTS]
+            options += [(-int(size[d]), depth, int(left[d]), int(d)) for d in best.tolist()]
+        for _, depth, _, domain in sorted(options):
             yield places[depth].domain == domain
+
+    def _holds_in_sum(self, place: Container, parts: Sequence[Part]) -> Bools:
+        """Domains that have the devices, CPU and memory of the least of all groups together."""
+        view = self._fleet.columns.view()
+        rows, primary = np.arange(view.model.shape[0]), view.rows(PRIMARY)
+        enough = np.ones(place.count, dtype=np.bool_)
+        for free, demand in (
+            (np.maximum(view.devices(FREE), 0.0).sum(axis=0), [p.job.milli_per_member for p in parts]),
+            (view.rows(CPU) * primary, [p.job.cpu_milli for p in parts]),
+            (view.rows(HOST_MEMORY) * primary, [p.job.memory_bytes for p in parts]),
+        ):
+            asked = sum(p.need.least * each for p, each in zip(parts, demand, strict=True))
+            if asked:
+                enough &= _sums_inside(place, rows, free) >= asked
+        return enough
 
     def _claim_all(
         self, parts: Sequence[Part], wishes: Wishes, now: float, within: Bools, *, whole: bool
@@ -395,6 +416,17 @@ def _corrected(room: Room, found: dict[int, int]) -> Room:
     for row, count in found.items():
         fits[room.row == row] = count
     return replace(room, fits=fits)
+
+
+def _sums_inside(place: Container, rows: Ints, values: Ints | Floats) -> Ints:
+    """Per domain of the place, over these rows."""
+    domain = place.domain[rows]
+    inside = (domain >= 0) & (domain < place.count)
+    return np.bincount(domain[inside], weights=values[inside], minlength=place.count).astype(np.intp)
+
+
+def _several_devices(wishes: Wishes, part: Part) -> bool:
+    return asks_for_neighbours(wishes, part.job.milli_per_member)
 
 
 def _held(place: Container, rooms: Iterable[Room], need: Need, topology: Topology, wishes: Wishes) -> Ints:
