@@ -154,6 +154,14 @@ def test_room_for_members_being_equal_fewer_free_devices_are_left() -> None:
     assert where(engine, devices=4, replicas=3, topology_level="rack") == ["c0", "c0", "c1"]
 
 
+def test_room_for_members_counts_before_free_devices() -> None:
+    engine = an_engine(
+        *(at(f"a{i}", 8, rack="a") for i in range(3)),
+        *(at(f"b{i}", count, rack="b") for i, count in enumerate((8, 8, 6, 6))),
+    )
+    assert where(engine, devices=8, replicas=2, topology_level="rack") == ["b0", "b1"]
+
+
 def test_a_larger_empty_domain_is_not_broken_where_a_used_one_fits() -> None:
     engine = filled(
         an_engine(*(at(f"a{i}", rack="a") for i in range(4)), *(at(f"b{i}", rack="b") for i in range(4))), "b0"
