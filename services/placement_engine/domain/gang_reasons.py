@@ -138,7 +138,7 @@ class GangReasons:
 
     def _looser(self, level: str) -> tuple[str, ...]:
         chain = self._topology.chain((level,))
-        return chain[chain.index(level) + 1 :]
+        return chain[chain.index(level) + 1 :] if level in chain else ()
 
 
 def _apart(job: Job, wishes: Wishes) -> Reason:

@@ -72,6 +72,8 @@ def least_replicas(job: Job) -> int:
 
 def least_milli(job: Job) -> int:
     """Thousandths of devices that a gang starts with at least."""
+    if not job.groups:
+        return least_replicas(job) * job.milli_per_member
     return sum(least_replicas(one) * one.milli_per_member for one in jobs_of(job))
 
 

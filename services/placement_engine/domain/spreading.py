@@ -3,14 +3,16 @@
 Pure arithmetic over arrays of rows; nothing is claimed here. The order of choice:
 1. as many members as fit, up to the wished number (within the required level);
 2. the tightest level of which one domain holds them all;
-3. of its domains the one with the least room left over (members, then free thousandths), rather one that is in use
-   than an untouched one, then the better mean score, then the name; of single nodes the best scored;
+3. of its domains the one in which it spans the fewest of the preferred level, then the one with the least room left
+   over (members, then free thousandths), rather one that is in use than an untouched one, then the better mean
+   score, then the name; of single nodes the best scored;
 4. inside it, level by level downwards, the fewest domains: the largest first, the last by rule 3. So what spans
    several racks spans racks of one block before racks of two.
 Members are numbered in that order, so those of one domain follow each other.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -47,15 +49,37 @@ class Room:
     score: Floats
     rank: Ints
     """Order of the node names."""
-    free: Floats
-    """Thousandths of devices not claimed, of CPU for a shape without devices."""
-    untouched: Bools
-    """Nothing is claimed here."""
+    stock: "Stock"
 
     def only(self, keep: Bools | Ints) -> "Room":
-        return Room(
-            self.row[keep], self.fits[keep], self.score[keep], self.rank[keep], self.free[keep], self.untouched[keep]
-        )
+        return Room(self.row[keep], self.fits[keep], self.score[keep], self.rank[keep], self.stock)
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What all rows of the model have, also those that take no member: arrays over the rows of the fleet."""
+
+    free: Floats
+    """Thousandths of devices not claimed, of CPU for a shape without devices."""
+    used: Bools
+    """Something is claimed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Domains of one level, or rows, that members are taken to: arrays (n)."""
+
+    fits: Ints
+    score: Floats
+    name: Ints
+    """Order of their names."""
+    spans: Ints
+    """Domains of the preferred level that the whole gang would span here, where that is asked."""
+    free: Floats
+    used: Bools
+
+    def only(self, at: Ints) -> "Bins":
+        return Bins(self.fits[at], self.score[at], self.name[at], self.spans[at], self.free[at], self.used[at])
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,45 +144,51 @@ def reach(fits: Ints, domain: Ints, count: int, groups: Ints, need: Need) -> Int
 
 def plan(room: Room, need: Need, topology: Topology, wishes: Wishes, places: tuple[Container, ...]) -> Plan | None:
     """The best spread of a gang of one shape over a room, or None: fewer than the least fit."""
-    groups = _groups(topology, wishes, room)
-    last = places[-1]
-    size = int(reach(room.fits, last.domain[room.row], last.count, groups, need).max(initial=0))
+    groups = topology.level(wishes.group_level).domain if wishes.group_size > 1 else places[-1].domain
+
+    def held(place: Container) -> Ints:
+        return reach(room.fits, place.domain[room.row], place.count, groups[room.row], need)
+
+    size = int(held(places[-1]).max(initial=0))
     if size == 0:
         return None
     for place in places:
-        domain = place.domain[room.row]
-        able = np.flatnonzero(reach(room.fits, domain, place.count, groups, need) >= size)
+        able = np.flatnonzero(held(place) >= size)
         if able.shape[0]:
             break
+    domain = place.domain[room.row]
+    at = np.flatnonzero(np.isin(domain, able))
     if place.level == NODE:
-        inside = (domain >= 0) & np.isin(domain, able)
-        at = np.flatnonzero(inside)
-        at = at[[_best_row(room.only(at))]]
-    else:
-        number = np.where((domain < 0) | (domain > place.count), place.count, domain)
-        bins = _bins(room, np.arange(room.row.shape[0]), number, place.count + 1)
-        at = np.flatnonzero(domain == able[_tightest(bins.only(able))])
-    chain = topology.chain(wishes.named) if wishes.named else ()
-    below = chain[1 : chain.index(place.level)] if place.level in chain else chain[1:]
-    levels = [topology.level(name).domain[room.row] for name in reversed(below if place.level != NODE else ())]
-    if need.group_size > 1 and wishes.group_level in below and place.level != NODE:
-        depth = len(below) - 1 - below.index(wishes.group_level)
-        picks = _spread_groups(room, at, size, need.group_size, levels[: depth + 1], levels[depth + 1 :])
-    else:
-        picks = _spread(room, at, size, levels)
-    return _judged(room, picks, size, topology, wishes)
-
-
-def _judged(room: Room, picks: Picks, size: int, topology: Topology, wishes: Wishes) -> Plan:
-    at = np.array([position for position, _ in picks])
-    taken = np.array([take for _, take in picks])
-    rows = room.row[at]
+        at = at[[_best_row(_rows(room.only(at)))]]
+    elif able.shape[0] > 1:
+        number, bins = _bins(room, at, place.domain)
+        spans = _spans(room, at, number, topology, wishes, size) if place.level else bins.spans
+        at = at[number == _tightest(replace(bins, spans=spans))]
+    outer, inner = _levels_below(place, topology, wishes)
+    picks = _spread_groups(room, at, size, need.group_size, outer, inner) if outer else _spread(room, at, size, inner)
+    positions, taken = (np.array(values) for values in zip(*picks, strict=True))
+    rows = room.row[positions]
     return Plan(
-        picks=tuple((int(row), take) for row, (_, take) in zip(rows.tolist(), picks, strict=True)),
+        picks=tuple(zip(rows.tolist(), taken.tolist(), strict=True)),
         size=size,
-        score=float((room.score[at] * taken).sum() / size),
+        score=float((room.score[positions] * taken).sum() / size),
         tightness=tightness(topology, wishes, rows),
     )
+
+
+def _levels_below(place: Container, topology: Topology, wishes: Wishes) -> tuple[list[Ints], list[Ints]]:
+    """Domains of the levels inside a place, the loosest first: down to that of the groups, which is the last of
+    the first list, and those below it. The first is empty where every gang of the place is within one group's domain.
+    """
+    chain = topology.chain(wishes.named) if wishes.named else (NODE,)
+    below = chain[: chain.index(place.level)] if place.level in chain else chain
+    # A level that no node declares has every node for a domain.
+    of_groups = wishes.group_level if wishes.group_level in chain else NODE
+    levels = [topology.level(name).domain for name in reversed(below)]
+    if wishes.group_size == 1 or of_groups not in below:
+        return [], levels[:-1]
+    depth = len(below) - below.index(of_groups)
+    return levels[:depth], levels[depth:-1]
 
 
 def tightness(topology: Topology, wishes: Wishes, rows: Ints) -> float:
@@ -169,106 +199,108 @@ def tightness(topology: Topology, wishes: Wishes, rows: Ints) -> float:
     return float(np.mean([1.0 / span for span in spans]))
 
 
-def _groups(topology: Topology, wishes: Wishes, room: Room) -> Ints:
-    if wishes.group_size == 1:
-        return np.zeros(room.row.shape[0], dtype=np.intp)
-    return topology.level(wishes.group_level).domain[room.row]
-
-
 def _sums(at: Ints, values: npt.NDArray[np.float64] | Ints, count: int) -> Ints:
     return np.bincount(at, weights=values, minlength=count).astype(np.intp)
 
 
-def _bins(room: Room, at: Ints, number: Ints, count: int) -> Room:
-    """The domains as a room of their own: `number` of each row's domain, `fits` what the domain holds."""
+def _rows(room: Room) -> Bins:
+    nothing = np.zeros(room.row.shape[0])
+    return Bins(room.fits, room.score, room.rank, nothing.astype(np.intp), nothing, nothing > 0)
+
+
+def _bins(room: Room, at: Ints, domain: Ints) -> tuple[Ints, Bins]:
+    """The domains in which the rows `at` (positions) lie, and the number of each row's. `domain`: of all rows."""
+    names, _, number = distinct(domain[room.row[at]])
+    count = names.shape[0]
     fits = _sums(number, room.fits[at], count)
-    used = np.bincount(number, weights=~room.untouched[at], minlength=count)
-    return Room(
-        row=np.arange(count, dtype=np.intp),
-        fits=fits,
-        score=np.bincount(number, weights=room.fits[at] * room.score[at], minlength=count) / np.maximum(fits, 1),
-        rank=np.arange(count, dtype=np.intp),
-        free=np.bincount(number, weights=room.free[at], minlength=count).astype(np.float64),
-        untouched=used == 0,
-    )
+    score = np.bincount(number, weights=room.fits[at] * room.score[at], minlength=count) / np.maximum(fits, 1)
+    every = np.maximum(domain, 0)
+    inside = domain >= 0
+    free: Floats = np.bincount(every, weights=room.stock.free * inside)[names].astype(np.float64)
+    used = np.bincount(every, weights=room.stock.used & inside)[names] > 0
+    return number, Bins(fits, score, names, np.zeros(count, dtype=np.intp), free, used)
 
 
-def _tightest(bins: Room) -> int:
+def _spans(room: Room, at: Ints, number: Ints, topology: Topology, wishes: Wishes, size: int) -> Ints:
+    """How many domains of the tightest preferred level `size` members span in each bin, the largest first."""
+    count = int(number.max()) + 1
+    level = next((name for name in wishes.preferred if name in topology.chain(wishes.named)), "")
+    if not level:
+        return np.zeros(count, dtype=np.intp)
+    numbers, first, place = distinct(topology.level(level).domain[room.row[at]])
+    capacity, owner = _sums(place, room.fits[at], numbers.shape[0]), number[first]
+    order = np.lexsort((-capacity, owner))
+    capacity, owner = capacity[order], owner[order]
+    before = np.cumsum(capacity) - capacity
+    starts = np.searchsorted(owner, np.arange(count))
+    return _sums(owner, (before - before[starts][owner] < size).astype(np.intp), count)
+
+
+def _tightest(bins: Bins) -> int:
     """Of domains that all hold what is asked: rule 3."""
-    return int(np.lexsort((bins.rank, -bins.score, bins.untouched, bins.free, bins.fits))[0])
+    return int(np.lexsort((bins.name, -bins.score, ~bins.used, bins.free, bins.fits, bins.spans))[0])
 
 
-def _best_row(room: Room) -> int:
+def _best_row(bins: Bins) -> int:
     """Of rows that all hold what is asked: the best scored, then the tightest, then by name."""
-    return int(np.lexsort((room.rank, room.fits, -room.score))[0])
+    return int(np.lexsort((bins.name, bins.fits, -bins.score))[0])
 
 
-def _fewest(bins: Room, need: int, *, rows: bool) -> Picks:
-    """Rule 4: the fewest of the bins that hold `need` together, which is at most what all of them hold."""
+def _fewest(bins: Bins, need: int, best: Callable[[Bins], int]) -> Picks:
+    """Rule 4: the fewest of the bins that hold `need` together, which is at most what all of them hold. `best`
+    picks the last one, of those that hold the rest."""
     enough = np.flatnonzero(bins.fits >= need)
     picks: Picks = []
     if enough.shape[0] == 0:
-        keys = (bins.rank, -bins.score, -bins.fits)
-        order = np.lexsort(keys if rows else (bins.rank, -bins.score, bins.untouched, bins.free, -bins.fits))
+        order = np.lexsort((bins.name, -bins.score, ~bins.used, bins.free, -bins.fits))
         capacity = bins.fits[order]
-        left = need - np.concatenate(([0], np.cumsum(capacity)[:-1]))
+        left = need - (np.cumsum(capacity) - capacity)
         stop = int((capacity >= left).argmax())
         picks = list(zip(order[:stop].tolist(), capacity[:stop].tolist(), strict=True))
         need = int(left[stop])
         enough = order[stop:][capacity[stop:] >= need]
-    last = bins.only(enough)
-    picks.append((int(enough[_best_row(last) if rows else _tightest(last)]), need))
+    picks.append((int(enough[best(bins.only(enough))]), need))
     return picks
 
 
 def _spread(room: Room, at: Ints, need: int, levels: list[Ints]) -> Picks:
     """Over the rows `at` (positions), through the levels, the loosest first, down to the nodes."""
     if not levels:
-        return [(int(at[index]), take) for index, take in _fewest(room.only(at), need, rows=True)]
-    numbers, _, number = distinct(levels[0][at])
+        return [(int(at[index]), take) for index, take in _fewest(_rows(room.only(at)), need, _best_row)]
+    number, bins = _bins(room, at, levels[0])
     picks: Picks = []
-    for index, take in _fewest(_bins(room, at, number, numbers.shape[0]), need, rows=False):
+    for index, take in _fewest(bins, need, _tightest):
         picks += _spread(room, at[number == index], take, levels[1:])
     return picks
 
 
 def _spread_groups(room: Room, at: Ints, need: int, size: int, outer: list[Ints], inner: list[Ints]) -> Picks:
     """Whole groups of `size` over the domains of the last of `outer`, then the members of each inside it."""
-    numbers, first, number = distinct(outer[-1][at])
-    cells = _bins(room, at, number, numbers.shape[0])
-    capacity = cells.fits
+    _, first, cell = distinct(outer[-1][room.row[at]])
+    capacity = _sums(cell, room.fits[at], first.shape[0])
     whole, rest = divmod(need, size)
+    cells = room.only(at[first])
+    cells = replace(cells, fits=capacity // size)
     picks: Picks = []
     used = np.zeros_like(capacity)
-    if whole:
-        cells_of_groups = Room(cells.row, capacity // size, cells.score, cells.rank, cells.free, cells.untouched)
-        above = [level[at[first]] for level in outer]
-        for cell, groups in _spread_over(cells_of_groups, whole, above):
-            used[cell] = groups * size
-            picks += _spread(room, at[number == cell], groups * size, inner)
+    for index, groups in _spread_cells(cells, np.arange(first.shape[0]), whole, outer) if whole else ():
+        used[index] = groups * size
+        picks += _spread(room, at[cell == index], groups * size, inner)
     if rest:
         left = capacity - used
         able = np.flatnonzero(left >= rest)
-        cell = int(able[np.lexsort((able, left[able], used[able] == 0))[0]])
+        index = int(able[np.lexsort((able, left[able], used[able] == 0))[0]])
         fits = room.fits.copy()
         for position, take in picks:
             fits[position] -= take
-        others = Room(room.row, fits, room.score, room.rank, room.free, room.untouched)
-        picks += _spread(others, at[number == cell], rest, inner)
+        picks += _spread(replace(room, fits=fits), at[cell == index], rest, inner)
     return picks
 
 
-def _spread_over(cells: Room, need: int, levels: list[Ints]) -> Picks:
-    """As `_spread`, ending at domains rather than nodes: the last level is that of the cells themselves."""
-    everywhere = np.arange(cells.row.shape[0])
-
-    def down(at: Ints, need: int, levels: list[Ints]) -> Picks:
-        if len(levels) == 1:
-            return [(int(at[index]), take) for index, take in _fewest(cells.only(at), need, rows=False)]
-        numbers, _, number = distinct(levels[0][at])
-        picks: Picks = []
-        for index, take in _fewest(_bins(cells, at, number, numbers.shape[0]), need, rows=False):
-            picks += down(at[number == index], take, levels[1:])
-        return picks
-
-    return down(everywhere, need, levels)
+def _spread_cells(cells: Room, at: Ints, need: int, levels: list[Ints]) -> Picks:
+    """As `_spread`, of groups over the domains that hold them: a cell stands for the domain of the last level."""
+    number, bins = _bins(cells, at, levels[0])
+    picks = _fewest(bins, need, _tightest)
+    if len(levels) == 1:
+        return [(int(at[np.flatnonzero(number == index)[0]]), take) for index, take in picks]
+    return [pick for index, take in picks for pick in _spread_cells(cells, at[number == index], take, levels[1:])]

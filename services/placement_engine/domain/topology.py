@@ -183,10 +183,11 @@ class Topology:
         known = self._chains.get(named)
         if known is None:
             kept: list[str] = []
-            for level in (*named, *sorted(set(self._levels) - set(named) - {NODE})):
+            declared = [level for level in named if level in self._levels]
+            for level in (*declared, *sorted(set(self._levels) - set(declared))):
                 if level != NODE and all(self._below(level, k) or self._below(k, level) for k in kept):
                     kept.append(level)
-            kept.sort(key=lambda level: sum(self._below(other, level) for other in kept))
+            kept = sorted(kept, key=lambda level: sum(self._below(other, level) for other in kept))
             known = self._chains[named] = (NODE, *kept)
         return known
 

@@ -117,12 +117,12 @@ def matching_capacity(fleet: Fleet, job: Job) -> MatchingCapacity:
     if job.groups:
         parts = jobs_of(job)
         of_groups = [matching_capacity(fleet, one) for one in parts]
-        fitting = [min(one.replicas, found.members) for one, found in zip(parts, of_groups, strict=True)]
-        whole = all(count >= least_replicas(one) for one, count in zip(parts, fitting, strict=True))
+        placeable = [min(one.replicas, found.members) for one, found in zip(parts, of_groups, strict=True)]
+        whole = all(count >= least_replicas(one) for one, count in zip(parts, placeable, strict=True))
         return replace(
             of_groups[0],
             devices=min(sum(found.devices for found in of_groups), of_groups[0].pool_devices),
-            members=sum(fitting) if whole else 0,
+            members=sum(placeable) if whole else 0,
         )
     shape = shape_of(job)
     sizes = [_matching(fleet, job, shape.at(count)) for count in counts_of(fleet, shape)]

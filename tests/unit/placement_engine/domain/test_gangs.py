@@ -215,6 +215,13 @@ def test_groups_that_no_one_domain_holds_are_told_which_level_would() -> None:
     assert rejection.remedies == ("it would fit now in one block",)
 
 
+def test_nodes_that_hold_each_group_and_not_both_do_not_hide_the_rack_that_does() -> None:
+    engine = an_engine(*(a_node(f"n{i}", 8, rack=f"r{i // 2}") for i in range(12)))
+    groups = (MemberGroup("leader", devices=1, cpu_milli=1000), MemberGroup("worker", devices=8))
+    gang = a_job(groups=groups, devices=0, topology_level="rack", topology_required=True)
+    assert [seat[2] for seat in seats(engine, gang)] == ["n1", "n0"]
+
+
 def test_groups_that_collide_are_told_so() -> None:
     """Each group alone would have room in the node's CPU."""
     engine = an_engine(a_node("a", 8, cpu_milli=4000))
