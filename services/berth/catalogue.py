@@ -13,7 +13,18 @@ from typing import Any
 
 import yaml
 
-__all__ = ["DEVICE_CLASSES", "Accelerator", "Partition", "Peak", "Price", "by_name", "load", "nearest", "parse", "resolve"]
+__all__ = [
+    "DEVICE_CLASSES",
+    "Accelerator",
+    "Partition",
+    "Peak",
+    "Price",
+    "by_name",
+    "load",
+    "nearest",
+    "parse",
+    "resolve",
+]
 
 DEVICE_CLASSES = ("GPU", "ASIC", "LPU", "WAFER", "RDU", "CPU")
 

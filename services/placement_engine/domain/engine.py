@@ -389,4 +389,4 @@ class Engine:
 
     def state_digest(self) -> bytes:
         """A hash of all facts and columns, free of caches and of the order of arrival."""
-        return views.digest(self._fleet, self._queues, self._claims, self._adviser.due)
+        return views.digest(self._fleet, self._queues, self._claims)

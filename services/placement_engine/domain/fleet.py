@@ -446,7 +446,7 @@ class Fleet:
     def _room_around(self, facts: NodeFacts) -> float | None:
         """0..1 in steps: how cool the node's rack is, and how much of its power budget is left. None: no rack."""
         level = self._policy.heat_spread_level
-        rack = facts.node.topology.get(level, "")
+        rack = facts.node.topology.get(level, "") if facts.devices else ""
         mean = self._spread.mean(rack) if rack else None
         domain = self._domains.get((level, rack)) if mean is not None else None
         if mean is None or domain is None or domain.cap <= 0:

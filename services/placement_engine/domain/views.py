@@ -166,10 +166,9 @@ def _could_hold(device: DeviceFacts, need: float) -> bool:
     return need <= 0 or total is None or total >= need
 
 
-def digest(fleet: Fleet, queues: Queues, claims: Mapping[str, Claim], migrations: Mapping[str, str]) -> bytes:
-    """`migrations`: job to cordoned device, still to be proposed."""
+def digest(fleet: Fleet, queues: Queues, claims: Mapping[str, Claim]) -> bytes:
+    """Advice and rejections still to be told are no state: they follow from it."""
     state = hashlib.sha256()
-    state.update(repr(sorted(migrations.items())).encode())
     for name in sorted(fleet.nodes):
         facts = fleet.nodes[name]
         state.update(repr((facts.node, facts.used_cpu, facts.used_memory, facts.pending_watts)).encode())
@@ -184,7 +183,6 @@ def digest(fleet: Fleet, queues: Queues, claims: Mapping[str, Claim], migrations
                 state.update(repr((device.device, device.sample, device.cool, device.draw, holds)).encode())
                 state.update(repr((device.foreign_bytes, device.pending_watts, device.heard_at)).encode())
                 state.update(repr((device.trend, device.watch, device.fresh_starts)).encode())
-    state.update(repr(sorted(fleet.fresh_cordons)).encode())
     for name in sorted(fleet.held):
         state.update(repr((name, sorted(fleet.held[name]))).encode())
     for key, domain in sorted(fleet.power_domains().items()):

@@ -33,8 +33,8 @@ class Capacity:
         if shape.share_bytes:
             least = float(milli_needed(view, ask).min())
             return (
-                f"needs {shape.share_bytes / 2**30:g} GiB of one device's memory, {least:g} thousandths of the largest; "
-                f"the most left on a device is {best:g}",
+                f"needs {shape.share_bytes / 2**30:g} GiB of one device's memory, {least:g} thousandths of the "
+                f"largest; the most left on a device is {best:g}",
                 {"milli_needed": least, "milli_most_free": best, "share_bytes": float(shape.share_bytes)},
             )
         return (
