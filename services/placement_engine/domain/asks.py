@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from placement_engine.domain.columns import Floats
 from placement_engine.domain.estimates import Estimate
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.model import Expectation, Job, Provenance
+from placement_engine.domain.model import WHOLE_DEVICE, Expectation, Job, Provenance
 from placement_engine.domain.outlook import NEUTRAL, NOTHING_KNOWN, Option, Outlook, counts_between, too_slow
+from placement_engine.domain.partitions import Cuts, cut, cuts_of, milli_of
 from placement_engine.domain.shapes import Ask, Shape
 
 
@@ -31,13 +33,16 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
     for m in candidates:
         option = (shape.whole, m)
         estimate, value = outlook.estimates[option], outlook.values.get(option)
-        memory[m] = shape.device_memory or estimate.memory_bytes or 0
-        watts[m] = (estimate.peak_watts or 0.0) * shape.fraction
+        memory[m] = shape.share_bytes or shape.device_memory or estimate.memory_bytes or 0
+        watts[m] = estimate.peak_watts or 0.0
         if value is not None:
             objective[m], known[m] = value, True
         meets[m] = option not in outlook.too_slow
         if not shape.models:
             scarcity[m] = 1.0 - models.counts[m] / most
+    milli, cuts = _divide(fleet, shape, memory) if shape.by_model else (None, None)
+    # In whole W, rounded up, as claims count it.
+    watts = np.ceil(watts * (shape.fraction if milli is None else milli / WHOLE_DEVICE))
     return Ask(
         shape=shape,
         executor_bit=fleet.executor_bit(shape.executor),
@@ -51,6 +56,8 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         in_time=np.ones(size, dtype=np.bool_),
         scarcity=scarcity,
         outlook=outlook,
+        milli=milli,
+        cuts=cuts,
     )
 
 
@@ -89,6 +96,32 @@ def counts_of(fleet: Fleet, shape: Shape) -> tuple[int, ...]:
         return (shape.whole,)
     measured = fleet.models.estimator.measured_counts(shape.workload)
     return counts_between(shape.least, shape.most, [n // shape.members for n in measured if n % shape.members == 0])
+
+
+def _divide(fleet: Fleet, shape: Shape, memory: Floats) -> tuple[Floats, Cuts | None]:
+    """Thousandths of a device of each model that a share or partition is, and the partition's tables.
+
+    `memory`: what the work needs on each model; replaced by what the partition has. A share's thousandths go by
+    the model's nominal size here, and by the size of the very device where it is placed.
+    """
+    models = fleet.models
+    milli = np.zeros(len(models))
+    if not shape.partition:
+        for m, name in enumerate(models.names):
+            entry = models.estimator.accelerator(name)
+            total = (entry.memory_bytes if entry else None) or models.sizes[m]
+            milli[m] = min(WHOLE_DEVICE, math.ceil(shape.share_bytes * WHOLE_DEVICE / total)) if total else 0
+        return milli, None
+    found = []
+    for m, name in enumerate(models.names):
+        entry = models.estimator.accelerator(name)
+        one = cut(entry.partitions, shape.partition) if entry else None
+        if one is not None and memory[m] > one.partition.memory_bytes > 0:
+            one = None  # too small for the work
+        if one is not None:
+            milli[m], memory[m] = milli_of(one.partition), one.partition.memory_bytes
+        found.append(one)
+    return milli, cuts_of(found)
 
 
 def with_deadline(fleet: Fleet, ask: Ask, job: Job, now: float) -> Ask:

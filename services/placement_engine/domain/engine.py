@@ -5,10 +5,12 @@ seconds since the epoch. An engine plans one pool; nodes and jobs of other pools
 `cycle` is where placing happens, in numbered steps.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from placement_engine.domain import views
+from placement_engine.domain.advising import Adviser
 from placement_engine.domain.asks import with_deadline
 from placement_engine.domain.device_counts import best_shape, held_shape
 from placement_engine.domain.elastic import within_limits
@@ -23,6 +25,7 @@ from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.gang_reasons import not_together
 from placement_engine.domain.gangs import Gangs, as_placed, sizes
 from placement_engine.domain.model import (
+    WHOLE_DEVICE,
     Accelerator,
     Candidate,
     Claim,
@@ -45,7 +48,17 @@ from placement_engine.domain.quotas import within_quota
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reserve import Reservation, Reserver
 from placement_engine.domain.scores.objective import cautions
-from placement_engine.domain.shapes import Ask, Shape, gang_of, lead_job, least_milli, shape_of, shapes_of
+from placement_engine.domain.shapes import (
+    Ask,
+    Shape,
+    gang_of,
+    jobs_of,
+    lead_job,
+    least_replicas,
+    shape_of,
+    shapes_of,
+)
+from placement_engine.domain.sharing import most_milli
 from placement_engine.domain.tables import Pipeline, Table, Tables
 from placement_engine.domain.topology import Topology
 
@@ -65,6 +78,7 @@ class Engine:
         topology = Topology(self._fleet)
         gangs = Gangs(self._fleet, policy, self._pipeline, topology, lambda shape: self._tables.get(shape))
         self._reserver = Reserver(self._fleet, policy, gangs.reserve)
+        self._adviser = Adviser(self._fleet, self._tables, self._reserver)
         self._explainer = Explainer(self._fleet, policy, self._pipeline, topology)
         self._queues = Queues(self._fleet.models, policy.usage_half_life_seconds)
         self._claims: dict[str, Claim] = {}
@@ -146,11 +160,14 @@ class Engine:
         self._queues.discard(job_id)
 
     def release(self, job_id: str, now: float | None = None) -> None:
-        """Frees what a job holds. Unknown ids are ignored. `now`: when it ended, for the past use of its
-        queue; None: it is taken to have ended at the last cycle."""
+        """Frees what a job holds: it has ended. Unknown ids are ignored. `now`: when it ended, for the past use
+        of its queue; None: it is taken to have ended at the last cycle."""
+        self._free(job_id, ended=True, now=now)
+
+    def _free(self, job_id: str, *, ended: bool, now: float | None = None) -> None:
         claim = self._claims.pop(job_id, None)
         if claim is not None:
-            self._fleet.let_go_all(job_id, claim.members)
+            self._fleet.let_go_all(job_id, claim.members, ended=ended)
             before = self._queues.shares_with(claim.job.queue, self._totals) if now is not None else {}
             self._charge(claim, -1)
             if now is not None:
@@ -163,7 +180,7 @@ class Engine:
         waiting = self._queues.jobs.get(job_id)
         if waiting is not None and waiting.attempt <= claim.job.attempt:
             self._queues.discard(job_id)
-        self.release(job_id)
+        self._free(job_id, ended=False)
         names = [group.name for group in claim.job.groups] or [""]
         shapes = dict(zip(names, shapes_of(claim.job), strict=True))
         estimator = self._fleet.models.estimator
@@ -171,9 +188,10 @@ class Engine:
             shape = held_shape(shapes.get(member.group) or shape_of(claim.job), member)
             model = member.devices[0].model if member.devices else ""
             estimate = estimator.estimate(shape.workload, model, shape.gang_devices, shape.character)
-            peak = estimate.peak_watts or 0.0
+            part = member.devices[0].milli / WHOLE_DEVICE if member.devices else 0.0
+            peak = math.ceil((estimate.peak_watts or 0.0) * part)
             # When it was claimed is not known: the first sample is taken to show it.
-            self._fleet.hold(job_id, member, float("-inf"), peak * shape.fraction, shape.fraction)
+            self._fleet.hold(job_id, member, float("-inf"), peak, part)
         self._claims[job_id] = claim
         self._charge(claim, 1)
 
@@ -183,7 +201,7 @@ class Engine:
         claim = self._claims.get(job_id)
         if claim is None or claim.job.attempt != attempt:
             return
-        self.release(job_id)
+        self._free(job_id, ended=False)
         if job_id not in self._queues.jobs:
             self._queues.add(claim.job)
 
@@ -221,6 +239,7 @@ class Engine:
         self._fleet.age(now)
         self._queues.wake(now)
         self._queues.advance(now, self._totals)
+        advice = self._adviser.advise(self._claims, now)
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)
         while len(decisions) < limit and (head := turn.next()) is not None:
@@ -243,7 +262,7 @@ class Engine:
             rejections.extend(self._tell(group, why, now))
             turn.skip(group)
         # 7. Publish.
-        return CycleResult(tuple(decisions), tuple(rejections), considered)
+        return CycleResult(tuple(decisions), tuple(rejections), considered, advice=advice)
 
     def _gate(self, job: Job, now: float) -> Why | None:
         """What keeps a job from being placed, whatever the fleet."""
@@ -251,13 +270,22 @@ class Engine:
             return (holds_claims(job),), ()
         if job.deadline is not None and now > job.deadline:
             return (deadline_passed(job, now),), ("submit it again with a later deadline",)
-        asked = least_milli(job)
+        asked = self._least_milli(job)
         queue = self._queues.limit_hit(job.queue, asked) if asked else None
         if queue is None:
             return None
         usage = self._queues.usage.get(queue.name)
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
+
+    def _least_milli(self, job: Job) -> int:
+        """Thousandths of devices that a gang starts with at least; of a share or partition the most that it may
+        come to, by the model it gets."""
+        return sum(least_replicas(one) * (one.milli_per_member or self._most_milli(one)) for one in jobs_of(job))
+
+    def _most_milli(self, job: Job) -> int:
+        shape = shape_of(job)
+        return most_milli(self._tables.get(shape).ask) if shape.by_model else 0
 
     def _ask(self, table: Table, job: Job, now: float) -> Ask:
         """What the shape asks for, on accelerators that hold the deadline and on which a quota leaves room."""

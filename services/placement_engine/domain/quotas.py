@@ -22,6 +22,7 @@ import numpy as np
 from placement_engine.domain.columns import Bools
 from placement_engine.domain.model import WHOLE_DEVICE, Job, MemberGroup, Queue
 from placement_engine.domain.models import Models
+from placement_engine.domain.partitions import cut, milli_of
 from placement_engine.domain.shapes import Ask
 
 
@@ -214,8 +215,8 @@ def within_quota(ask: Ask, may: Bools | None) -> Ask:
 
 
 def least_milli(job: Job, models: Models, number: int) -> int:
-    """Milli that the gang takes at least, were all of it that can be put on this model. A partition counts
-    as a whole device, and so does a share of a model whose memory is not known."""
+    """Milli that the gang takes at least, were all of it that can be put on this model. A partition that
+    it has not, and a share of a model whose memory is not known, count as a whole device."""
     if not job.groups:
         return (job.min_replicas or job.replicas) * _member_milli(job, models, number)
     return sum(
@@ -230,9 +231,11 @@ def _member_milli(one: Job | MemberGroup, models: Models, number: int) -> int:
     if milli or not (one.device_share_bytes or one.partition):
         return milli
     entry = models.estimator.accelerator(models.names[number])
-    if one.device_share_bytes and entry is not None and entry.memory_bytes:
-        return min(WHOLE_DEVICE, -(-one.device_share_bytes * WHOLE_DEVICE // entry.memory_bytes))
-    return WHOLE_DEVICE
+    if one.partition:
+        made = cut(entry.partitions, one.partition) if entry is not None else None
+        return WHOLE_DEVICE if made is None else milli_of(made.partition)
+    size = (entry.memory_bytes if entry is not None else None) or models.sizes[number]
+    return min(WHOLE_DEVICE, -(-one.device_share_bytes * WHOLE_DEVICE // size)) if size else WHOLE_DEVICE
 
 
 def refuse_bad_quotas(queue: Queue) -> None:

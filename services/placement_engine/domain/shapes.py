@@ -7,14 +7,16 @@ from functools import partial
 
 import numpy as np
 
-from placement_engine.domain.columns import Bools, Floats
+from placement_engine.domain.columns import Bools, Floats, Ints
 from placement_engine.domain.model import WHOLE_DEVICE, Character, Job, MemberGroup, Objective
 from placement_engine.domain.outlook import NOTHING_KNOWN, Outlook, TooLate
+from placement_engine.domain.partitions import Cuts
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One member's demand. `whole` devices, or `milli` of one device, or neither: CPU only."""
+    """One member's demand: `whole` devices, or `milli` of one, or `share_bytes` of one's memory, or a `partition`
+    of one, or none of these: CPU only."""
 
     whole: int
     milli: int
@@ -30,6 +32,8 @@ class Shape:
     latency_target: float | None
     gang_devices: int
     """Devices of the whole gang, at least 1: a profile is picked by it."""
+    share_bytes: int = 0
+    partition: str = ""
     character: Character | None = None
     least: int = 0
     """Whole devices that a member may get at least and at most: `whole` is one number between."""
@@ -49,15 +53,21 @@ class Shape:
 
     @property
     def needs_devices(self) -> bool:
-        return self.whole > 0 or self.milli > 0
+        return self.whole > 0 or self.milli > 0 or self.by_model
+
+    @property
+    def by_model(self) -> bool:
+        """A share or partition: its thousandths differ by model, and are in `Ask.milli`."""
+        return self.share_bytes > 0 or bool(self.partition)
 
     @property
     def slots(self) -> int:
         """Devices a member sits on."""
-        return self.whole if self.whole else int(self.milli > 0)
+        return self.whole if self.whole else int(self.needs_devices)
 
     @property
     def milli_per_device(self) -> int:
+        """Of whole devices and fractions; 0 for a share or partition."""
         return WHOLE_DEVICE if self.whole else self.milli
 
     @property
@@ -154,6 +164,7 @@ def shape_of(job: Job) -> Shape:
     """Of a gang of several shapes: its lead group's."""
     if job.groups:
         return shapes_of(job)[lead_of(job)]
+    divided = not job.devices and not job.device_milli
     return Shape(
         whole=job.devices,
         milli=0 if job.devices else job.device_milli,
@@ -171,6 +182,8 @@ def shape_of(job: Job) -> Shape:
         character=job.character,
         least=job.devices,
         most=max(job.devices, job.max_devices) if job.devices else 0,
+        share_bytes=job.device_share_bytes if divided and not job.partition else 0,
+        partition=job.partition if divided else "",
     )
 
 
@@ -203,6 +216,14 @@ class Ask:
     """No option's upper end meets the deadline, some means do."""
     too_late: TooLate | None = None
     """No number of devices on any model meets the deadline."""
+    milli: Floats | None = None
+    """Thousandths of a device on each model; None: `shape.milli_per_device` on all of them."""
+    cuts: Cuts | None = None
+    """What the partition means on each model; None: the shape is no partition."""
+
+    def fraction(self, model: Ints) -> Floats | float:
+        """Part of a device that a member takes, for rows of these models."""
+        return self.shape.fraction if self.milli is None else self.milli.take(model) / WHOLE_DEVICE
 
     @property
     def time_bound(self) -> bool:
