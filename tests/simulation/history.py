@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from berth import catalogue
+from placement_engine.adapters import translate
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.model import (
-    Accelerator,
     Character,
     CycleResult,
     Device,
@@ -30,13 +31,8 @@ __all__ = ["History", "run"]
 
 GIB = 2**30
 START = 1_000_000.0
-MODELS = {"H100-SXM": ("GPU", "CUDA"), "L4": ("GPU", "CUDA"), "MI300X": ("GPU", "ROCm"), "WSE-3": ("WAFER", "Cerebras")}
-CATALOGUE = (
-    Accelerator("H100-SXM", "GPU", "CUDA", 80 * GIB, 3.35e12, 989.0, 700.0, 2.95),
-    Accelerator("L4", "GPU", "CUDA", 24 * GIB, 0.3e12, 121.0, 72.0, 0.5),
-    Accelerator("MI300X", "GPU", "ROCm", 192 * GIB, 5.3e12, 1307.0, 750.0),
-    Accelerator("WSE-3", "WAFER", "Cerebras", 44 * GIB, 21e15),
-)
+MODELS = {"H100-SXM": ("GPU", "CUDA"), "L4": ("GPU", "CUDA"), "MI300X": ("GPU", "ROCm"), "Cerebras-WSE-3": ("WAFER", "Cerebras")}
+CATALOGUE = tuple(translate.accelerator_from(catalogue.by_name(name)) for name in MODELS)
 PROFILES = (
     Profile("w", "H100-SXM", 1, 100.0, 0.05, 20 * GIB, 500.0, 650.0),
     Profile("w", "L4", 1, 12.0, 0.4, 20 * GIB, 60.0, 70.0),

@@ -109,8 +109,9 @@ class Oracle:
                 self._shape(job, group, member)
         if job.topology_required and job.topology_level not in ("", "numa", "link"):
             domains = {self._domain(member.node, job.topology_level) for member in members}
+            # One node is in one domain of any level, declared or not.
             require(
-                len(domains) == 1 and "" not in domains,
+                len({member.node for member in members}) == 1 or (len(domains) == 1 and "" not in domains),
                 f"{job.job_id}: {job.topology_level} is required, it got {sorted(domains)}",
             )
         if job.group_size and job.group_level not in ("numa", "link"):
