@@ -135,7 +135,7 @@ class Quotas:
         self.outdated = False
         """Models or their classes changed: `recount` is due."""
         self._covering: dict[str, tuple[Ledger, ...]] = {}
-        self._limited: dict[str, bool] = {}
+        self._lines: dict[str, tuple[tuple[Ledger, Line], ...]] = {}
 
     def set_queues(self, known: Mapping[str, Queue], children: Mapping[str, Sequence[str]]) -> None:
         named: dict[str, str] = {}
@@ -144,7 +144,7 @@ class Quotas:
                 named.setdefault(quota.accelerator.casefold(), quota.accelerator)
         self.ledgers = tuple(Ledger(named[key], known, children) for key in sorted(named))
         self._covering.clear()
-        self._limited.clear()
+        self._lines.clear()
 
     def forget_classes(self) -> None:
         if self.ledgers:
@@ -183,10 +183,14 @@ class Quotas:
 
     def limits(self, queue: str) -> bool:
         """Whether any ledger limits the queue."""
-        known = self._limited.get(queue)
-        if known is None:
-            known = self._limited[queue] = any(ledger.line(queue) is not None for ledger in self.ledgers)
-        return known
+        return bool(self._lines_of(queue))
+
+    def _lines_of(self, queue: str) -> tuple[tuple[Ledger, Line], ...]:
+        lines = self._lines.get(queue)
+        if lines is None:
+            found = ((ledger, ledger.line(queue)) for ledger in self.ledgers)
+            lines = self._lines[queue] = tuple((ledger, line) for ledger, line in found if line is not None)
+        return lines
 
     def room(self, queue: str, model: str) -> int | None:
         """Most milli of the model (casefolded name) that the queue may take now; None: no quota limits it."""
@@ -196,10 +200,13 @@ class Quotas:
     def mask(self, job: Job) -> Bools | None:
         """By model number: where the job's queue may take what the whole gang, or its minimum, asks for now.
         None: wherever it likes."""
-        if not self.limits(job.queue):
+        lines = self._lines_of(job.queue)
+        if not lines:
             return None
-        rooms = {ledger.key: line.room() for ledger in self.ledgers if (line := ledger.line(job.queue)) is not None}
+        rooms = {ledger.key: line.room() for ledger, line in lines}
         models, least = self._models, min(rooms.values())
+        if not job.groups and 0 < job.milli_per_member * (job.min_replicas or job.replicas) <= least:
+            return None
         may = np.ones(len(models), dtype=np.bool_)
         for number in range(1, len(models)):
             asked = least_milli(job, models, number)
