@@ -100,7 +100,12 @@ def test_it_never_waits_for_a_better_count() -> None:
 
 
 def test_of_counts_that_are_worth_the_same_the_least_is_taken() -> None:
-    profiles = (Profile("w", "A100", 1, 10.0), Profile("w", "A100", 2, 20.0), Profile("w", "H100", 2, 100.0))
+    profiles = (
+        Profile("w", "A100", 1, 10.0),
+        Profile("w", "A100", 2, 20.0),
+        Profile("w", "H100", 1, 50.0, None, 100 * GIB),
+        Profile("w", "H100", 2, 100.0, None, 50 * GIB),
+    )
     engine = a_fleet(a_node("a", 4, "A100"), a_node("h", 2, "H100"), profiles=profiles)
     assert placed(engine, a_job("taken", devices=2, models=("H100",))) == {"taken": ["h"]}
     assert chosen(decided(engine, workload="w", max_devices=2, objective=Objective.COST)) == (1, "A100")
@@ -191,6 +196,22 @@ def test_where_nothing_fits_the_least_count_that_could_do_is_explained() -> None
     engine = a_fleet(a_node("h", 2, "H100"), profiles=profiles)
     placed(engine, a_job("first"))
     assert why(engine, a_job("j1", workload="w", max_devices=2)) == {"DEVICES_BUSY": (1, 2)}
+
+
+def test_where_several_counts_could_do_the_least_is_explained() -> None:
+    engine = a_fleet(a_node("h", 4, "H100"), profiles=(Profile("w", "H100", 2, 19.0), Profile("w", "H100", 4, 36.0)))
+    placed(engine, a_job("taken", devices=3))
+    engine.submit(a_job(workload="w", devices=2, max_devices=4, objective=Objective.TIME))
+    told = engine.explain("j1", NOW)
+    assert isinstance(told, Rejection)
+    assert told.remedies == ("a replica with 1 instead of 2 devices would fit now",)
+
+
+def test_a_device_larger_than_the_catalogue_says_still_keeps_its_latency_target() -> None:
+    profiles = (Profile("w", "H100", 1, 10.0, 0.9, 100 * GIB),)
+    engine = a_fleet(a_node("h", 1, "H100", device={"memory_bytes": 192 * GIB}), profiles=profiles)
+    assert set(why(engine, a_job(workload="w", latency_target_seconds=0.5))) == {"LATENCY_TARGET_MISSED"}
+    assert placed(engine, a_job("any", workload="w")) == {"any": ["h"]}
 
 
 # -- roofline ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from placement_engine.domain import scaling
 from placement_engine.domain.estimates import Estimate, Estimator
 from placement_engine.domain.model import Accelerator, Character, Objective, Profile, Provenance
-from placement_engine.domain.outlook import counts_between
+from placement_engine.domain.outlook import Outlook, counts_between
 from placement_engine.domain.roofline import ASSUMED_RATES, ClassRates, Roofline, peak_tflops
 from tests.unit.placement_engine.domain.builders import GIB
 
@@ -398,3 +398,10 @@ def test_candidate_counts(least: int, most: int, known: tuple[int, ...], counts:
     found = counts_between(least, most, known)
     assert len(found) <= 6
     assert found == counts
+
+
+def test_numbers_of_devices_by_the_best_that_each_offers() -> None:
+    options = {(1, 1): an_estimate(), (2, 1): an_estimate(), (2, 2): an_estimate(), (4, 1): an_estimate()}
+    values = {(2, 1): 0.7, (2, 2): 1.0, (4, 1): 0.7}
+    outlook = Outlook(options, values, least=1, impossible=frozenset({(2, 2)}))
+    assert outlook.most_worth() == [(0.7, 2), (0.7, 4), (0.5, 1)], "the best first, then the least; unknown is neutral"
