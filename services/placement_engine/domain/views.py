@@ -102,9 +102,14 @@ def queue_usage(queues: Queues, totals: Totals) -> tuple[QueueUsage, ...]:
     return tuple(result)
 
 
+UNBOUNDED = 10**9
+"""Members that a node's CPU and memory hold of a job that asks for none of them."""
+
+
 def matching_capacity(fleet: Fleet, job: Job) -> MatchingCapacity:
-    """Nominal sizes: claims, health, heat and cordons pass, so they are not counted against the job. Of a gang of
-    several shapes: members and devices of all groups, and no members where one lacks its least."""
+    """Nominal sizes: claims, health, heat and cordons pass, so they are not counted against the job. The answer is the
+    same for jobs of one shape, whatever their number of members: it is kept by shape. Of a gang of several shapes:
+    members, up to the wished number, and devices of all groups; no members where one group lacks its least."""
     if job.groups:
         parts = jobs_of(job)
         of_groups = [matching_capacity(fleet, one) for one in parts]
@@ -123,7 +128,7 @@ def matching_capacity(fleet: Fleet, job: Job) -> MatchingCapacity:
         node = fleet.nodes[name].node
         if job.executor and job.executor not in node.executors:
             continue
-        host = job.replicas
+        host = UNBOUNDED
         if shape.cpu_milli > 0:
             host = min(host, node.cpu_milli // shape.cpu_milli)
         if shape.memory > 0:
