@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Queues, Totals
 from placement_engine.domain.quota_accounts import accounts
 from placement_engine.domain.readouts import DeviceView, MatchingCapacity, NodeView, QueueUsage
-from placement_engine.domain.shapes import Shape, jobs_of, least_replicas, shape_of
+from placement_engine.domain.shapes import Shape, shape_of
 from placement_engine.domain.sharing import fit_on_empty
 
 
@@ -132,19 +131,8 @@ UNBOUNDED = 10**9
 
 
 def matching_capacity(fleet: Fleet, job: Job) -> MatchingCapacity:
-    """Nominal sizes: claims, health, heat and cordons pass, so they are not counted against the job. The answer is
-    the same for jobs of one shape, whatever their number of members: it is kept by shape. Of a gang of several
-    shapes: members and devices of all groups, and no members where one lacks its least."""
-    if job.groups:
-        parts = jobs_of(job)
-        of_groups = [matching_capacity(fleet, one) for one in parts]
-        placeable = [min(one.replicas, found.members) for one, found in zip(parts, of_groups, strict=True)]
-        whole = all(count >= least_replicas(one) for one, count in zip(parts, placeable, strict=True))
-        return replace(
-            of_groups[0],
-            devices=min(sum(found.devices for found in of_groups), of_groups[0].pool_devices),
-            members=sum(placeable) if whole else 0,
-        )
+    """Nominal sizes: claims, health, heat and cordons pass, so they are not counted against the job. The answer is the
+    same for jobs of one shape, whatever their number of members: it is kept by shape."""
     shape = shape_of(job)
     sizes = [_matching(fleet, job, shape.at(count)) for count in counts_of(fleet, shape)]
     devices, members = max(sizes, key=lambda size: size[1])

@@ -17,7 +17,6 @@ from placement_engine.domain.model import (
     Rejection,
 )
 from placement_engine.domain.policy import Policy
-from placement_engine.domain.readouts import MatchingCapacity
 from tests.unit.placement_engine.domain.builders import GIB, NOW, a_device, a_job, a_node, an_engine, placed, why
 
 WORKERS = MemberGroup("workers", 2, 2, devices=8)
@@ -244,13 +243,6 @@ def test_a_claim_of_groups_from_the_ledger_counts_the_same() -> None:
     second.undo("j1", 0)
     second.withdraw("j1")
     assert first.state_digest() == second.state_digest()
-
-
-def test_matching_capacity_of_groups() -> None:
-    engine = an_engine(a_node("a", 8), a_node("b", 8), a_node("cpu", 0))
-    assert engine.matching_capacity(a_job(groups=(LEADER, WORKERS), devices=0)) == MatchingCapacity(16, 3, 16, 3)
-    three = MemberGroup("workers", 4, 3, devices=8)
-    assert engine.matching_capacity(a_job(groups=(LEADER, three), devices=0)).members == 0
 
 
 # -- budgets ---------------------------------------------------------------------------------------

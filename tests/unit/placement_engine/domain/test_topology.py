@@ -147,7 +147,7 @@ def test_of_equal_domains_the_one_that_leaves_least() -> None:
 
 def test_room_for_members_being_equal_fewer_free_devices_are_left() -> None:
     engine = an_engine(
-        *(at(f"a{i}", count, rack="a") for i, count in enumerate((8, 7, 3))),
+        *(at(f"a{i}", count, rack="a") for i, count in enumerate((8, 6, 3))),
         *(at(f"b{i}", count, rack="b") for i, count in enumerate((8, 3, 3))),
         *(at(f"c{i}", count, rack="c") for i, count in enumerate((8, 6, 2))),
     )
