@@ -1,7 +1,7 @@
 """The policies by name."""
 
 from placement_engine.simulation.openb.policies.base import Policy
-from placement_engine.simulation.openb.policies.berth import Berth
+from placement_engine.simulation.openb.policies.berth import Berth, BerthExpected
 from placement_engine.simulation.openb.policies.bestfit import BestFit
 from placement_engine.simulation.openb.policies.dotprod import DotProduct
 from placement_engine.simulation.openb.policies.fgd import Fgd
@@ -13,6 +13,7 @@ __all__ = ["POLICIES", "Policy"]
 
 POLICIES: dict[str, type[Policy]] = {
     "berth": Berth,
+    "berth-expected": BerthExpected,
     "fgd": Fgd,
     "bestfit": BestFit,
     "dotprod": DotProduct,
