@@ -19,16 +19,15 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
     allowed = np.array(
         [models.admits(m, shape.models, shape.classes, shape.stacks) for m in range(size)], dtype=np.bool_
     )
-    memory, watts, scarcity = np.zeros(size), np.zeros(size), np.zeros(size)
+    memory, watts = np.zeros(size), np.zeros(size)
     objective = np.full(size, NEUTRAL)
     known, meets = np.zeros(size, dtype=np.bool_), np.ones(size, dtype=np.bool_)
     if not shape.needs_devices:
         bit = fleet.executor_bit(shape.executor)
-        return Ask(shape, bit, allowed, memory, watts, known.copy(), objective, known, meets, meets, scarcity)
+        return Ask(shape, bit, allowed, memory, watts, known.copy(), objective, known, meets, meets)
     candidates = [m for m in range(size) if allowed[m] and models.counts[m] > 0]
     estimates = [models.estimator.estimate(shape.workload, models.names[m], shape.gang_devices) for m in candidates]
     values = models.estimator.objective_values(shape.objective, estimates, shape.gang_devices)
-    most = max(models.counts)
     for m, estimate, value in zip(candidates, estimates, values, strict=True):
         memory[m] = shape.device_memory or estimate.memory_bytes or 0
         watts[m] = (estimate.peak_watts or 0.0) * shape.fraction
@@ -37,8 +36,6 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         latency = estimate.latency_seconds
         if shape.latency_target is not None and latency is not None:
             meets[m] = latency <= shape.latency_target
-        if not shape.models:
-            scarcity[m] = 1.0 - models.counts[m] / most
     return Ask(
         shape=shape,
         executor_bit=fleet.executor_bit(shape.executor),
@@ -50,7 +47,6 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         objective_known=known,
         meets_latency=meets,
         in_time=np.ones(size, dtype=np.bool_),
-        scarcity=scarcity,
     )
 
 

@@ -18,6 +18,7 @@ from placement_engine.domain.explaining import (
     shared_power,
 )
 from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.hosting import Hosting
 from placement_engine.domain.model import (
     Accelerator,
     Candidate,
@@ -52,7 +53,8 @@ class Engine:
         self._policy = policy
         self._pool = pool
         self._fleet = Fleet(policy)
-        self._pipeline = Pipeline(policy)
+        self._hosting = Hosting(self._fleet)
+        self._pipeline = Pipeline(policy, self._hosting)
         self._tables = Tables(self._fleet, policy, self._pipeline)
         self._reserver = Reserver(self._fleet, policy, self._pipeline)
         self._explainer = Explainer(self._fleet, policy, self._pipeline)
@@ -126,6 +128,8 @@ class Engine:
             return
         if claim is not None and claim.job.attempt >= job.attempt:
             return
+        if waiting is None and claim is None:
+            self._hosting.observe(job)
         self._queues.add(job)
 
     def withdraw(self, job_id: str) -> None:
@@ -147,6 +151,8 @@ class Engine:
         waiting = self._queues.jobs.get(job_id)
         if waiting is not None and waiting.attempt <= claim.job.attempt:
             self._queues.discard(job_id)
+        if waiting is None and job_id not in self._claims:
+            self._hosting.observe(claim.job)
         self.release(job_id)
         shape = shape_of(claim.job)
         estimator = self._fleet.models.estimator
@@ -192,6 +198,7 @@ class Engine:
         # 1. Drain: facts were applied as they came; what time alone changes is applied here.
         self._fleet.age(now)
         self._queues.wake(now)
+        self._hosting.review()
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)
         while len(decisions) < limit and (head := turn.next()) is not None:

@@ -33,12 +33,13 @@ LEAST_TO_COME = 0.05
 
 @dataclass(frozen=True, slots=True, order=True)
 class Kind:
-    """What one member of a job takes: `devices` with `milli` on each; 0 devices is CPU only. Any unit of CPU, memory."""
+    """What one member of a job takes: `devices` with `milli` on each; 0 devices is CPU only."""
 
     cpu: int
     memory: int
     devices: int
     milli: int
+    """Thousandths; CPU and memory are in any unit that rooms are in, too."""
 
     @property
     def total_milli(self) -> int:
@@ -69,6 +70,15 @@ class Room:
     cpu: Floats
     memory: Floats
     model: Ints
+
+    def beside(self, other: "Room") -> "Room":
+        """The rows of both, the other's last: two questions are asked at once."""
+        return Room(
+            np.concatenate((self.left, other.left), axis=1),
+            np.concatenate((self.cpu, other.cpu)),
+            np.concatenate((self.memory, other.memory)),
+            np.concatenate((self.model, other.model)),
+        )
 
     def without(self, kind: Kind, usable: Bools | None = None) -> "Room":
         """After the kind was put on each: a fraction on the device that holds it most tightly, or the first free.
@@ -136,7 +146,7 @@ class ExpectedFill:
         devices = np.add.reduce(self._table[room.model, room.left], axis=0)
         bound = np.minimum(room.cpu[:, None] * self._milli_per_cpu, room.memory[:, None] * self._milli_per_memory)
         np.minimum(bound, devices[:, None], out=bound)
-        bound *= self._weights[room.model]
+        bound *= self._weights.take(room.model, axis=0)
         filled: Floats = np.add.reduce(bound, axis=1)
         return filled
 
@@ -148,8 +158,8 @@ class HostingValue:
         """`present`: the models that the fleet has; a kind that may not use all of them demands one."""
         self.fill: Fill = ExpectedFill(mix) if fill is None else fill
         shares, milli = np.array(mix.shares), mix.column("total_milli")
-        demanded = (present & ~mix.allowed).any(axis=1)
-        special = np.flatnonzero((mix.column("devices") > 1) | demanded)
+        demanded: Bools = np.logical_or.reduce(present & ~mix.allowed, axis=1)
+        special: Ints = np.flatnonzero((mix.column("devices") > 1) | demanded)
         self._per_member = float(shares @ milli) / WHOLE_DEVICE
         self._share = shares[special]
         self._milli = milli[special]
@@ -186,11 +196,19 @@ class HostingValue:
         value: Floats = self.fill.of(room) + self.scarcity(room)
         return value
 
+    def lost(self, room: Room, kind: Kind, usable: Bools | None = None) -> Floats:
+        """What the kind takes from the value of each row, 0 or more: (k)."""
+        rows = room.model.shape[0]
+        value = self.of(room.beside(room.without(kind, usable)))
+        lost: Floats = np.maximum(value[:rows] - value[rows:], 0.0)
+        return lost
+
     def _hosts(self, room: Room) -> Floats:
         """Members of each special kind that a row could host: (k, kinds). Not rounded, but 0 where not one fits."""
-        slots = np.add.reduce(self._slots[room.left], axis=0)[:, self._size]
-        hosts = np.minimum(slots // self._count, room.cpu[:, None] / self._cpu)
+        slots = np.add.reduce(self._slots.take(room.left, axis=0), axis=0)
+        hosts: Floats = np.floor(slots.take(self._size, axis=1) / self._count)
+        np.minimum(hosts, room.cpu[:, None] / self._cpu, out=hosts)
         np.minimum(hosts, room.memory[:, None] / self._memory, out=hosts)
         hosts *= hosts >= 1
-        hosts *= self._allowed[room.model]
+        hosts *= self._allowed.take(room.model, axis=0)
         return hosts

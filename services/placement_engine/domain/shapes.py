@@ -82,8 +82,6 @@ class Ask:
     meets_latency: Bools
     in_time: Bools
     """False where a profile tells that the deadline cannot be met."""
-    scarcity: Floats
-    """0..1, how rare a model is; 0 for jobs that name models."""
 
     @property
     def time_bound(self) -> bool:

@@ -9,6 +9,7 @@ from placement_engine.domain.asks import expectation, make_ask
 from placement_engine.domain.columns import Bools, Floats, Ints, View
 from placement_engine.domain.filters import device_filters, row_filters
 from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.hosting import Hosting
 from placement_engine.domain.model import Expectation, Job, ScoreTerm
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.scores import scores
@@ -20,10 +21,11 @@ EXCLUDED = -np.inf
 class Pipeline:
     """All filters and scores of a policy, over any rows."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, hosting: Hosting) -> None:
+        self.hosting = hosting
         self.row_filters = row_filters(policy)
         self.device_filters = device_filters(policy)
-        self.scores = scores(policy)
+        self.scores = scores(policy, hosting)
         self.weights = tuple(score.weight(policy.weights) for score in self.scores)
         self._passes_rows = tuple(plugin.passes for plugin in self.row_filters)
         self._passes_devices = tuple(plugin.passes for plugin in self.device_filters)
@@ -143,9 +145,11 @@ class Tables:
 
     def get(self, shape: Shape) -> Table:
         """The shape's table, up to date."""
-        counts = (*self._fleet.models.counts, -self._fleet.executors_known())
+        hosting = self._pipeline.hosting
+        hosting.prepare()
+        counts = (*self._fleet.models.counts, -self._fleet.executors_known(), -hosting.version)
         if counts != self._counts:
-            # The best and the rarest accelerator are relative to what the fleet has.
+            # The best accelerator is relative to what the fleet has, packing to the mix of work that was seen.
             self._tables.clear()
             self._counts = counts
         table = self._tables.get(shape)

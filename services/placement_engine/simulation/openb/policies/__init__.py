@@ -4,6 +4,7 @@ from placement_engine.simulation.openb.policies.base import Policy
 from placement_engine.simulation.openb.policies.berth import Berth, BerthExpected
 from placement_engine.simulation.openb.policies.bestfit import BestFit
 from placement_engine.simulation.openb.policies.dotprod import DotProduct
+from placement_engine.simulation.openb.policies.engine import RunningEngine
 from placement_engine.simulation.openb.policies.fgd import Fgd
 from placement_engine.simulation.openb.policies.packing import Packing
 from placement_engine.simulation.openb.policies.pwr import Pwr
@@ -14,6 +15,7 @@ __all__ = ["POLICIES", "Policy"]
 POLICIES: dict[str, type[Policy]] = {
     "berth": Berth,
     "berth-expected": BerthExpected,
+    "engine": RunningEngine,
     "fgd": Fgd,
     "bestfit": BestFit,
     "dotprod": DotProduct,

@@ -53,7 +53,8 @@ class Berth(ScoringPolicy):
 
     def room(self, nodes: Ints) -> Room:
         state = self.state
-        return Room(state.left[:, nodes], state.cpu[nodes], state.memory[nodes], state.model[nodes])
+        cpu, memory = state.cpu[nodes].astype(np.float64), state.memory[nodes].astype(np.float64)
+        return Room(state.left[:, nodes], cpu, memory, state.model[nodes])
 
     def arrived(self, share: float) -> None:
         free = float(self.state.left.sum()) / self.state.capacity
@@ -82,8 +83,8 @@ class Berth(ScoringPolicy):
 
     def _total(self, index: int, nodes: Ints) -> Floats:
         room, scarcity = self.room(nodes), self._value.scarcity
-        lost = self._fill_lost[index, nodes] + scarcity(room) - scarcity(room.without(self._kinds[index]))
-        return -lost
+        kept: Floats = scarcity(room.without(self._kinds[index])) - scarcity(room) - self._fill_lost[index, nodes]
+        return kept
 
 
 class BerthExpected(Berth):
