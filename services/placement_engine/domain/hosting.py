@@ -5,7 +5,7 @@ import numpy as np
 from placement_engine.domain.columns import CPU, DEVICES, FREE, HOST_MEMORY, Bools, Floats, View
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.hosting_value import HostingValue, Kind, Mix, Room
-from placement_engine.domain.job_mix import JobMix, Share, prior
+from placement_engine.domain.job_mix import JobMix, Share, prior, request_of
 from placement_engine.domain.model import WHOLE_DEVICE, Job
 
 __all__ = ["Hosting", "room_of"]
@@ -37,7 +37,7 @@ class Hosting:
 
     def observe(self, job: Job) -> None:
         """A job came."""
-        self._mix.observe(job)
+        self._mix.observe(request_of(job), max(1, job.replicas))
 
     def review(self) -> None:
         """Takes what was learnt, and the room there is now, into use if either moved enough. Once a cycle."""

@@ -24,7 +24,7 @@ __all__ = ["ExpectedFill", "Fill", "HostingValue", "Kind", "Mix", "Room", "fill_
 
 FILL_DRAWS = 64
 """Work that comes by a device before it counts as filled for good."""
-SCARCITY_WEIGHT = 0.05
+SCARCITY_WEIGHT = 0.03
 DEMANDED_MODEL_WEIGHT = 10.0
 SLACK = 0.1
 """Demand is planned for beyond what is free, as a share of the fleet's devices."""

@@ -76,9 +76,7 @@ class JobMix:
         self.shares: tuple[Share, ...] = ()
         """Empty while cold; the shares of CPU-only work are left out of it, so that they need not sum up to 1."""
 
-    def observe(self, job: Job) -> None:
-        request = request_of(job)
-        members = max(1, job.replicas)
+    def observe(self, request: Request, members: int = 1) -> None:
         self._weights[request] = self._weights.get(request, 0.0) + members * self._step
         self._members += members
         self._step *= 2.0 ** min(members / HALF_LIFE, 1.0)

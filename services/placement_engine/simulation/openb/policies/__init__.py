@@ -1,7 +1,7 @@
 """The policies by name."""
 
 from placement_engine.simulation.openb.policies.base import Policy
-from placement_engine.simulation.openb.policies.berth import Berth, BerthExpected
+from placement_engine.simulation.openb.policies.berth import Berth, BerthExpected, BerthOnline, BerthPower
 from placement_engine.simulation.openb.policies.bestfit import BestFit
 from placement_engine.simulation.openb.policies.dotprod import DotProduct
 from placement_engine.simulation.openb.policies.engine import RunningEngine
@@ -15,6 +15,8 @@ __all__ = ["POLICIES", "Policy"]
 POLICIES: dict[str, type[Policy]] = {
     "berth": Berth,
     "berth-expected": BerthExpected,
+    "berth-online": BerthOnline,
+    "berth-power": BerthPower,
     "engine": RunningEngine,
     "fgd": Fgd,
     "bestfit": BestFit,

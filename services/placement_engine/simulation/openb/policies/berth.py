@@ -5,16 +5,25 @@ Deterministic: the seed only orders the nodes.
 
 import numpy as np
 
+from berth.errors import InvalidInput
 from placement_engine.domain.hosting_value import Fill, HostingValue, Kind, Mix, Room
+from placement_engine.domain.job_mix import JobMix, Request, Share, prior
 from placement_engine.domain.sampled_fill import SampledFill
 from placement_engine.simulation.openb.policies.base import ScoringPolicy, tightest_device
+from placement_engine.simulation.openb.power import PowerModel
 from placement_engine.simulation.openb.state import Floats, Ints, State
-from placement_engine.simulation.openb.trace import TaskClass, Workload
+from placement_engine.simulation.openb.trace import MILLI, TaskClass, Workload
 
-__all__ = ["Berth", "BerthExpected", "kind_of", "known_mix"]
+__all__ = ["Berth", "BerthExpected", "BerthOnline", "BerthPower", "kind_of", "known_mix"]
 
 REVIEW_EVERY = 0.05
 """Scarcity is reviewed each time what is free moved by this share of the capacity."""
+
+
+POWER_WEIGHT = 40.0
+"""Milli of hosting value that a watt is worth while there is room."""
+THRIFTY_UNTIL, PACKING_FROM = 0.7, 0.8
+"""Load, the share of devices that are taken: thrifty up to the first, packing from the second, a blend between."""
 
 
 def kind_of(task: TaskClass) -> Kind:
@@ -57,11 +66,18 @@ class Berth(ScoringPolicy):
         return Room(state.left[:, nodes], cpu, memory, state.model[nodes])
 
     def arrived(self, share: float) -> None:
-        free = float(self.state.left.sum()) / self.state.capacity
+        free = 1.0 - self.load()
         if abs(free - self._reviewed) >= REVIEW_EVERY:
-            self._value.review(self.room(self._everywhere), self.state.capacity)
-            self._reviewed = free
-            self._reviews += 1
+            self._review(free)
+
+    def load(self) -> float:
+        """Share of the devices' capacity that is taken."""
+        return self.state.allocated() / self.state.capacity
+
+    def _review(self, free: float) -> None:
+        self._value.review(self.room(self._everywhere), self.state.capacity)
+        self._reviewed = free
+        self._reviews += 1
 
     def refresh(self, index: int, nodes: Ints) -> None:
         super().refresh(index, nodes)
@@ -92,3 +108,50 @@ class BerthExpected(Berth):
 
     def _filled_by(self, mix: Mix) -> Fill | None:
         return None
+
+
+class BerthOnline(Berth):
+    """Is told nothing of the trace: learns the mix from the tasks as they come, from a cold start."""
+
+    def __init__(self, state: State, workload: Workload, seed: int) -> None:
+        super().__init__(state, workload, seed)
+        self._mix = JobMix()
+        self._in_use: tuple[Share, ...] = prior(tuple(sorted(set(state.models) - {""})))
+        self._learn(self._mix_of(self._in_use))
+
+    def choose(self, index: int) -> tuple[int, int] | None:
+        self._mix.observe(Request(self._kinds[index], self.workload.classes[index].models))
+        self._mix.review()
+        if self._mix.shares and self._mix.shares is not self._in_use:
+            self._in_use = self._mix.shares
+            self._learn(self._mix_of(self._in_use))
+            self._seen = [-1] * len(self._seen)
+            self._review(1.0 - self.load())
+        return super().choose(index)
+
+    def _mix_of(self, shares: tuple[Share, ...]) -> Mix:
+        models = self.state.models
+        allowed = [[not one.models or model in one.models for model in models] for one, _ in shares]
+        return Mix(tuple(one.kind for one, _ in shares), tuple(share for _, share in shares), np.array(allowed))
+
+
+class BerthPower(Berth):
+    """Power while there is room, packing when there is not: watts count less and less as the fleet fills."""
+
+    def __init__(self, state: State, workload: Workload, seed: int) -> None:
+        super().__init__(state, workload, seed)
+        self._power = PowerModel(state)
+        if self._power.unknown:
+            raise InvalidInput.of(
+                "model", ", ".join(self._power.unknown), "no power figures are known: leave berth-power out"
+            )
+
+    def _total(self, index: int, nodes: Ints) -> Floats:
+        kept = super()._total(index, nodes)
+        room = min(max((PACKING_FROM - self.load()) / (PACKING_FROM - THRIFTY_UNTIL), 0.0), 1.0)
+        if room:
+            state, after = self.state, self.room(nodes).without(self._kinds[index])
+            free = (state.left[:, nodes] == MILLI).sum(axis=0)
+            woken = self._power.watts(nodes, after.cpu.astype(np.int64), (after.left == MILLI).sum(axis=0))
+            kept -= POWER_WEIGHT * room * (woken - self._power.watts(nodes, state.cpu[nodes], free))
+        return kept
