@@ -31,7 +31,12 @@ __all__ = ["History", "run"]
 
 GIB = 2**30
 START = 1_000_000.0
-MODELS = {"H100-SXM": ("GPU", "CUDA"), "L4": ("GPU", "CUDA"), "MI300X": ("GPU", "ROCm"), "Cerebras-WSE-3": ("WAFER", "Cerebras")}
+MODELS = {
+    "H100-SXM": ("GPU", "CUDA"),
+    "L4": ("GPU", "CUDA"),
+    "MI300X": ("GPU", "ROCm"),
+    "Cerebras-WSE-3": ("WAFER", "Cerebras"),
+}
 CATALOGUE = tuple(translate.accelerator_from(catalogue.by_name(name)) for name in MODELS)
 PROFILES = (
     Profile("w", "H100-SXM", 1, 100.0, 0.05, 20 * GIB, 500.0, 650.0),

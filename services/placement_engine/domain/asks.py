@@ -21,15 +21,14 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
     allowed = np.array(
         [models.admits(m, shape.models, shape.classes, shape.stacks) for m in range(size)], dtype=np.bool_
     )
-    memory, watts, scarcity = np.zeros(size), np.zeros(size), np.zeros(size)
+    memory, watts = np.zeros(size), np.zeros(size)
     objective = np.full(size, NEUTRAL)
     known, meets = np.zeros(size, dtype=np.bool_), np.ones(size, dtype=np.bool_)
     if not shape.needs_devices:
         bit = fleet.executor_bit(shape.executor)
-        return Ask(shape, bit, allowed, memory, watts, known.copy(), objective, known, meets, meets, scarcity)
+        return Ask(shape, bit, allowed, memory, watts, known.copy(), objective, known, meets, meets)
     candidates = [m for m in range(size) if allowed[m] and models.counts[m] > 0]
     outlook = _outlook(fleet, shape, candidates)
-    most = max(models.counts)
     for m in candidates:
         option = (shape.whole, m)
         estimate, value = outlook.estimates[option], outlook.values.get(option)
@@ -38,8 +37,6 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         if value is not None:
             objective[m], known[m] = value, True
         meets[m] = option not in outlook.too_slow
-        if not shape.models:
-            scarcity[m] = 1.0 - models.counts[m] / most
     milli, cuts = _divide(fleet, shape, memory) if shape.by_model else (None, None)
     # In whole W, rounded up, as claims count it.
     watts = np.ceil(watts * (shape.fraction if milli is None else milli / WHOLE_DEVICE))
@@ -54,7 +51,6 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         objective_known=known,
         meets_latency=meets,
         in_time=np.ones(size, dtype=np.bool_),
-        scarcity=scarcity,
         outlook=outlook,
         milli=milli,
         cuts=cuts,

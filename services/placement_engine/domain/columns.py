@@ -62,6 +62,15 @@ class View:
     model: Ints
     executors: npt.NDArray[np.int64]
 
+    def only(self, rows: Ints) -> "View":
+        """Of these rows, by position in the view; copied."""
+        return View(
+            self.device.take(rows, axis=2),
+            self.row.take(rows, axis=1),
+            self.model.take(rows),
+            self.executors.take(rows),
+        )
+
     def rows(self, column: int) -> Floats:
         """A row column: (k)."""
         values: Floats = self.row[column]

@@ -24,6 +24,7 @@ from placement_engine.domain.explaining import (
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.gang_reasons import not_together
 from placement_engine.domain.gangs import Gangs, as_placed, sizes
+from placement_engine.domain.hosting import Hosting
 from placement_engine.domain.model import (
     WHOLE_DEVICE,
     Accelerator,
@@ -73,7 +74,8 @@ class Engine:
         self._policy = policy
         self._pool = pool
         self._fleet = Fleet(policy)
-        self._pipeline = Pipeline(policy)
+        self._hosting = Hosting(self._fleet)
+        self._pipeline = Pipeline(policy, self._hosting)
         self._tables = Tables(self._fleet, policy, self._pipeline)
         topology = Topology(self._fleet)
         gangs = Gangs(self._fleet, policy, self._pipeline, topology, lambda shape: self._tables.get(shape))
@@ -153,6 +155,8 @@ class Engine:
             return
         if claim is not None and claim.job.attempt >= job.attempt:
             return
+        if waiting is None and claim is None:
+            self._hosting.observe(job)
         self._queues.add(job)
 
     def withdraw(self, job_id: str) -> None:
@@ -180,6 +184,8 @@ class Engine:
         waiting = self._queues.jobs.get(job_id)
         if waiting is not None and waiting.attempt <= claim.job.attempt:
             self._queues.discard(job_id)
+        if waiting is None and job_id not in self._claims:
+            self._hosting.observe(claim.job)
         self._free(job_id, ended=False)
         names = [group.name for group in claim.job.groups] or [""]
         shapes = dict(zip(names, shapes_of(claim.job), strict=True))
@@ -239,6 +245,7 @@ class Engine:
         self._fleet.age(now)
         self._queues.wake(now)
         self._queues.advance(now, self._totals)
+        self._hosting.review()
         advice = self._adviser.advise(self._claims, now)
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)

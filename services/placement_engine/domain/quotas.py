@@ -225,15 +225,16 @@ def least_milli(job: Job, models: Models, number: int) -> int:
     """Milli that the gang takes at least, were all of it that can be put on this model. A partition that
     it has not, and a share of a model whose memory is not known, count as a whole device."""
     if not job.groups:
-        return (job.min_replicas or job.replicas) * _member_milli(job, models, number)
+        return (job.min_replicas or job.replicas) * member_milli(job, models, number)
     return sum(
-        group.min_replicas * _member_milli(group, models, number)
+        group.min_replicas * member_milli(group, models, number)
         for group in job.groups
         if models.admits(number, group.models or job.models, group.classes or job.classes, group.stacks or job.stacks)
     )
 
 
-def _member_milli(one: Job | MemberGroup, models: Models, number: int) -> int:
+def member_milli(one: Job | MemberGroup, models: Models, number: int) -> int:
+    """Milli that a member takes of this model."""
     milli = one.devices * WHOLE_DEVICE + one.device_milli
     if milli or not (one.device_share_bytes or one.partition):
         return milli

@@ -11,6 +11,7 @@ from placement_engine.domain.filters import device_filters, row_filters
 from placement_engine.domain.filters.flags import Flag, unblocked
 from placement_engine.domain.filters.sharing import Sharing
 from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.hosting import Hosting
 from placement_engine.domain.model import Expectation, Job, ScoreTerm
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.scores import scores
@@ -23,10 +24,11 @@ EXCLUDED = -np.inf
 class Pipeline:
     """All filters and scores of a policy, over any rows."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, hosting: Hosting) -> None:
+        self.hosting = hosting
         self.row_filters = row_filters(policy)
         self.device_filters = device_filters(policy)
-        self.scores = scores(policy)
+        self.scores = scores(policy, hosting)
         self.weights = tuple(score.weight(policy.weights) for score in self.scores)
         self._passes_rows = tuple(plugin.passes for plugin in self.row_filters)
         self._passes_devices = tuple(
@@ -162,10 +164,12 @@ class Tables:
 
     def get(self, shape: Shape) -> Table:
         """The shape's table, up to date."""
-        models = self._fleet.models
-        counts = (*models.counts, *models.sizes, -self._fleet.executors_known())
+        hosting, models = self._pipeline.hosting, self._fleet.models
+        hosting.prepare()
+        counts = (*models.counts, *models.sizes, -self._fleet.executors_known(), -hosting.version)
         if counts != self._counts:
-            # The best and the rarest accelerator, and what a share is, are relative to what the fleet has.
+            # The best accelerator and what a share is are relative to what the fleet has, packing to the mix of work
+            # that was seen.
             self._tables.clear()
             self._counts = counts
         table = self._tables.get(shape)

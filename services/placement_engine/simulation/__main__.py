@@ -14,7 +14,10 @@ from berth.errors import BerthError, InvalidInput
 
 __all__ = ["main", "root"]
 
-COLUMNS = ("policy", "seed", "arrival", "allocation_percent", "failed_pods", "power_kw", "decisions_per_second")
+COLUMNS = (
+    "policy", "seed", "arrival", "allocation_percent", "failed_pods", "failed_cpu_pods", "power_kw",
+    "decisions_per_second",
+)  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -32,7 +35,9 @@ def root() -> None:
 def openb(nodes_file: Path, pods_file: Path, seeds: str, policies: str, arrival: str, output: str) -> None:
     """Replay the openb trace: tasks arrive until they ask for 1.3 x the fleet's devices, and none leaves.
 
-    Policies: berth, fgd, bestfit, dotprod, packing, random, pwr. --arrival 1.0 reports the moment at which the
+    Policies: berth (its mix is known), berth-online (learnt), berth-power (thrifty while there is room),
+    berth-expected (a quicker fill), engine (the running engine itself), fgd, bestfit, dotprod, packing, random,
+    pwr. --arrival 1.0 reports the moment at which the
     requests so far reach the capacity of the fleet. The same seed gives the same rows, but for the speed.
     """
     from placement_engine.simulation.openb.replay import Row, means, replay

@@ -21,7 +21,7 @@ class Row:
     """How a policy stood once the requests of devices reached `arrival` times the fleet's capacity.
 
     `failed_pods`: tasks so far that fitted nowhere. `power_kw`: None where a model's power is not known.
-    `decisions_per_second`: so far, by the wall clock.
+    `decisions_per_second`: so far, by the wall clock. `failed_cpu_pods`: those of the failed that ask for no device.
     """
 
     policy: str
@@ -31,6 +31,7 @@ class Row:
     failed_pods: int
     power_kw: float | None
     decisions_per_second: float
+    failed_cpu_pods: int = 0
 
 
 def renamed(nodes: Sequence[Node], seed: int) -> list[Node]:
@@ -70,7 +71,7 @@ def replay(
     power = PowerModel(state)
     waiting = sorted(set(marks), reverse=True)
     rows: list[Row] = []
-    requested = failed = 0
+    requested = failed = failed_cpu = 0
     begin = clock()
     for decisions, index in enumerate(arrivals(workload, seed, state.capacity), start=1):
         task = workload.classes[index]
@@ -78,6 +79,7 @@ def replay(
         choice = chooser.choose(index)
         if choice is None:
             failed += 1
+            failed_cpu += not task.devices
         else:
             state.place(task, *choice)
             chooser.placed(choice[0])
@@ -95,6 +97,7 @@ def replay(
                     failed_pods=failed,
                     power_kw=power.kilowatts(),
                     decisions_per_second=round(decisions / max(clock() - begin, 1e-9), 1),
+                    failed_cpu_pods=failed_cpu,
                 )
             )
         if not waiting:

@@ -33,7 +33,8 @@ def test_json_has_every_row_and_the_means(files: list[str]) -> None:
         (policy, seed, arrival) for policy in ("berth", "pwr") for seed in (1, 2, 5) for arrival in (0.5, 1.3)
     ]
     assert set(found["rows"][0]) == {
-        "policy", "seed", "arrival", "allocation_percent", "failed_pods", "power_kw", "decisions_per_second"
+        "policy", "seed", "arrival", "allocation_percent", "failed_pods", "power_kw", "decisions_per_second",
+        "failed_cpu_pods",
     }  # fmt: skip
     assert [(row["policy"], row["arrival"]) for row in found["mean"]] == [
         ("berth", 0.5), ("berth", 1.3), ("pwr", 0.5), ("pwr", 1.3)

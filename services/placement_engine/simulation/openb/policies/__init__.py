@@ -1,9 +1,10 @@
 """The policies by name."""
 
 from placement_engine.simulation.openb.policies.base import Policy
-from placement_engine.simulation.openb.policies.berth import Berth
+from placement_engine.simulation.openb.policies.berth import Berth, BerthExpected, BerthOnline, BerthPower
 from placement_engine.simulation.openb.policies.bestfit import BestFit
 from placement_engine.simulation.openb.policies.dotprod import DotProduct
+from placement_engine.simulation.openb.policies.engine import RunningEngine
 from placement_engine.simulation.openb.policies.fgd import Fgd
 from placement_engine.simulation.openb.policies.packing import Packing
 from placement_engine.simulation.openb.policies.pwr import Pwr
@@ -13,6 +14,10 @@ __all__ = ["POLICIES", "Policy"]
 
 POLICIES: dict[str, type[Policy]] = {
     "berth": Berth,
+    "berth-expected": BerthExpected,
+    "berth-online": BerthOnline,
+    "berth-power": BerthPower,
+    "engine": RunningEngine,
     "fgd": Fgd,
     "bestfit": BestFit,
     "dotprod": DotProduct,

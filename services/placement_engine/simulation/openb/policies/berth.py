@@ -1,77 +1,91 @@
-"""Fill and scarcity: the node that loses least of the value of what it could still host.
+"""The value of what a node could still host (domain/hosting_value.py): the node that loses least of it.
 
-Fill: the milli that the known mix of tasks can be expected to fill, device by device, within the node's CPU and
-memory. Scarcity: how many of the special tasks (several devices, or a demanded model) the node can still host,
-weighed by how many are still to come against how much room the fleet has for them.
+Deterministic: the seed only orders the nodes.
 """
 
 import numpy as np
 
-from placement_engine.simulation.openb.policies.base import ScoringPolicy, best_device, devices_that_differ
+from berth.errors import InvalidInput
+from placement_engine.domain.hosting_value import Fill, HostingValue, Kind, Mix, Room
+from placement_engine.domain.job_mix import JobMix, Request, Share, prior
+from placement_engine.domain.sampled_fill import SampledFill
+from placement_engine.simulation.openb.policies.base import ScoringPolicy, tightest_device
+from placement_engine.simulation.openb.power import PowerModel
 from placement_engine.simulation.openb.state import Floats, Ints, State
 from placement_engine.simulation.openb.trace import MILLI, TaskClass, Workload
 
-__all__ = ["Berth", "fill_table"]
+__all__ = ["Berth", "BerthExpected", "BerthOnline", "BerthPower", "kind_of", "known_mix"]
 
-FILL_STEPS = 32
-SCARCITY_WEIGHT = 0.05
-DEMANDED_MODEL_WEIGHT = 10.0
-HORIZON = 1.1  # arrivals that are planned for, as a share of the capacity
-LEAST_TO_COME = 0.05
-REVIEW_EVERY = 0.05  # the scarcity is reviewed each time this share of the capacity has arrived
+REVIEW_EVERY = 0.05
+"""Scarcity is reviewed each time what is free moved by this share of the capacity."""
 
 
-def fill_table(classes: list[TaskClass], shares: list[float]) -> Floats:
-    """Milli that the tasks fill of a device with l milli left, l = 0..1000, drawing FILL_STEPS tasks."""
-    weight: dict[int, float] = {}
-    for task, share in zip(classes, shares, strict=True):
-        weight[task.milli] = weight.get(task.milli, 0.0) + share * task.devices
-    total = sum(weight.values())
-    table = np.zeros(MILLI + 1)
-    for _ in range(FILL_STEPS if total else 0):
-        after = np.zeros(MILLI + 1)
-        for milli, part in weight.items():
-            drawn = table.copy()
-            drawn[milli:] = milli + table[: MILLI + 1 - milli]
-            after += part / total * drawn
-        table = after
-    return table
+POWER_WEIGHT = 40.0
+"""Milli of hosting value that a watt is worth while there is room."""
+THRIFTY_UNTIL, PACKING_FROM = 0.7, 0.8
+"""Load, the share of devices that are taken: thrifty up to the first, packing from the second, a blend between."""
+
+
+def kind_of(task: TaskClass) -> Kind:
+    return Kind(task.cpu, task.memory, task.devices, task.milli)
+
+
+def known_mix(state: State, workload: Workload) -> Mix:
+    """The mix of the whole trace: what `berth` is told and `berth-online` is not."""
+    known = [(task, share) for task, share in zip(workload.classes, workload.shares, strict=True) if task.devices]
+    return Mix(
+        tuple(kind_of(task) for task, _ in known),
+        tuple(share for _, share in known),
+        np.array([state.allowed(task) for task, _ in known]),
+    )
 
 
 class Berth(ScoringPolicy):
-    """The policy of Berth's placement engine on this protocol. Deterministic: the seed only orders the nodes."""
+    """Knows the mix; its fill is sampled."""
 
     def __init__(self, state: State, workload: Workload, seed: int) -> None:
         super().__init__(state, workload, seed)
-        known = [(task, share) for task, share in zip(workload.classes, workload.shares, strict=True) if task.devices]
-        allowed = np.array([state.allowed(task) for task, _ in known])  # (classes, models)
-        milli = np.array([task.total_milli for task, _ in known], dtype=np.float64)
-        share = np.array([share for _, share in known])
-        self._fill = np.zeros((len(state.models), MILLI + 1))
-        weights = np.zeros((len(state.models), len(known)))
-        for model in range(len(state.models)):
-            mine = [one for one, suits in zip(known, allowed[:, model], strict=True) if suits]
-            self._fill[model] = fill_table([task for task, _ in mine], [part for _, part in mine])
-            weight = share * milli * allowed[:, model]
-            weights[model] = weight / weight.sum() if mine else weight
-        self._milli_per_cpu = milli / np.maximum([task.cpu for task, _ in known], 1e-9)
-        self._milli_per_memory = milli / np.maximum([task.memory for task, _ in known], 1e-9)
-        self._weights = weights
-        self._special = _Special(state, [one for one in known if one[0].devices > 1 or one[0].models], known)
-        self._fill_lost: list[Floats] = [np.full((8, len(state.nodes)), np.nan) for _ in workload.classes]
+        self._kinds = [kind_of(task) for task in workload.classes]
+        self._present = np.array([state.devices[state.model == m].any() for m in range(len(state.models))])
+        self._everywhere = np.arange(len(state.nodes))
+        self._fill_lost = np.zeros((len(workload.classes), len(state.nodes)))
+        self._reviewed = 2.0
         self._reviews = 0
         self._weighed = [0] * len(workload.classes)
+        self._learn(known_mix(state, workload))
+
+    def _learn(self, mix: Mix) -> None:
+        self._value = HostingValue(mix, self._present, self._filled_by(mix))
+
+    def _filled_by(self, mix: Mix) -> Fill | None:
+        return SampledFill(mix)
+
+    def room(self, nodes: Ints) -> Room:
+        state = self.state
+        cpu, memory = state.cpu[nodes].astype(np.float64), state.memory[nodes].astype(np.float64)
+        return Room(state.left[:, nodes], cpu, memory, state.model[nodes])
 
     def arrived(self, share: float) -> None:
-        if share >= self._reviews * REVIEW_EVERY:
-            self._special.weigh(self.state, share)
-            self._reviews = int(share / REVIEW_EVERY + 1e-9) + 1
+        free = 1.0 - self.load()
+        if abs(free - self._reviewed) >= REVIEW_EVERY:
+            self._review(free)
+
+    def load(self) -> float:
+        """Share of the devices' capacity that is taken."""
+        return self.state.allocated() / self.state.capacity
+
+    def _review(self, free: float) -> None:
+        self._value.review(self.room(self._everywhere), self.state.capacity)
+        self._reviewed = free
+        self._reviews += 1
 
     def refresh(self, index: int, nodes: Ints) -> None:
         super().refresh(index, nodes)
         if self._weighed[index] != self._reviews:
             self._weighed[index] = self._reviews
-            self._combine(index, np.flatnonzero(self._scores[index] != -np.inf))
+            fitting = np.flatnonzero(self._scores[index] != -np.inf)
+            if fitting.size:
+                self._scores[index, fitting] = self._total(index, fitting)
 
     def choose(self, index: int) -> tuple[int, int] | None:
         if self._weighed[index] != self._reviews and self._seen[index] == len(self._touched):
@@ -79,92 +93,65 @@ class Berth(ScoringPolicy):
         return super().choose(index)
 
     def score(self, index: int, nodes: Ints) -> tuple[Floats, Ints]:
-        task, state = self.workload.classes[index], self.state
-        left, cpu, memory, model = state.left[:, nodes], state.cpu[nodes], state.memory[nodes], state.model[nodes]
-        holds = self._fill[model, left].sum(axis=0)
-        before = self._filled(holds, self._bound(cpu, memory), model)
-        bound = self._bound(cpu - task.cpu, memory - task.memory)
-        table = self._fill_lost[index]
-        if task.fraction:
-            device, column = devices_that_differ(left, task.milli)
-            old, kind = left[device, column], model[column]
-            after = holds[column] - self._fill[kind, old] + self._fill[kind, old - task.milli]
-            lost = before[column] - self._filled(after, bound[column], kind)
-            table[:, nodes] = np.nan
-            table[device, nodes[column]] = lost
-        else:
-            table[0, nodes] = before - self._filled(holds - task.devices * self._fill[model, MILLI], bound, model)
-        return self._total(index, nodes)
+        room, fill = self.room(nodes), self._value.fill
+        self._fill_lost[index, nodes] = fill.of(room) - fill.of(room.without(self._kinds[index]))
+        return self._total(index, nodes), tightest_device(room.left, self.workload.classes[index])
 
-    def _combine(self, index: int, nodes: Ints) -> None:
-        if nodes.size:
-            self._scores[index, nodes], self._devices[index, nodes] = self._total(index, nodes)
-
-    def _total(self, index: int, nodes: Ints) -> tuple[Floats, Ints]:
-        task, table = self.workload.classes[index], self._fill_lost[index][:, nodes]
-        if task.fraction:
-            device, column = np.nonzero(~np.isnan(table))
-            lost = table[device, column] + SCARCITY_WEIGHT * self._special.lost(self.state, task, nodes, device, column)
-            return best_device(-lost, device, column, nodes.size)
-        everywhere = np.arange(nodes.size)
-        scarcity = self._special.lost(self.state, task, nodes, np.zeros_like(everywhere), everywhere)
-        return -(table[0] + SCARCITY_WEIGHT * scarcity), np.zeros(nodes.size, dtype=np.int64)
-
-    def _bound(self, cpu: Ints, memory: Ints) -> Floats:
-        """Milli of each class that the CPU and memory could feed, shape (states, classes)."""
-        return np.minimum(cpu[:, None] * self._milli_per_cpu, memory[:, None] * self._milli_per_memory)
-
-    def _filled(self, holds: Floats, bound: Floats, model: Ints) -> Floats:
-        filled: Floats = np.einsum("sk,sk->s", np.minimum(holds[:, None], bound), self._weights[model])
-        return filled
+    def _total(self, index: int, nodes: Ints) -> Floats:
+        room, scarcity = self.room(nodes), self._value.scarcity
+        kept: Floats = scarcity(room.without(self._kinds[index])) - scarcity(room) - self._fill_lost[index, nodes]
+        return kept
 
 
-class _Special:
-    """How many of each special class the nodes can still host, and what one is worth."""
+class BerthExpected(Berth):
+    """Knows the mix; its fill is the engine's, from tables."""
 
-    def __init__(
-        self, state: State, special: list[tuple[TaskClass, float]], known: list[tuple[TaskClass, float]]
-    ) -> None:
-        tasks = [task for task, _ in special]
-        self._share = np.array([share for _, share in special])
-        self._cpu = np.array([max(task.cpu, 1e-9) for task in tasks])
-        self._memory = np.array([max(task.memory, 1e-9) for task in tasks])
-        self._count = np.array([task.devices for task in tasks], dtype=np.float64)
-        self._milli = np.array([task.total_milli for task in tasks], dtype=np.float64)
-        self._rank = np.array([DEMANDED_MODEL_WEIGHT if task.models else 1.0 for task in tasks])
-        self._allowed = np.array([state.allowed(task) for task in tasks]).reshape(len(tasks), len(state.models)).T
-        # By what is left of a device: how many shares, or whole devices, of each class it holds.
-        milli = np.array([task.milli for task in tasks], dtype=np.int64)
-        self._slots = (np.arange(MILLI + 1)[:, None] // milli).astype(np.float64)
-        self._devices = state.capacity / MILLI
-        self._per_task = sum(share * task.total_milli for task, share in known) / MILLI
-        self._worth = np.zeros(len(tasks))
+    def _filled_by(self, mix: Mix) -> Fill | None:
+        return None
 
-    def weigh(self, state: State, arrived: float) -> None:
-        """Sets the worth of one more host of each class by what is to come and what room there is."""
-        room = self._hosted(self._slots[state.left].sum(axis=0), state.cpu, state.memory, state.model).sum(axis=0)
-        to_come = self._share * self._devices / self._per_task * max(HORIZON - arrived, LEAST_TO_COME)
-        self._worth = self._rank * to_come / (self._per_task * np.maximum(room, 1.0)) * self._milli
 
-    def lost(self, state: State, task: TaskClass, nodes: Ints, device: Ints, column: Ints) -> Floats:
-        """Scarcity lost by the task on `device` of the node in `column` of `nodes`; whole devices: the first free."""
-        if not self._worth.size:
-            return np.zeros(column.size)
-        left, cpu, memory, model = state.left[:, nodes], state.cpu[nodes], state.memory[nodes], state.model[nodes]
-        slots = self._slots[left].sum(axis=0)
-        before = self._hosted(slots, cpu, memory, model) @ self._worth
-        if task.fraction:
-            old = left[device, column]
-            after = slots[column] - self._slots[old] + self._slots[old - task.milli]
-        else:
-            after = slots[column] - task.devices * self._slots[MILLI]
-        hosted = self._hosted(after, cpu[column] - task.cpu, memory[column] - task.memory, model[column])
-        lost: Floats = before[column] - hosted @ self._worth
-        return lost
+class BerthOnline(Berth):
+    """Is told nothing of the trace: learns the mix from the tasks as they come, from a cold start."""
 
-    def _hosted(self, slots: Floats, cpu: Ints, memory: Ints, model: Ints) -> Floats:
-        """Hosts of each class, shape (states, classes): not rounded, but 0 where not one fits."""
-        of_cpu, of_memory = cpu[:, None] / self._cpu, memory[:, None] / self._memory
-        hosts = np.minimum(np.minimum(slots // self._count, of_cpu), of_memory)
-        hosted: Floats = np.where(hosts >= 1, hosts, 0.0) * self._allowed[model]
-        return hosted
+    def __init__(self, state: State, workload: Workload, seed: int) -> None:
+        super().__init__(state, workload, seed)
+        self._mix = JobMix()
+        self._in_use: tuple[Share, ...] = prior(tuple(sorted(set(state.models) - {""})))
+        self._learn(self._mix_of(self._in_use))
+
+    def choose(self, index: int) -> tuple[int, int] | None:
+        self._mix.observe(Request(self._kinds[index], self.workload.classes[index].models))
+        self._mix.review()
+        if self._mix.shares and self._mix.shares is not self._in_use:
+            self._in_use = self._mix.shares
+            self._learn(self._mix_of(self._in_use))
+            self._seen = [-1] * len(self._seen)
+            self._review(1.0 - self.load())
+        return super().choose(index)
+
+    def _mix_of(self, shares: tuple[Share, ...]) -> Mix:
+        models = self.state.models
+        allowed = [[not one.models or model in one.models for model in models] for one, _ in shares]
+        return Mix(tuple(one.kind for one, _ in shares), tuple(share for _, share in shares), np.array(allowed))
+
+
+class BerthPower(Berth):
+    """Power while there is room, packing when there is not: watts count less and less as the fleet fills."""
+
+    def __init__(self, state: State, workload: Workload, seed: int) -> None:
+        super().__init__(state, workload, seed)
+        self._power = PowerModel(state)
+        if self._power.unknown:
+            raise InvalidInput.of(
+                "model", ", ".join(self._power.unknown), "no power figures are known: leave berth-power out"
+            )
+
+    def _total(self, index: int, nodes: Ints) -> Floats:
+        kept = super()._total(index, nodes)
+        room = min(max((PACKING_FROM - self.load()) / (PACKING_FROM - THRIFTY_UNTIL), 0.0), 1.0)
+        if room:
+            state, after = self.state, self.room(nodes).without(self._kinds[index])
+            free = (state.left[:, nodes] == MILLI).sum(axis=0)
+            woken = self._power.watts(nodes, after.cpu.astype(np.int64), (after.left == MILLI).sum(axis=0))
+            kept -= POWER_WEIGHT * room * (woken - self._power.watts(nodes, state.cpu[nodes], free))
+        return kept

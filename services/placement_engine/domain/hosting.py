@@ -1,0 +1,102 @@
+"""The hosting value of a fleet under the mix of work that its engine has seen."""
+
+import numpy as np
+
+from placement_engine.domain.columns import CPU, DEVICES, FREE, HOST_MEMORY, Bools, Floats, View
+from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.hosting_value import HostingValue, Kind, Mix, Room
+from placement_engine.domain.job_mix import JobMix, Share, prior, request_of
+from placement_engine.domain.model import WHOLE_DEVICE, Job
+from placement_engine.domain.quotas import member_milli
+from placement_engine.domain.shapes import jobs_of
+
+__all__ = ["Hosting", "room_of"]
+
+REVIEW_EVERY = 0.05
+"""Scarcity is reviewed when what is free moved by this share of the fleet's devices."""
+
+
+def room_of(view: View) -> Room:
+    left = np.minimum(np.maximum(view.devices(FREE), 0.0), float(WHOLE_DEVICE)).astype(np.intp)
+    return Room(left, np.maximum(view.rows(CPU), 0.0), np.maximum(view.rows(HOST_MEMORY), 0.0), view.model)
+
+
+class Hosting:
+    """Learns from jobs, and values rows. What a row is worth changes only where `version` does.
+
+    Cold, the value follows from the fleet's nodes alone: engines that are told the same in another order agree.
+    Nodes with devices of two models are two rows that share CPU and memory: each is valued as if it had them alone.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._mix = JobMix()
+        self._value: HostingValue | None = None
+        self._of: tuple[object, ...] = ()
+        self._free = 0.0
+        self._reviewed = 0
+        self.version = 0
+
+    def observe(self, job: Job) -> None:
+        """A job came."""
+        for one in jobs_of(job):
+            self._mix.observe(request_of(one, self._share_of(one)), max(1, one.replicas))
+
+    def _share_of(self, job: Job) -> int:
+        """Thousandths of a device that a share of memory or a partition is, the mean over the models of the fleet."""
+        if not (job.device_share_bytes or job.partition):
+            return 0
+        models = self._fleet.models
+        parts = [member_milli(job, models, number) for number, count in enumerate(models.counts) if number and count]
+        return round(sum(parts) / len(parts)) if parts else WHOLE_DEVICE
+
+    def review(self) -> None:
+        """Takes what was learnt, and the room there is now, into use if either moved enough. Once a cycle."""
+        self._mix.review()
+        self.prepare()
+        if self._value is None or not self._mix.shares:
+            return
+        columns = self._fleet.columns.view()
+        capacity = WHOLE_DEVICE * float(columns.rows(DEVICES).sum())
+        free = float(np.clip(columns.devices(FREE), 0, WHOLE_DEVICE).sum()) / max(capacity, 1.0)
+        if self._reviewed != self.version or abs(free - self._free) >= REVIEW_EVERY:
+            self._value.review(room_of(columns), capacity)
+            self._free = free
+            self.version += 1
+            self._reviewed = self.version
+
+    def prepare(self) -> None:
+        """Makes the value fit the fleet; before it is asked for."""
+        models = self._fleet.models
+        shares = self._mix.shares
+        # Cold, room is that of empty nodes, whose shape is the structure's.
+        of = (len(models), shares, None if shares else self._fleet.structure)
+        if self._value is not None and of == self._of:
+            return
+        self._of = of
+        present = np.array([count > 0 for count in models.counts], dtype=np.bool_)
+        names = tuple(name for name, count in zip(models.names, models.counts, strict=True) if count > 0)
+        self._value = HostingValue(self._known(shares or prior(names)), present)
+        self.version += 1
+        columns = self._fleet.columns.view()
+        slots = np.arange(columns.device.shape[1])[:, None]
+        empty = np.where(slots < columns.rows(DEVICES), WHOLE_DEVICE, 0).astype(np.intp)
+        unbounded = np.full(columns.model.shape[0], np.inf)
+        self._value.review(Room(empty, unbounded, unbounded, columns.model), float(empty.sum()))
+
+    def _known(self, shares: tuple[Share, ...]) -> Mix:
+        admits = self._fleet.models.admits
+        allowed = [
+            [admits(model, one.models, one.classes, one.stacks) for model in range(len(self._fleet.models))]
+            for one, _ in shares
+        ]
+        return Mix(
+            tuple(one.kind for one, _ in shares),
+            tuple(share for _, share in shares),
+            np.array(allowed, dtype=np.bool_).reshape(len(shares), len(self._fleet.models)),
+        )
+
+    def lost(self, view: View, usable: Bools, kind: Kind) -> Floats:
+        """Milli of value that the kind takes from each row, 0 or more: (k)."""
+        assert self._value is not None, "prepare comes first"
+        return self._value.lost(room_of(view), kind, usable if kind.devices else None)

@@ -1,0 +1,214 @@
+"""What the rows of the fleet could still host, in thousandths of devices: what a placement should not waste.
+
+A row is the devices of one model on one node. Its value has two parts:
+
+- Fill: the milli that work of the known mix can be expected to fill on it, within its devices, CPU and memory.
+  190 milli beside a task of 810 are nearly worthless; devices without CPU to feed them are, too.
+- Scarcity: how many of the special kinds (several devices, or a demanded model) it can host, each weighed by the
+  demand to come against the room that the fleet has for it.
+
+A placement loses the value before less the value after; the row that loses least is the best fit. Fragmentation
+gradient descent (USENIX ATC'23) asks what the next task could not use; this asks what the whole future could fill.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from placement_engine.domain.columns import Bools, Floats, Ints
+from placement_engine.domain.model import WHOLE_DEVICE
+
+__all__ = ["ExpectedFill", "Fill", "HostingValue", "Kind", "Mix", "Room", "fill_table"]
+
+FILL_DRAWS = 64
+"""Work that comes by a device before it counts as filled for good."""
+SCARCITY_WEIGHT = 0.03
+DEMANDED_MODEL_WEIGHT = 10.0
+SLACK = 0.1
+"""Demand is planned for beyond what is free, as a share of the fleet's devices."""
+LEAST_TO_COME = 0.05
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Kind:
+    """What one member of a job takes: `devices` with `milli` on each; 0 devices is CPU only."""
+
+    cpu: int
+    memory: int
+    devices: int
+    milli: int
+    """Thousandths; CPU and memory are in any unit that rooms are in, too."""
+
+    @property
+    def total_milli(self) -> int:
+        return self.devices * self.milli
+
+    @property
+    def fraction(self) -> bool:
+        return self.devices == 1 and self.milli < WHOLE_DEVICE
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Kinds that take devices, the share of all members that each is, and the models each may use: (kinds, models)."""
+
+    kinds: tuple[Kind, ...]
+    shares: tuple[float, ...]
+    allowed: Bools
+
+    def column(self, attribute: str) -> Floats:
+        return np.array([getattr(kind, attribute) for kind in self.kinds], dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is left on k rows: milli of each device 0..1000 (slots, k), CPU and memory (k), model number (k)."""
+
+    left: Ints
+    cpu: Floats
+    memory: Floats
+    model: Ints
+
+    def beside(self, other: "Room") -> "Room":
+        """The rows of both, the other's last: two questions are asked at once."""
+        return Room(
+            np.concatenate((self.left, other.left), axis=1),
+            np.concatenate((self.cpu, other.cpu)),
+            np.concatenate((self.memory, other.memory)),
+            np.concatenate((self.model, other.model)),
+        )
+
+    def without(self, kind: Kind, usable: Bools | None = None) -> "Room":
+        """After the kind was put on each: a fraction on the device that holds it most tightly, or the first free.
+
+        `usable`: the devices to be looked at, (slots, k). What does not fit leaves less than nothing: 0.
+        """
+        left = self.left
+        if kind.devices:
+            able = left >= kind.milli if usable is None else usable & (left >= kind.milli)
+            left = left.copy()
+            if kind.fraction:
+                device = np.where(able, left, WHOLE_DEVICE + 1).argmin(axis=0)
+                row = np.arange(left.shape[1])
+                left[device, row] = np.maximum(left[device, row] - kind.milli, 0)
+            else:
+                left[able & (np.add.accumulate(able, axis=0, dtype=np.intp) <= kind.devices)] = 0
+        return Room(left, np.maximum(self.cpu - kind.cpu, 0), np.maximum(self.memory - kind.memory, 0), self.model)
+
+
+class Fill(Protocol):
+    """Milli that the mix can be expected to fill."""
+
+    def of(self, room: Room) -> Floats:
+        """Of each row: (k)."""
+        ...
+
+
+def fill_table(kinds: Sequence[Kind], shares: Sequence[float]) -> Floats:
+    """Milli filled of a device with l left, l = 0..1000, when FILL_DRAWS pieces of work come by, each by its share.
+
+    Rises with l: more left never fills less, whatever comes.
+    """
+    weight: dict[int, float] = {}
+    for kind, share in zip(kinds, shares, strict=True):
+        weight[kind.milli] = weight.get(kind.milli, 0.0) + share * kind.devices
+    total = sum(weight.values())
+    table = np.zeros(WHOLE_DEVICE + 1)
+    for _ in range(FILL_DRAWS if total else 0):
+        after = np.zeros(WHOLE_DEVICE + 1)
+        for milli, part in sorted(weight.items()):
+            drawn = table.copy()
+            drawn[milli:] = milli + table[: WHOLE_DEVICE + 1 - milli]
+            after += part / total * drawn
+        table = after
+    return table
+
+
+class ExpectedFill:
+    """Device by device from a table, bounded by the CPU and memory as each kind of the mix would use them up."""
+
+    def __init__(self, mix: Mix) -> None:
+        kinds, models = mix.allowed.shape
+        milli, shares = mix.column("total_milli"), np.array(mix.shares)
+        self._milli_per_cpu = milli / np.maximum(mix.column("cpu"), 1e-9)
+        self._milli_per_memory = milli / np.maximum(mix.column("memory"), 1e-9)
+        self._table = np.zeros((models, WHOLE_DEVICE + 1))
+        self._weights = np.zeros((models, kinds))
+        for model in range(models):
+            mine = np.flatnonzero(mix.allowed[:, model])
+            self._table[model] = fill_table([mix.kinds[k] for k in mine], [mix.shares[k] for k in mine])
+            weight = shares * milli * mix.allowed[:, model]
+            self._weights[model] = weight / weight.sum() if mine.size else weight
+
+    def of(self, room: Room) -> Floats:
+        devices = np.add.reduce(self._table[room.model, room.left], axis=0)
+        bound = np.minimum(room.cpu[:, None] * self._milli_per_cpu, room.memory[:, None] * self._milli_per_memory)
+        np.minimum(bound, devices[:, None], out=bound)
+        bound *= self._weights.take(room.model, axis=0)
+        filled: Floats = np.add.reduce(bound, axis=1)
+        return filled
+
+
+class HostingValue:
+    """The value of rows under a mix of work. `review` sets what special kinds are worth; until then nothing."""
+
+    def __init__(self, mix: Mix, present: Bools, fill: Fill | None = None) -> None:
+        """`present`: the models that the fleet has; a kind that may not use all of them demands one."""
+        self.fill: Fill = ExpectedFill(mix) if fill is None else fill
+        shares, milli = np.array(mix.shares), mix.column("total_milli")
+        demanded: Bools = np.logical_or.reduce(present & ~mix.allowed, axis=1)
+        special: Ints = np.flatnonzero((mix.column("devices") > 1) | demanded)
+        self._per_member = float(shares @ milli) / WHOLE_DEVICE
+        self._share = shares[special]
+        self._milli = milli[special]
+        self._count = np.maximum(mix.column("devices")[special], 1.0)
+        self._cpu = np.maximum(mix.column("cpu")[special], 1e-9)
+        self._memory = np.maximum(mix.column("memory")[special], 1e-9)
+        self._rank = np.where(demanded[special], DEMANDED_MODEL_WEIGHT, 1.0)
+        self._allowed = mix.allowed[special].T.astype(np.float64)
+        sizes, self._size = np.unique(mix.column("milli")[special].astype(np.intp), return_inverse=True)
+        self._slots = (np.arange(WHOLE_DEVICE + 1)[:, None] // np.maximum(sizes, 1)).astype(np.float64)
+        self._worth = np.zeros(special.size)
+
+    def review(self, room: Room, capacity: float) -> None:
+        """Sets the worth of one more host of each special kind by the demand to come and the room of all rows.
+
+        The fleet has `capacity` milli of devices. As much is to come as is free, and SLACK more: no end is known.
+        """
+        if not self._worth.size or not self._per_member:
+            return
+        free = float(room.left.sum()) / max(capacity, 1.0)
+        to_come = self._share * capacity / WHOLE_DEVICE / self._per_member * max(free + SLACK, LEAST_TO_COME)
+        hosts = np.maximum(self._hosts(room).sum(axis=0), 1.0)
+        self._worth = SCARCITY_WEIGHT * self._rank * to_come / (self._per_member * hosts) * self._milli
+
+    def scarcity(self, room: Room) -> Floats:
+        """Of each row, in milli: (k)."""
+        if not self._worth.size:
+            return np.zeros(room.model.shape[0])
+        worth: Floats = self._hosts(room) @ self._worth
+        return worth
+
+    def of(self, room: Room) -> Floats:
+        """The value of each row, 0 or more: (k). A row without anything left of its devices is worth 0."""
+        value: Floats = self.fill.of(room) + self.scarcity(room)
+        return value
+
+    def lost(self, room: Room, kind: Kind, usable: Bools | None = None) -> Floats:
+        """What the kind takes from the value of each row, 0 or more: (k)."""
+        rows = room.model.shape[0]
+        value = self.of(room.beside(room.without(kind, usable)))
+        lost: Floats = np.maximum(value[:rows] - value[rows:], 0.0)
+        return lost
+
+    def _hosts(self, room: Room) -> Floats:
+        """Members of each special kind that a row could host: (k, kinds). Not rounded, but 0 where not one fits."""
+        slots = np.add.reduce(self._slots.take(room.left, axis=0), axis=0)
+        hosts: Floats = np.floor(slots.take(self._size, axis=1) / self._count)
+        np.minimum(hosts, room.cpu[:, None] / self._cpu, out=hosts)
+        np.minimum(hosts, room.memory[:, None] / self._memory, out=hosts)
+        hosts *= hosts >= 1
+        hosts *= self._allowed.take(room.model, axis=0)
+        return hosts
