@@ -29,6 +29,8 @@ class Pipeline:
         self.row_filters = row_filters(policy)
         self.device_filters = device_filters(policy)
         self.scores = scores(policy, hosting)
+        self.objective = [score.name for score in self.scores].index(Objective.name)
+        """Position of the objective among the scores."""
         self.weights = tuple(score.weight(policy.weights) for score in self.scores)
         self._passes_rows = tuple(plugin.passes for plugin in self.row_filters)
         self._passes_devices = tuple(
@@ -79,7 +81,7 @@ class Table:
         self.score: Floats = np.zeros(0)
         self.terms: npt.NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
         self.usable: Bools = np.zeros((0, 0), dtype=np.bool_)
-        self._told: dict[tuple[int, float, int, tuple[int, float | None] | None], ScoreTerm] = {}
+        self._told: dict[tuple[object, ...], ScoreTerm] = {}
         self._remarks: dict[int, tuple[str, ...]] = {}
         self._expected: dict[tuple[int, int, float | None], Expectation] = {}
 
@@ -110,16 +112,17 @@ class Table:
         """The row's terms, for a decision. Equal terms are one object: values come in steps."""
         found = []
         for position, value in enumerate(self.terms[:, row].tolist()):
-            score = pipeline.scores[position]
-            # Only the objective's term tells a figure that is the job's own.
-            own = (job.replicas, job.expected_duration_seconds) if score.name == Objective.name else None
-            key = (position, value, model, own)
+            key: tuple[object, ...] = (position, value, model)
+            if position == pipeline.objective:
+                # Its detail tells a figure that is the job's own.
+                key = (position, value, model, job.replicas, job.expected_duration_seconds)
             term = self._told.get(key)
             if term is None:
                 if len(self._told) > 1024:
                     self._told.clear()
+                score = pipeline.scores[position]
                 detail = score.detail(value, self.ask, model)
-                if own is not None and self.ask.shape.needs_devices:
+                if position == pipeline.objective and self.ask.shape.needs_devices:
                     detail = figure(self.ask, self.expectation(fleet, job, model)) + detail
                 term = self._told[key] = ScoreTerm(score.name, value, pipeline.weights[position], detail)
             found.append(term)

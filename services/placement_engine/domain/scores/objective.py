@@ -27,7 +27,7 @@ class Objective:
 
 def figure(ask: Ask, expected: Expectation) -> str:
     """ "2 devices, $1.84: ", as far as it is known; "" where nothing is to be told."""
-    told = [f"{expected.devices} devices"] if ask.shape.flexible else []
+    told = [f"{expected.devices} device{'' if expected.devices == 1 else 's'}"] if ask.shape.flexible else []
     match ask.shape.objective:
         case GOAL.COST if expected.cost_dollars is not None:
             told.append(f"${expected.cost_dollars:.2f}")

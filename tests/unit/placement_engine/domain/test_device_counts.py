@@ -67,11 +67,11 @@ def a100s_and_an_h100(a100_price: float = 1.84) -> Engine:
 @pytest.mark.parametrize(
     ("objective", "a100_price", "choice", "detail"),
     [
-        (Objective.COST, 1.84, (1, "H100"), "1 devices, $2.95: 100% of the best cost; measured, ±5%"),
+        (Objective.COST, 1.84, (1, "H100"), "1 device, $2.95: 100% of the best cost; measured, ±5%"),
         (Objective.COST, 1.50, (2, "A100"), "2 devices, $2.53: 100% of the best cost; measured, ±5%"),
         (Objective.TIME, 1.84, (2, "A100"), "2 devices, 3032 s: 100% of the best time; measured, ±5%"),
         (Objective.ENERGY, 1.84, (2, "A100"), "2 devices, 0.64 kWh: 100% of the best energy; measured, ±5%"),
-        (Objective.LATENCY, 1.84, (1, "H100"), "1 devices, p99 0.1 s: 100% of the best latency; measured, ±5%"),
+        (Objective.LATENCY, 1.84, (1, "H100"), "1 device, p99 0.1 s: 100% of the best latency; measured, ±5%"),
     ],
 )
 def test_the_objective_picks_kind_and_count(
