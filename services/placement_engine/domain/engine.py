@@ -5,9 +5,11 @@ seconds since the epoch. An engine plans one pool; nodes and jobs of other pools
 `cycle` is where placing happens, in numbered steps.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 from placement_engine.domain import views
+from placement_engine.domain.advising import Adviser
 from placement_engine.domain.asks import with_deadline
 from placement_engine.domain.explaining import (
     Explainer,
@@ -20,6 +22,7 @@ from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.gang_reasons import not_together
 from placement_engine.domain.gangs import Gangs, as_placed, sizes
 from placement_engine.domain.model import (
+    WHOLE_DEVICE,
     Accelerator,
     Candidate,
     Claim,
@@ -39,7 +42,18 @@ from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Group, Queues, Totals
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reserve import Reservation, Reserver
-from placement_engine.domain.shapes import Ask, Shape, cut_to, gang_of, lead_job, least_milli, shape_of, shapes_of
+from placement_engine.domain.shapes import (
+    Ask,
+    Shape,
+    cut_to,
+    gang_of,
+    lead_job,
+    least_milli,
+    least_replicas,
+    shape_of,
+    shapes_of,
+)
+from placement_engine.domain.sharing import most_milli
 from placement_engine.domain.tables import Pipeline, Table, Tables
 from placement_engine.domain.topology import Topology
 
@@ -59,6 +73,7 @@ class Engine:
         topology = Topology(self._fleet)
         gangs = Gangs(self._fleet, policy, self._pipeline, topology, lambda shape: self._tables.get(shape))
         self._reserver = Reserver(self._fleet, policy, gangs.reserve)
+        self._adviser = Adviser(self._fleet, self._tables, self._reserver)
         self._explainer = Explainer(self._fleet, policy, self._pipeline, topology)
         self._queues = Queues()
         self._claims: dict[str, Claim] = {}
@@ -137,10 +152,13 @@ class Engine:
         self._queues.discard(job_id)
 
     def release(self, job_id: str) -> None:
-        """Frees what a job holds. Unknown ids are ignored."""
+        """Frees what a job holds: it has ended. Unknown ids are ignored."""
+        self._free(job_id, ended=True)
+
+    def _free(self, job_id: str, *, ended: bool) -> None:
         claim = self._claims.pop(job_id, None)
         if claim is not None:
-            self._fleet.let_go_all(job_id, claim.members)
+            self._fleet.let_go_all(job_id, claim.members, ended=ended)
             self._charge(claim, -1)
 
     def restore(self, claim: Claim) -> None:
@@ -150,7 +168,7 @@ class Engine:
         waiting = self._queues.jobs.get(job_id)
         if waiting is not None and waiting.attempt <= claim.job.attempt:
             self._queues.discard(job_id)
-        self.release(job_id)
+        self._free(job_id, ended=False)
         names = [group.name for group in claim.job.groups] or [""]
         shapes = dict(zip(names, shapes_of(claim.job), strict=True))
         estimator = self._fleet.models.estimator
@@ -158,8 +176,9 @@ class Engine:
             shape = shapes.get(member.group) or shape_of(claim.job)
             model = member.devices[0].model if member.devices else ""
             peak = estimator.estimate(shape.workload, model, shape.gang_devices).peak_watts or 0.0
+            part = member.devices[0].milli / WHOLE_DEVICE if member.devices else 0.0
             # When it was claimed is not known: the first sample is taken to show it.
-            self._fleet.hold(job_id, member, float("-inf"), peak * shape.fraction, shape.fraction)
+            self._fleet.hold(job_id, member, float("-inf"), math.ceil(peak * part), part)
         self._claims[job_id] = claim
         self._charge(claim, 1)
 
@@ -169,7 +188,7 @@ class Engine:
         claim = self._claims.get(job_id)
         if claim is None or claim.job.attempt != attempt:
             return
-        self.release(job_id)
+        self._free(job_id, ended=False)
         if job_id not in self._queues.jobs:
             self._queues.add(claim.job)
 
@@ -197,6 +216,7 @@ class Engine:
         # 1. Drain: facts were applied as they came; what time alone changes is applied here.
         self._fleet.age(now)
         self._queues.wake(now)
+        advice = self._adviser.advise(self._claims, now)
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)
         while len(decisions) < limit and (head := turn.next()) is not None:
@@ -219,7 +239,7 @@ class Engine:
             rejections.extend(self._tell(group, why, now))
             turn.skip(group)
         # 7. Publish.
-        return CycleResult(tuple(decisions), tuple(rejections), considered)
+        return CycleResult(tuple(decisions), tuple(rejections), considered, advice=advice)
 
     def _gate(self, job: Job, now: float) -> Why | None:
         """What keeps a job from being placed, whatever the fleet."""
@@ -227,7 +247,7 @@ class Engine:
             return (holds_claims(job),), ()
         if job.deadline is not None and now > job.deadline:
             return (deadline_passed(job, now),), ("submit it again with a later deadline",)
-        asked = least_milli(job)
+        asked = least_milli(job) or least_replicas(job) * self._most_milli(job)
         queue = self._queues.limit_hit(job.queue, asked) if asked else None
         if queue is None:
             return None
@@ -240,6 +260,11 @@ class Engine:
         if not job.min_replicas and not job.groups:
             return job
         return cut_to(job, lambda milli: self._queues.limit_hit(job.queue, milli) is None)
+
+    def _most_milli(self, job: Job) -> int:
+        """Thousandths of a device that a share or partition may come to, by the model it gets."""
+        shape = shape_of(job)
+        return most_milli(self._tables.get(shape).ask) if shape.by_model else 0
 
     def _commit(self, job: Job, table: Table, reservation: Reservation) -> Decision:
         self._queues.discard(job.job_id)
