@@ -49,7 +49,6 @@ from placement_engine.domain.shapes import (
     gang_of,
     lead_job,
     least_milli,
-    least_replicas,
     shape_of,
     shapes_of,
 )
@@ -247,7 +246,7 @@ class Engine:
             return (holds_claims(job),), ()
         if job.deadline is not None and now > job.deadline:
             return (deadline_passed(job, now),), ("submit it again with a later deadline",)
-        asked = least_milli(job) or least_replicas(job) * self._most_milli(job)
+        asked = least_milli(job, self._member_milli)
         queue = self._queues.limit_hit(job.queue, asked) if asked else None
         if queue is None:
             return None
@@ -259,12 +258,14 @@ class Engine:
         """An elastic gang wishes for no more than the limits of its queue leave."""
         if not job.min_replicas and not job.groups:
             return job
-        return cut_to(job, lambda milli: self._queues.limit_hit(job.queue, milli) is None)
+        return cut_to(job, self._member_milli, lambda milli: self._queues.limit_hit(job.queue, milli) is None)
 
-    def _most_milli(self, job: Job) -> int:
-        """Thousandths of a device that a share or partition may come to, by the model it gets."""
-        shape = shape_of(job)
-        return most_milli(self._tables.get(shape).ask) if shape.by_model else 0
+    def _member_milli(self, job: Job) -> int:
+        """Thousandths of devices of a member; of a share or partition the most it may come to, by the model."""
+        milli = job.milli_per_member
+        if milli or not (job.device_share_bytes or job.partition):
+            return milli
+        return most_milli(self._tables.get(shape_of(job)).ask)
 
     def _commit(self, job: Job, table: Table, reservation: Reservation) -> Decision:
         self._queues.discard(job.job_id)
