@@ -1,6 +1,6 @@
 """How many members an elastic gang may wish for: no more than the limits and the quotas of its queue leave."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from placement_engine.domain.columns import Bools
@@ -10,16 +10,17 @@ from placement_engine.domain.quotas import within_quota
 from placement_engine.domain.shapes import Ask, cut_to, least_replicas
 
 
-def within_limits(job: Job, ask: Ask, queues: Queues) -> Iterator[tuple[Job, Ask]]:
+def within_limits(job: Job, ask: Ask, queues: Queues, member_milli: Callable[[Job], int]) -> Iterator[tuple[Job, Ask]]:
     """The job and its ask at sizes that it may have, the largest first; a job of a fixed size as it is.
 
     A quota may leave room for more members on one accelerator than on another: each size comes with the
     accelerators that take all of it, and a smaller one only where it brings further accelerators in.
+    `member_milli`: thousandths of devices of a member of a job of one shape.
     """
     if not job.groups and (not job.min_replicas or least_replicas(job) == job.replicas):
         yield job, ask
         return
-    job = cut_to(job, lambda milli: queues.limit_hit(job.queue, milli) is None)
+    job = cut_to(job, member_milli, lambda milli: queues.limit_hit(job.queue, milli) is None)
     if not queues.quotas.limits(job.queue):
         yield job, ask
         return

@@ -53,9 +53,8 @@ from placement_engine.domain.shapes import (
     Ask,
     Shape,
     gang_of,
-    jobs_of,
     lead_job,
-    least_replicas,
+    least_milli,
     shape_of,
     shapes_of,
 )
@@ -277,7 +276,7 @@ class Engine:
             return (holds_claims(job),), ()
         if job.deadline is not None and now > job.deadline:
             return (deadline_passed(job, now),), ("submit it again with a later deadline",)
-        asked = self._least_milli(job)
+        asked = least_milli(job, self._member_milli)
         queue = self._queues.limit_hit(job.queue, asked) if asked else None
         if queue is None:
             return None
@@ -285,14 +284,12 @@ class Engine:
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
 
-    def _least_milli(self, job: Job) -> int:
-        """Thousandths of devices that a gang starts with at least; of a share or partition the most that it may
-        come to, by the model it gets."""
-        return sum(least_replicas(one) * (one.milli_per_member or self._most_milli(one)) for one in jobs_of(job))
-
-    def _most_milli(self, job: Job) -> int:
-        shape = shape_of(job)
-        return most_milli(self._tables.get(shape).ask) if shape.by_model else 0
+    def _member_milli(self, job: Job) -> int:
+        """Thousandths of devices of a member; of a share or partition the most it may come to, by the model."""
+        milli = job.milli_per_member
+        if milli or not (job.device_share_bytes or job.partition):
+            return milli
+        return most_milli(self._tables.get(shape_of(job)).ask)
 
     def _ask(self, table: Table, job: Job, now: float) -> Ask:
         """What the shape asks for, on accelerators that hold the deadline and on which a quota leaves room."""
@@ -317,7 +314,7 @@ class Engine:
 
     def _reserve(self, job: Job, ask: Ask, table: Table, now: float) -> Reservation | None:
         """As `Reserver.reserve`, for the largest size of an elastic gang that limits and quotas leave room for."""
-        for sized, narrowed in within_limits(job, ask, self._queues):
+        for sized, narrowed in within_limits(job, ask, self._queues, self._member_milli):
             reservation = self._reserver.reserve(sized, narrowed, table, now)
             if reservation is not None:
                 return reservation

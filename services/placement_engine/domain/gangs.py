@@ -163,7 +163,9 @@ class Gangs:
             members = [replace(member, member=number + at) for at, member in enumerate(members)]
             number += len(members)
             first, picks = found[index][0], tuple(pick for one in found[index] for pick in one.plan.picks)
-            self._fleet.hold_all(part.job.job_id, members, now, *draw_on(self._fleet, picks[0][0], part.ask))
+            draw = draw_on(self._fleet, picks[0][0], part.ask)
+            for member in members:
+                self._fleet.hold(part.job.job_id, member, now, *draw)
             chosen = replace(first.plan, picks=picks, size=len(members))
             result.append(Claimed(part, chosen, first.model, tuple(members)))
         return tuple(result)

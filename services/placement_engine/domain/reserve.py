@@ -79,7 +79,7 @@ def next_best(score: Floats, rows: list[int], count: int) -> tuple[tuple[int, fl
 
 def draw_on(fleet: Fleet, row: int, ask: Ask) -> tuple[float, float]:
     """A member's expected peak on each device of a row, W, and the part of the device that it takes."""
-    model = fleet.columns.model[row]
+    model = int(fleet.columns.model[row])
     part = ask.shape.fraction if ask.milli is None else float(ask.milli[model]) / WHOLE_DEVICE
     return float(ask.watts[model]), part
 

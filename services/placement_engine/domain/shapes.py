@@ -80,22 +80,20 @@ def least_replicas(job: Job) -> int:
     return min(job.min_replicas or job.replicas, job.replicas)
 
 
-def least_milli(job: Job) -> int:
-    """Thousandths of devices that a gang starts with at least."""
-    if not job.groups:
-        return least_replicas(job) * job.milli_per_member
-    return sum(least_replicas(one) * one.milli_per_member for one in jobs_of(job))
+def least_milli(job: Job, member_milli: Callable[[Job], int]) -> int:
+    """Thousandths of devices that a gang starts with at least. `member_milli`: of a member of a job of one shape."""
+    return sum(least_replicas(one) * member_milli(one) for one in jobs_of(job))
 
 
-def cut_to(job: Job, admits: Callable[[int], bool]) -> Job:
+def cut_to(job: Job, member_milli: Callable[[Job], int], admits: Callable[[int], bool]) -> Job:
     """The job with the wished sizes of its elastic groups cut, the last group first, until `admits` (thousandths
     of devices) says yes; at its least where it never does."""
     parts = jobs_of(job)
-    sizes = [one.replicas for one in parts]
+    sizes, each = [one.replicas for one in parts], [member_milli(one) for one in parts]
 
     def admitted(part: int, size: int) -> bool:
         wished = (*sizes[:part], size, *sizes[part + 1 :])
-        return admits(sum(size * one.milli_per_member for size, one in zip(wished, parts, strict=True)))
+        return admits(sum(size * milli for size, milli in zip(wished, each, strict=True)))
 
     for part in reversed(range(len(parts))):
         if admitted(part, sizes[part]):

@@ -149,7 +149,7 @@ def check_capacity(engine: Engine, jobs: list[Job], nodes: dict[str, Node], doma
         assert drawn <= domain.cap_watts
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(world=worlds(), seed=st.integers(0, 2**16))
 def test_gangs_are_whole_exact_and_the_same_in_any_order_of_arrival(world: Any, seed: int) -> None:
     nodes, jobs, domains = world
@@ -208,7 +208,7 @@ def most(rooms: list[tuple[str, int]], wished: int, size: int) -> int:
     return min(whole, sum(count // size for count in cells.values())) * size
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     nodes=trees(models=("H100",)),
     taken=st.lists(st.integers(0, 4), min_size=9, max_size=9),

@@ -90,6 +90,14 @@ def test_a_gang_is_elastic_only_up_to_the_limit_of_its_queue() -> None:
     assert "QUEUE_DEVICE_LIMIT" in why(engine, a_job("j2", devices=2, replicas=2, min_replicas=1))
 
 
+def test_an_elastic_gang_of_shares_stays_within_the_limit_too() -> None:
+    engine = an_engine(a_node("a", 4))
+    engine.set_queues([Queue("default", device_limit=1)])
+    shares = a_job("shares", devices=0, device_share_bytes=30 * GIB, replicas=4, min_replicas=1)
+    assert placed(engine, shares) == {"shares": ["a", "a"]}
+    assert [u.used_milli for u in engine.queue_usage()] == [750]
+
+
 def test_a_smaller_minimum_is_not_held_up_by_a_larger_one() -> None:
     engine = an_engine(a_node("a", 2))
     jobs = [a_job("large", replicas=4, submitted_at=1.0), a_job("small", replicas=4, min_replicas=2, submitted_at=2.0)]

@@ -177,6 +177,9 @@ def test_a_node_that_declares_no_domain_is_in_none() -> None:
     assert where(engine, replicas=2, **required) == []
     engine.withdraw("gang")
     assert sorted(where(engine, replicas=3, topology_level="rack")) == ["a", "b", "c"]
+    engine.release("gang")
+    filled(engine, "a")
+    assert where(engine, replicas=2, devices=4, **required) == [], "one node alone is no rack either"
 
 
 def test_node_is_a_level_that_nobody_declares() -> None:
