@@ -13,13 +13,25 @@ from typing import Any
 
 import yaml
 
-__all__ = ["DEVICE_CLASSES", "Accelerator", "Peak", "Price", "by_name", "load", "nearest", "parse", "resolve"]
+__all__ = [
+    "DEVICE_CLASSES",
+    "Accelerator",
+    "Partition",
+    "Peak",
+    "Price",
+    "by_name",
+    "load",
+    "nearest",
+    "parse",
+    "resolve",
+]
 
 DEVICE_CLASSES = ("GPU", "ASIC", "LPU", "WAFER", "RDU", "CPU")
 
 GIGA = 10**9
 TERA = 10**12
 CONFIDENCES = ("S", "A", "U")
+COMPUTE_SLICES, MEMORY_SLICES = 7, 8
 # fmt: off
 KEYS = frozenset([
     "name", "vendor", "class", "stack", "memory_gb", "memory_kind", "bandwidth_tb_s", "peaks",
@@ -47,6 +59,18 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Partition:
+    """A hardware cut: slices it takes of 7 for compute and of 8 for memory, and its allowed first memory slices."""
+
+    name: str
+    compute_slices: int
+    memory_slices: int
+    starts: tuple[int, ...]
+    # Memory slices' part of the device's; None where that is unknown.
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Accelerator:
     """One model. Bytes, bytes a second, W and dollars are per device; None is unknown."""
 
@@ -66,8 +90,7 @@ class Accelerator:
     prices: tuple[Price, ...]
     confidence: str
     sources: tuple[str, ...]
-    # Hardware partition profile to the most instances of it on one device.
-    partitions: tuple[tuple[str, int], ...]
+    partitions: tuple[Partition, ...]
     aliases: tuple[str, ...]
     # Kubernetes resource of the device plugin; "": the operator names it.
     kubernetes_resource: str
@@ -121,8 +144,8 @@ def nearest(name: str, count: int = 3) -> list[str]:
 def parse(text: str) -> tuple[Accelerator, ...]:
     """The entries of a catalogue file. Raises ValueError that names entry, key and remedy."""
     document = yaml.safe_load(text)
-    sources, stacks = document["sources"], document["stacks"]
-    entries = tuple(_entry(raw, sources, stacks) for raw in document["accelerators"])
+    sources, stacks, layouts = document["sources"], document["stacks"], document.get("layouts", {})
+    entries = tuple(_entry(raw, sources, stacks, layouts) for raw in document["accelerators"])
     owners: dict[str, str] = {}
     for entry in entries:
         for alias in (entry.name, *entry.aliases):
@@ -136,7 +159,9 @@ def parse(text: str) -> tuple[Accelerator, ...]:
     return entries
 
 
-def _entry(raw: Mapping[str, Any], sources: Mapping[str, str], stacks: Mapping[str, str | None]) -> Accelerator:
+def _entry(
+    raw: Mapping[str, Any], sources: Mapping[str, str], stacks: Mapping[str, str | None], layouts: Mapping[str, Any]
+) -> Accelerator:
     name = raw.get("name", "?")
     if unknown := sorted(set(raw) - KEYS):
         raise ValueError(f"{name}: unknown keys {unknown}: one of {sorted(KEYS)}")
@@ -145,12 +170,13 @@ def _entry(raw: Mapping[str, Any], sources: Mapping[str, str], stacks: Mapping[s
             raise ValueError(f"{name}: {key}: {raw.get(key)!r}: one of {', '.join(allowed)}")
     if missing := [key for key in raw["sources"] if key not in sources]:
         raise ValueError(f"{name}: sources: {missing}: declare them under `sources` first")
+    memory = _whole(_positive(raw, "memory_gb", GIGA))
     return Accelerator(
         name=raw["name"],
         vendor=raw["vendor"],
         device_class=raw["class"],
         stack=raw["stack"],
-        memory_bytes=_whole(_positive(raw, "memory_gb", GIGA)),
+        memory_bytes=memory,
         memory_kind=raw.get("memory_kind", ""),
         memory_bandwidth=_positive(raw, "bandwidth_tb_s", TERA),
         peaks=tuple(_peak(name, precision, value) for precision, value in raw.get("peaks", {}).items()),
@@ -162,11 +188,21 @@ def _entry(raw: Mapping[str, Any], sources: Mapping[str, str], stacks: Mapping[s
         prices=tuple(Price(float(price["usd"]), price["provider"]) for price in raw.get("prices", ())),
         confidence=raw["confidence"],
         sources=tuple(sources[key] for key in raw["sources"]),
-        partitions=tuple(raw.get("partitions", {}).items()),
+        partitions=tuple(_partition(name, one, layouts, memory) for one in raw.get("partitions", {}).items()),
         aliases=tuple(raw.get("aliases", ())),
         kubernetes_resource=stacks[raw["stack"]] or "",
         note=raw.get("note", ""),
     )
+
+
+def _partition(name: str, named: tuple[str, str], layouts: Mapping[str, Any], memory: int | None) -> Partition:
+    layout = layouts.get(named[1])
+    if layout is None:
+        raise ValueError(f"{name}: partitions.{named[0]}: {named[1]!r}: one of {', '.join(layouts)}")
+    compute, slices, starts = layout["compute"], layout["memory"], tuple(layout["starts"])
+    if not (1 <= compute <= COMPUTE_SLICES and starts and all(0 <= one <= MEMORY_SLICES - slices for one in starts)):
+        raise ValueError(f"layouts.{named[1]}: does not lie within {COMPUTE_SLICES} and {MEMORY_SLICES} slices")
+    return Partition(named[0], compute, slices, starts, None if memory is None else memory * slices // MEMORY_SLICES)
 
 
 def _peak(name: str, precision: str, value: float | Mapping[str, Any]) -> Peak:

@@ -264,6 +264,10 @@ def accelerator_from(entry: CatalogueEntry) -> model.Accelerator:
         dense_fp16_tflops=dense,
         tdp_watts=entry.tdp_watts,
         price_per_hour=entry.price_per_hour,
+        partitions=tuple(
+            model.Partition(one.name, one.compute_slices, one.memory_slices, one.starts, one.memory_bytes or 0)
+            for one in entry.partitions
+        ),
     )
 
 

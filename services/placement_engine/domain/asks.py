@@ -1,12 +1,15 @@
 """From a job's shape to what it means on every accelerator of the fleet."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
+from placement_engine.domain.columns import Floats
 from placement_engine.domain.estimates import Estimate, duration_on
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.model import Expectation, Job
+from placement_engine.domain.model import WHOLE_DEVICE, Expectation, Job
+from placement_engine.domain.partitions import Cuts, cut, cuts_of, milli_of
 from placement_engine.domain.shapes import Ask, Shape
 
 NEUTRAL = 0.5
@@ -30,8 +33,8 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
     values = models.estimator.objective_values(shape.objective, estimates, shape.gang_devices)
     most = max(models.counts)
     for m, estimate, value in zip(candidates, estimates, values, strict=True):
-        memory[m] = shape.device_memory or estimate.memory_bytes or 0
-        watts[m] = (estimate.peak_watts or 0.0) * shape.fraction
+        memory[m] = shape.share_bytes or shape.device_memory or estimate.memory_bytes or 0
+        watts[m] = estimate.peak_watts or 0.0
         if value is not None:
             objective[m], known[m] = round(value, 6), True
         latency = estimate.latency_seconds
@@ -39,6 +42,9 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
             meets[m] = latency <= shape.latency_target
         if not shape.models:
             scarcity[m] = 1.0 - models.counts[m] / most
+    milli, cuts = _divide(fleet, shape, memory) if shape.by_model else (None, None)
+    # In whole W, rounded up, as claims count it.
+    watts = np.ceil(watts * (shape.fraction if milli is None else milli / WHOLE_DEVICE))
     return Ask(
         shape=shape,
         executor_bit=fleet.executor_bit(shape.executor),
@@ -51,7 +57,35 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         meets_latency=meets,
         in_time=np.ones(size, dtype=np.bool_),
         scarcity=scarcity,
+        milli=milli,
+        cuts=cuts,
     )
+
+
+def _divide(fleet: Fleet, shape: Shape, memory: Floats) -> tuple[Floats, Cuts | None]:
+    """Thousandths of a device of each model that a share or partition is, and the partition's tables.
+
+    `memory`: what the work needs on each model; replaced by what the partition has. A share's thousandths go by
+    the model's nominal size here, and by the size of the very device where it is placed.
+    """
+    models = fleet.models
+    milli = np.zeros(len(models))
+    if not shape.partition:
+        for m, name in enumerate(models.names):
+            entry = models.estimator.accelerator(name)
+            total = (entry.memory_bytes if entry else None) or models.sizes[m]
+            milli[m] = min(WHOLE_DEVICE, math.ceil(shape.share_bytes * WHOLE_DEVICE / total)) if total else 0
+        return milli, None
+    found = []
+    for m, name in enumerate(models.names):
+        entry = models.estimator.accelerator(name)
+        one = cut(entry.partitions, shape.partition) if entry else None
+        if one is not None and memory[m] > one.partition.memory_bytes > 0:
+            one = None  # too small for the work
+        if one is not None:
+            milli[m], memory[m] = milli_of(one.partition), one.partition.memory_bytes
+        found.append(one)
+    return milli, cuts_of(found)
 
 
 def with_deadline(fleet: Fleet, ask: Ask, job: Job, now: float) -> Ask:

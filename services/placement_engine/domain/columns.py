@@ -14,16 +14,26 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 Bools = npt.NDArray[np.bool_]
 
-# Device columns, `device[COLUMN, slot, row]`. Flags are 1.0 (may take work) or 0.0.
-FREE = 0  # thousandths of the device not claimed, below 0 where claims exceed it; ABSENT: no device
+# Device columns, `device[COLUMN, slot, row]`.
+FREE = 0  # thousandths not claimed, below 0 where claims exceed it, 0 at most if partitioned; ABSENT: no device
 MEMORY = 1  # bytes really free: total - claims - what others use; inf is never, unknown is 0
-HEARD = 2  # telemetry speaks of it recently enough
-WELL = 3  # no error, not unhealthy
-COOL = 4  # heat margin rule with hysteresis
-UNTHROTTLED = 5  # no blocking throttle bit
-WATTS = 6  # W of headroom under the device's own limit; inf where unknown
-DEVICE_COLUMNS = 7
+BLOCKED = 2  # why it takes no new work: the sum of the bits below, 0 if it does
+WATTS = 3  # W of headroom under the device's own limit; inf where unknown
+TOTAL = 4  # bytes of memory; 0 where unknown
+SLICES = 5  # mask of memory slices that partitions use, or a state of partitions.py
+# Only for reasons: kept where the device is hot or heats up, and a change of them changes no score.
+MARGIN = 6  # degrees Celsius to slowdown
+FORECAST = 7  # the same, the policy's horizon ahead
+DEVICE_COLUMNS = 8
 ABSENT = -1e9
+
+# Bits of BLOCKED.
+SILENT = 1  # its node's telemetry no longer speaks of it
+SICK = 2  # an error, or unhealthy
+HOT = 4  # heat margin rule with hysteresis
+HEATING = 8  # the same, by forecast: it heats up towards the floor
+THROTTLED = 16  # a throttle bit that blocks
+CORDONED = 32  # see health_watch.py
 
 # Row columns, `row[COLUMN, row]`.
 SCHEDULABLE = 0
@@ -34,9 +44,9 @@ NODE_WATTS = 4  # W of headroom, least of node and the power domains above it; i
 PRIMARY = 5  # the one row of its node that takes jobs without devices
 DEVICES = 6  # present devices in the row
 ACCELERATORS = 7  # present devices of the node that are not CPUs
-HEAT = 8  # 0..1, higher is cooler
+HEAT = 8  # 0..1, higher is cooler: the row, and a little of the domain around it
 POWER = 9  # 0..1, part of the power budget left
-IDLE_WATTS = 10  # mean draw of the row's idle devices, replaced by a job's own draw
+IDLE_WATTS = 10  # least draw of the row's idle devices, replaced by a job's own draw
 CPU_TOTAL = 11
 ROW_COLUMNS = 12
 
@@ -45,7 +55,7 @@ FRESH, AGEING, DEGRADED, UNSCHEDULABLE, UNHEARD = 0.0, 1.0, 2.0, 3.0, 4.0
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Some rows (k of them) of the fleet: device (7, slots, k), row (12, k), model (k), executors (k)."""
+    """Some rows (k of them) of the fleet: device (8, slots, k), row (12, k), model (k), executors (k)."""
 
     device: Floats
     row: Floats

@@ -5,9 +5,11 @@ seconds since the epoch. An engine plans one pool; nodes and jobs of other pools
 `cycle` is where placing happens, in numbered steps.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 from placement_engine.domain import views
+from placement_engine.domain.advising import Adviser
 from placement_engine.domain.asks import with_deadline
 from placement_engine.domain.explaining import (
     Explainer,
@@ -19,6 +21,7 @@ from placement_engine.domain.explaining import (
 )
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import (
+    WHOLE_DEVICE,
     Accelerator,
     Candidate,
     Claim,
@@ -55,6 +58,7 @@ class Engine:
         self._pipeline = Pipeline(policy)
         self._tables = Tables(self._fleet, policy, self._pipeline)
         self._reserver = Reserver(self._fleet, policy, self._pipeline)
+        self._adviser = Adviser(self._fleet, self._tables, self._reserver)
         self._explainer = Explainer(self._fleet, policy, self._pipeline)
         self._queues = Queues()
         self._claims: dict[str, Claim] = {}
@@ -133,11 +137,14 @@ class Engine:
         self._queues.discard(job_id)
 
     def release(self, job_id: str) -> None:
-        """Frees what a job holds. Unknown ids are ignored."""
+        """Frees what a job holds: it has ended. Unknown ids are ignored."""
+        self._free(job_id, ended=True)
+
+    def _free(self, job_id: str, *, ended: bool) -> None:
         claim = self._claims.pop(job_id, None)
         if claim is not None:
             for member in claim.members:
-                self._fleet.let_go(job_id, member)
+                self._fleet.let_go(job_id, member, ended=ended)
             self._charge(claim, -1)
 
     def restore(self, claim: Claim) -> None:
@@ -147,14 +154,15 @@ class Engine:
         waiting = self._queues.jobs.get(job_id)
         if waiting is not None and waiting.attempt <= claim.job.attempt:
             self._queues.discard(job_id)
-        self.release(job_id)
+        self._free(job_id, ended=False)
         shape = shape_of(claim.job)
         estimator = self._fleet.models.estimator
         for member in claim.members:
             model = member.devices[0].model if member.devices else ""
             peak = estimator.estimate(shape.workload, model, shape.gang_devices).peak_watts or 0.0
+            part = member.devices[0].milli / WHOLE_DEVICE if member.devices else 0.0
             # When it was claimed is not known: the first sample is taken to show it.
-            self._fleet.hold(job_id, member, float("-inf"), peak * shape.fraction, shape.fraction)
+            self._fleet.hold(job_id, member, float("-inf"), math.ceil(peak * part), part)
         self._claims[job_id] = claim
         self._charge(claim, 1)
 
@@ -164,7 +172,7 @@ class Engine:
         claim = self._claims.get(job_id)
         if claim is None or claim.job.attempt != attempt:
             return
-        self.release(job_id)
+        self._free(job_id, ended=False)
         if job_id not in self._queues.jobs:
             self._queues.add(claim.job)
 
@@ -192,6 +200,7 @@ class Engine:
         # 1. Drain: facts were applied as they came; what time alone changes is applied here.
         self._fleet.age(now)
         self._queues.wake(now)
+        advice = self._adviser.advise(self._claims, now)
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)
         while len(decisions) < limit and (head := turn.next()) is not None:
@@ -214,7 +223,7 @@ class Engine:
             rejections.extend(self._tell(group, why, now))
             turn.skip(group)
         # 7. Publish.
-        return CycleResult(tuple(decisions), tuple(rejections), considered)
+        return CycleResult(tuple(decisions), tuple(rejections), considered, advice=advice)
 
     def _gate(self, job: Job, now: float) -> Why | None:
         """What keeps a job from being placed, whatever the fleet."""

@@ -2,8 +2,17 @@
 
 from dataclasses import dataclass, field
 
-from placement_engine.domain.model import Device, DeviceSample, Member, Node, NodeSample
-from placement_engine.domain.telemetry import Draw
+from placement_engine.domain.columns import CORDONED, HEATING, HOT, SICK, THROTTLED
+from placement_engine.domain.health_watch import HealthWatch, is_well, is_worn
+from placement_engine.domain.model import WHOLE_DEVICE, Device, DeviceSample, Member, Node, NodeSample, Partition
+from placement_engine.domain.partitions import UNDIVIDED, UNPARTITIONABLE, used_slices
+from placement_engine.domain.policy import Policy
+from placement_engine.domain.telemetry import Draw, HeatTrend, blocking_throttle, heat_margin, heat_score, takes_heat
+
+MEMORY_STEP = 16 * 1024 * 1024
+"""Use by others is rounded up to this, so that a few pages more or less are no change."""
+FRESH_STARTS = 2
+"""Samples with which the average of a draw starts anew after its work ended: the first may be older than the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,17 +24,23 @@ class DeviceHold:
     milli: int
     memory_bytes: int
     """Declared, or 0."""
+    partition: str = ""
+    partition_start: int = 0
 
 
 @dataclass(slots=True)
 class MemberHold:
-    """A member's claim on a node. `watts`: expected draw per device not yet visible in telemetry."""
+    """A member's claim on a node, with its expected draw as long as telemetry does not show it."""
 
     job_id: str
     member: Member
     since: float
     watts: dict[str, int] = field(default_factory=dict)
+    """Per device whose own telemetry does not show it yet."""
+    node_watts: int = 0
+    """The same for the node's telemetry."""
     visible: bool = False
+    """A sample was received long enough after the claim to show its work."""
 
 
 @dataclass(slots=True)
@@ -37,14 +52,94 @@ class DeviceFacts:
     heard_at: float | None = None
     cool: bool = True
     margin: float | None = None
+    trend: HeatTrend = field(default_factory=HeatTrend)
+    watch: HealthWatch | None = None
+    """None: nothing is wrong, nor was lately."""
+    blocked: int = 0
+    """What telemetry has against new work, as bits of the BLOCKED column."""
     heat: float = 0.5
     nominal_bytes: int | None = None
+    partitions: tuple[Partition, ...] = ()
+    """What it may be cut into; none unless it is partitionable."""
     draw: Draw = field(default_factory=Draw)
+    fresh_starts: int = 0
     foreign_bytes: int = 0
     """In use beyond what Berth's claims expected when the sample came."""
     holds: dict[tuple[str, int], DeviceHold] = field(default_factory=dict)
     pending_watts: int = 0
     written: tuple[float, ...] = ()
+
+    def inherit(self, before: "DeviceFacts") -> None:
+        """What telemetry told of it before its node was declared anew."""
+        self.sample, self.heard_at = before.sample, before.heard_at
+        self.cool, self.margin, self.trend = before.cool, before.margin, before.trend
+        self.watch, self.heat, self.foreign_bytes = before.watch, before.heat, before.foreign_bytes
+        self.draw, self.fresh_starts = before.draw, before.fresh_starts
+
+    def hear(self, sample: DeviceSample, at: float, policy: Policy) -> bool:
+        """Takes a sample received at `at`; whether it is what cordons the device."""
+        self.sample, self.heard_at = sample, at
+        self.margin = heat_margin(sample)
+        if self.margin is not None:  # a hot device that lost its sensor stays hot until it is heard cool
+            self.trend.add(self.margin, at, policy)
+            self.cool = takes_heat(self.trend.forecast(policy), self.cool, policy)
+        stack = self.device.stack
+        self.heat = heat_score(self.margin, sample.throttle_bits, policy, worn=is_worn(sample, stack))
+        if sample.power_watts is not None:
+            if self.fresh_starts:
+                self.fresh_starts, self.draw = self.fresh_starts - 1, Draw()
+            self.draw.add(sample.power_watts, policy.power_alpha)
+        if sample.memory_used_bytes is not None:
+            beyond = max(0, sample.memory_used_bytes - self.claimed_bytes())
+            self.foreign_bytes = -(-beyond // MEMORY_STEP) * MEMORY_STEP
+        cordoned = False
+        if self.watch is not None or blocking_throttle(sample) or not is_well(sample, stack):
+            self.watch = self.watch or HealthWatch()
+            cordoned = self.watch.hear(sample, stack, at, policy)
+            if self.watch.idle:
+                self.watch = None
+        self.judge(policy)
+        return cordoned
+
+    def judge(self, policy: Policy) -> None:
+        """Brings `blocked` up to date."""
+        blocked = 0
+        if not is_well(self.sample, self.device.stack):
+            blocked |= SICK
+        if not self.cool:
+            blocked |= HEATING if self.heats_up(policy) else HOT
+        elif self.margin is None and not takes_heat(None, True, policy):
+            blocked |= HOT
+        if blocking_throttle(self.sample):
+            blocked |= THROTTLED
+        if self.watch is not None and self.watch.cordon is not None:
+            blocked |= CORDONED
+        self.blocked = blocked
+
+    def heats_up(self, policy: Policy) -> bool:
+        """Whether only the forecast keeps work away: the margin itself would do."""
+        margin, forecast = self.margin, self.trend.forecast(policy)
+        if margin is None or forecast is None:
+            return False
+        floor = policy.heat_floor_celsius
+        return forecast < floor <= margin or margin >= floor + policy.heat_hysteresis_celsius
+
+    def slices(self) -> int:
+        """The mask of memory slices in use, or why no partition may be made here (see partitions.py)."""
+        if not self.partitions:
+            return UNPARTITIONABLE
+        if not self.holds:
+            return 0
+        if any(not hold.partition for hold in self.holds.values()):
+            return UNDIVIDED
+        return used_slices(self.partitions, ((h.partition, h.partition_start) for h in self.holds.values()))
+
+    def free_milli(self) -> int:
+        """For whole devices and fractions: none of a device that is partitioned."""
+        free = WHOLE_DEVICE - self.used_milli
+        if self.partitions and any(hold.partition for hold in self.holds.values()):
+            return min(free, 0)
+        return free
 
     @property
     def used_milli(self) -> int:
@@ -61,7 +156,7 @@ class DeviceFacts:
         if not self.holds:
             return 0
         total = self.total_bytes or 0
-        return sum(h.memory_bytes or total * h.milli // 1000 for h in self.holds.values())
+        return sum(h.memory_bytes or total * h.milli // WHOLE_DEVICE for h in self.holds.values())
 
 
 @dataclass(slots=True)
@@ -80,9 +175,11 @@ class NodeFacts:
     number: int
     sample: NodeSample | None = None
     draw: Draw = field(default_factory=Draw)
+    fresh_starts: int = 0
     used_cpu: int = 0
     used_memory: int = 0
     pending_watts: int = 0
+    """Expected draw of claims that the node's own telemetry does not show yet."""
     total_watts: int = 0
     """Upper estimate of the draw with what is claimed but not yet visible, in whole W."""
     headroom: float = float("inf")

@@ -12,6 +12,7 @@ import numpy as np
 from placement_engine.domain import columns as col
 from placement_engine.domain.columns import Columns, Ints
 from placement_engine.domain.facts import (
+    FRESH_STARTS,
     DeviceFacts,
     DeviceHold,
     DomainFacts,
@@ -19,10 +20,9 @@ from placement_engine.domain.facts import (
     NodeFacts,
     RowFacts,
 )
+from placement_engine.domain.heat_spread import STEPS, HeatSpread
 from placement_engine.domain.model import (
-    WHOLE_DEVICE,
     Device,
-    DeviceSample,
     Member,
     Node,
     NodeSample,
@@ -30,16 +30,7 @@ from placement_engine.domain.model import (
 )
 from placement_engine.domain.models import CPU_CLASS, Models
 from placement_engine.domain.policy import Policy, UnknownPolicy
-from placement_engine.domain.telemetry import (
-    blocking_throttle,
-    heat_margin,
-    heat_score,
-    is_well,
-    takes_heat,
-)
-
-MEMORY_STEP = 16 * 1024 * 1024
-"""Use by others is rounded up to this, so that a few pages more or less are no change."""
+from placement_engine.domain.telemetry import Draw, heat_score
 
 
 class Fleet:
@@ -57,6 +48,9 @@ class Fleet:
         self._executor_bits: dict[str, int] = {}
         self._early_samples: dict[str, NodeSample] = {}
         self._domains: dict[tuple[str, str], DomainFacts] = {}
+        self._spread = HeatSpread()
+        self.fresh_cordons: list[tuple[str, str]] = []
+        """(node, device) cordoned since somebody last took them."""
         self._rank: Ints | None = None
         self.by_row: dict[int, tuple[NodeFacts, RowFacts]] = {}
         self._levels: dict[str, tuple[int, Ints, list[str]]] = {}
@@ -75,7 +69,7 @@ class Fleet:
             self.names.append(node.name)
         facts = NodeFacts(node=node, rows=[], devices={}, number=number)
         if old is not None:
-            facts.sample, facts.draw = old.sample, old.draw
+            facts.sample, facts.draw, facts.fresh_starts = old.sample, old.draw, old.fresh_starts
         groups: dict[int, list[Device]] = {}
         for device in sorted(node.devices, key=lambda d: (d.index, d.device_id)):
             groups.setdefault(self.models.identify(device), []).append(device)
@@ -85,13 +79,13 @@ class Fleet:
             for slot, device in enumerate(devices):
                 device_facts = DeviceFacts(device=device, row=row, slot=slot)
                 device_facts.nominal_bytes = self.models.memory(device)
+                device_facts.partitions = self.models.partitions(device)
                 device_facts.heat = heat_score(None, None, self._policy)
                 if old is not None and device.device_id in old.devices:
-                    before = old.devices[device.device_id]
-                    device_facts.sample, device_facts.heard_at = before.sample, before.heard_at
-                    device_facts.cool, device_facts.margin = before.cool, before.margin
-                    device_facts.draw, device_facts.heat = before.draw, before.heat
-                    device_facts.foreign_bytes = before.foreign_bytes
+                    device_facts.inherit(old.devices[device.device_id])
+                    if node.schedulable and not old.node.schedulable:
+                        device_facts.watch = None  # an operator's word lifts the cordons of a node's devices
+                device_facts.judge(self._policy)
                 members.append(device_facts)
                 facts.devices[device.device_id] = device_facts
                 self.models.count(model, 1 if device.present else 0)
@@ -140,6 +134,9 @@ class Fleet:
                 domain.nodes.discard(facts.node.name)
                 domain.draw -= facts.total_watts
                 self._write_domain(domain)
+        rack = facts.node.topology.get(self._policy.heat_spread_level, "")
+        if rack and self._spread.drop(rack, facts.node.name):
+            self._write_rack(rack)
 
     def _mask(self, executors: Iterable[str]) -> int:
         return sum(1 << self._executor_bits.setdefault(e, len(self._executor_bits)) for e in set(executors))
@@ -190,31 +187,32 @@ class Fleet:
         facts.sample = sample
         policy = self._policy
         if sample.power_watts is not None:
+            if facts.fresh_starts:
+                facts.fresh_starts, facts.draw = facts.fresh_starts - 1, Draw()
             facts.draw.add(sample.power_watts, policy.power_alpha)
         for hold in self.held.get(sample.node, {}).values():
-            if not hold.visible and sample.received_at >= hold.since + policy.power_settle_seconds:
-                hold.visible = True
-                self._shift_pending(facts, hold, -1)
+            if sample.received_at >= hold.since + policy.power_settle_seconds:
+                self._see(facts, hold, sample)
         for device_sample in sample.devices:
             device = facts.devices.get(device_sample.device_id)
-            if device is not None:
-                self._hear(device, device_sample, sample.received_at)
+            if device is not None and device.hear(device_sample, sample.received_at, policy):
+                self.fresh_cordons.append((sample.node, device_sample.device_id))
         for row in facts.rows:
             self.columns.received[row.row] = sample.received_at
         self._write_node(facts)
 
-    def _hear(self, device: DeviceFacts, sample: DeviceSample, received_at: float) -> None:
-        device.sample = sample
-        device.heard_at = received_at
-        device.margin = heat_margin(sample)
-        if device.margin is not None:  # a hot device that lost its sensor stays hot until it is heard cool
-            device.cool = takes_heat(device.margin, device.cool, self._policy)
-        device.heat = heat_score(device.margin, sample.throttle_bits, self._policy)
-        if sample.power_watts is not None:
-            device.draw.add(sample.power_watts, self._policy.power_alpha)
-        if sample.memory_used_bytes is not None:
-            beyond = max(0, sample.memory_used_bytes - device.claimed_bytes())
-            device.foreign_bytes = -(-beyond // MEMORY_STEP) * MEMORY_STEP
+    def _see(self, facts: NodeFacts, hold: MemberHold, sample: NodeSample) -> None:
+        """A claim's draw is in the telemetry by now, as far as the sample tells of power at all."""
+        hold.visible = True
+        if hold.node_watts and sample.power_watts is not None:
+            facts.pending_watts -= hold.node_watts
+            hold.node_watts = 0
+        if hold.watts:
+            told = {one.device_id for one in sample.devices if one.power_watts is not None}
+            for device_id in [one for one in hold.watts if one in told]:
+                watts, device = hold.watts.pop(device_id), facts.devices.get(device_id)
+                if device is not None:
+                    device.pending_watts -= watts
 
     def age(self, now: float) -> None:
         """Moves nodes whose telemetry grew older, or was heard again, to their tier."""
@@ -239,19 +237,31 @@ class Fleet:
             device = facts.devices.get(claim.device_id) if facts else None
             idle = self._idle_watts(device) * fraction if device is not None else 0.0
             hold.watts[claim.device_id] = math.ceil(max(0.0, peak_watts - idle))
-        self.held.setdefault(member.node, {})[job_id, member.member] = hold
-        if facts is not None:
-            touched = self._attach(facts, hold)
-            self._write_after_claim(facts, touched)
+        hold.node_watts = sum(hold.watts.values())
+        self.put_back(hold)
 
-    def let_go(self, job_id: str, member: Member) -> None:
+    def let_go(self, job_id: str, member: Member, *, ended: bool = False) -> None:
+        """Frees a claim. `ended`: its work has stopped, so averages of draw start anew where nothing else runs."""
+        hold = self.lift(job_id, member)
+        facts = self.nodes.get(member.node)
+        if hold is None or facts is None or not (ended and hold.visible):
+            return
+        for claim in member.devices:
+            device = facts.devices.get(claim.device_id)
+            if device is not None and not device.holds:
+                device.fresh_starts = FRESH_STARTS
+        if member.node not in self.held:
+            facts.fresh_starts = FRESH_STARTS
+
+    def lift(self, job_id: str, member: Member) -> MemberHold | None:
+        """Takes a claim off its node for a while; `put_back` undoes it exactly."""
         on_node = self.held.get(member.node, {})
         hold = on_node.pop((job_id, member.member), None)
         if not on_node:
             self.held.pop(member.node, None)
         facts = self.nodes.get(member.node)
         if hold is None or facts is None:
-            return
+            return hold
         touched = []
         for claim in member.devices:
             device = facts.devices.get(claim.device_id)
@@ -260,9 +270,16 @@ class Fleet:
                 touched.append(device)
         facts.used_cpu -= member.cpu_milli
         facts.used_memory -= member.memory_bytes
-        if not hold.visible:
-            self._shift_pending(facts, hold, -1)
+        self._shift_pending(facts, hold, -1)
         self._write_after_claim(facts, touched)
+        return hold
+
+    def put_back(self, hold: MemberHold) -> None:
+        member = hold.member
+        self.held.setdefault(member.node, {})[hold.job_id, member.member] = hold
+        facts = self.nodes.get(member.node)
+        if facts is not None:
+            self._write_after_claim(facts, self._attach(facts, hold))
 
     def _attach(self, facts: NodeFacts, hold: MemberHold) -> list[DeviceFacts]:
         member, touched = hold.member, []
@@ -270,13 +287,12 @@ class Fleet:
             device = facts.devices.get(claim.device_id)
             if device is not None:
                 device.holds[hold.job_id, member.member] = DeviceHold(
-                    hold.job_id, member.member, claim.milli, claim.memory_bytes
+                    hold.job_id, member.member, claim.milli, claim.memory_bytes, claim.partition, claim.partition_start
                 )
                 touched.append(device)
         facts.used_cpu += member.cpu_milli
         facts.used_memory += member.memory_bytes
-        if not hold.visible:
-            self._shift_pending(facts, hold, 1)
+        self._shift_pending(facts, hold, 1)
         return touched
 
     def _shift_pending(self, facts: NodeFacts, hold: MemberHold, sign: int) -> None:
@@ -284,7 +300,7 @@ class Fleet:
             device = facts.devices.get(device_id)
             if device is not None:
                 device.pending_watts += sign * watts
-            facts.pending_watts += sign * watts
+        facts.pending_watts += sign * hold.node_watts
 
     # -- power domains ---------------------------------------------------------------------------
 
@@ -316,6 +332,7 @@ class Fleet:
     # -- columns ---------------------------------------------------------------------------------
 
     def _write_node(self, facts: NodeFacts) -> None:
+        self._spread_heat(facts)
         self._write_after_claim(facts, facts.devices.values())
 
     def _write_after_claim(self, facts: NodeFacts, devices: Iterable[DeviceFacts]) -> None:
@@ -325,22 +342,25 @@ class Fleet:
         self._write_rows(facts)
 
     def _write_device(self, device: DeviceFacts, facts: NodeFacts) -> None:
-        c, policy, sample = self.columns, self._policy, device.sample
-        total = device.total_bytes
+        c, total = self.columns, device.total_bytes
         memory = 0 if total is None else total - device.claimed_bytes() - device.foreign_bytes
+        blocked = device.blocked if self._is_heard(device, facts) else device.blocked | col.SILENT
         values = (
-            float(WHOLE_DEVICE - device.used_milli) if device.device.present else col.ABSENT,
+            float(device.free_milli()) if device.device.present else col.ABSENT,
             float(memory),
-            float(self._is_heard(device, facts)),
-            float(is_well(sample)),
-            float(device.cool and (device.margin is not None or takes_heat(None, True, policy))),
-            float(not blocking_throttle(sample)),
+            float(blocked),
             self._device_headroom(device),
+            float(total or 0),
+            float(device.slices()),
         )
         if values != device.written:
             device.written = values
-            c.device[:, device.slot, device.row] = values
+            c.device[: len(values), device.slot, device.row] = values
             c.touch(device.row)
+        if not device.cool:
+            margin, forecast = device.margin, device.trend.forecast(self._policy)
+            c.device[col.MARGIN, device.slot, device.row] = math.nan if margin is None else margin
+            c.device[col.FORECAST, device.slot, device.row] = math.nan if forecast is None else forecast
 
     def _is_heard(self, device: DeviceFacts, facts: NodeFacts) -> bool:
         """A device that its node stopped speaking of ages by the node's later samples."""
@@ -374,10 +394,11 @@ class Fleet:
     def _write_power(self, facts: NodeFacts) -> None:
         sigma = self._policy.power_sigma
         if facts.draw.mean is not None:
-            seen = facts.draw.upper(sigma) or 0.0
-        else:
+            seen, pending = facts.draw.upper(sigma) or 0.0, facts.pending_watts
+        else:  # what the node does not tell, its devices may
             seen = sum(device.draw.upper(sigma) or 0.0 for device in facts.devices.values())
-        total = math.ceil(seen) + facts.pending_watts
+            pending = sum(device.pending_watts for device in facts.devices.values())
+        total = math.ceil(seen) + pending
         cap = facts.node.power_cap_watts
         facts.headroom = math.inf if cap is None else cap - total
         change, facts.total_watts = total - facts.total_watts, total
@@ -399,9 +420,11 @@ class Fleet:
                 headroom = min(headroom, domain.headroom)
                 part = min(part, domain.headroom / domain.cap if domain.cap > 0 else 0.0)
         part = round(min(max(part, 0.0), 1.0) * 32) / 32
+        around = self._room_around(facts)
         for position, row in enumerate(facts.rows):
             heat = [d.heat for d in row.devices]
             idle = [self._idle_watts(d) for d in row.devices if not d.holds]
+            own = round(sum(heat) / len(heat) * 16) / 16 if heat else 0.5
             values = (
                 float(node.schedulable),
                 float(node.cpu_milli - facts.used_cpu),
@@ -410,9 +433,9 @@ class Fleet:
                 float(position == 0),
                 float(sum(1 for d in row.devices if d.device.present)),
                 float(facts.accelerators),
-                round(sum(heat) / len(heat) * 16) / 16 if heat else 0.5,
+                own if around is None else (15 * own + around) / 16,
                 part,
-                float(math.floor(sum(idle) / len(idle))) if idle else 0.0,
+                float(math.floor(min(idle))) if idle else 0.0,
                 float(node.cpu_milli),
             )
             if values != row.written:
@@ -420,11 +443,36 @@ class Fleet:
                 c.row[_WRITTEN_ROWS, row.row] = values
                 c.touch(row.row)
 
+    def _room_around(self, facts: NodeFacts) -> float | None:
+        """0..1 in steps: how cool the node's rack is, and how much of its power budget is left. None: no rack."""
+        level = self._policy.heat_spread_level
+        rack = facts.node.topology.get(level, "") if facts.devices else ""
+        mean = self._spread.mean(rack) if rack else None
+        domain = self._domains.get((level, rack)) if mean is not None else None
+        if mean is None or domain is None or domain.cap <= 0:
+            return mean
+        left = min(max(domain.headroom / domain.cap, 0.0), 1.0)
+        return round((mean + left) / 2 * STEPS) / STEPS
+
+    def _spread_heat(self, facts: NodeFacts) -> None:
+        """Tells the node's rack how hot its devices are, before its rows are written."""
+        rack = facts.node.topology.get(self._policy.heat_spread_level, "")
+        if rack and facts.devices:
+            heat = round(sum(device.heat for device in facts.devices.values()) * STEPS)
+            if self._spread.put(rack, facts.node.name, heat, len(facts.devices)):
+                self._write_rack(rack)
+
+    def _write_rack(self, rack: str) -> None:
+        for name in self._spread.nodes(rack):
+            if name in self.nodes:
+                self._write_rows(self.nodes[name])
+
     def rewrite(self) -> None:
         """After the catalogue changed: nominal memory and TDP may be other ones."""
         for facts in self.nodes.values():
             for device in facts.devices.values():
                 device.nominal_bytes = self.models.memory(device.device)
+                device.partitions = self.models.partitions(device.device)
             self._write_node(facts)
 
 

@@ -267,6 +267,20 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class Partition:
+    """A hardware cut of a device (MIG): compute slices of 7, memory slices of 8, bytes, and where it may start.
+
+    `starts`: first memory slices that are allowed. It occupies `memory_slices` from there.
+    """
+
+    name: str
+    compute_slices: int
+    memory_slices: int
+    starts: tuple[int, ...]
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Accelerator:
     """The catalogue's entry of one model; dense peak in TFLOPS, bandwidth in bytes a second."""
 
@@ -278,6 +292,7 @@ class Accelerator:
     dense_fp16_tflops: float | None = None
     tdp_watts: float | None = None
     price_per_hour: float | None = None
+    partitions: tuple[Partition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The accelerator models present in the fleet, numbered. Number 0 is "no device"."""
 
 from placement_engine.domain.estimates import Estimator
-from placement_engine.domain.model import Device
+from placement_engine.domain.model import Device, Partition
 
 CPU_CLASS = "CPU"
 
@@ -15,6 +15,8 @@ class Models:
         self.stacks: list[str] = [""]
         self.counts: list[int] = [0]
         """Present devices of each."""
+        self.sizes: list[int] = [0]
+        """Largest memory that a device of each declared, bytes; 0: none did."""
         self.estimator = Estimator()
         self._numbers: dict[tuple[str, str, str], int] = {}
 
@@ -29,6 +31,8 @@ class Models:
             for store, value in zip((self.names, self.classes, self.stacks), key, strict=True):
                 store.append(value)
             self.counts.append(0)
+            self.sizes.append(0)
+        self.sizes[number] = max(self.sizes[number], device.memory_bytes or 0)
         return number
 
     def count(self, model: int, change: int) -> None:
@@ -42,6 +46,11 @@ class Models:
     def tdp(self, device: Device) -> float | None:
         entry = self.estimator.accelerator(device.model)
         return entry.tdp_watts if entry else None
+
+    def partitions(self, device: Device) -> tuple[Partition, ...]:
+        """What it may be cut into: none unless it is partitionable."""
+        entry = self.estimator.accelerator(device.model) if device.partitionable else None
+        return entry.partitions if entry else ()
 
     def admits(self, model: int, models: tuple[str, ...], classes: tuple[str, ...], stacks: tuple[str, ...]) -> bool:
         """Whether a job that names these may use the model. A CPU takes device work only when named."""

@@ -34,8 +34,21 @@ class Policy:
     """A device whose margin falls below this takes no new work ..."""
     heat_hysteresis_celsius: float = 3.0
     """... until its margin is back at floor + hysteresis."""
+    heat_forecast_seconds: float = 30.0
+    """A device whose margin would fall below the floor within this time takes no new work already; 0: off."""
+    heat_slope_seconds: float = 30.0
+    """Time constant of the smoothed slope that the forecast goes by."""
+    heat_spread_level: str = "rack"
+    """Among equals the domain of this topology level with the most room for heat and power comes first; "": none."""
     unknown_heat: UnknownPolicy = UnknownPolicy.PENALISE
     """A device that reports no temperature (TPUs, virtual GPUs)."""
+
+    telemetry_gap_seconds: float = 60.0
+    """Nothing is read across a longer gap in a device's telemetry: no slope, no lasting throttling, no recovery."""
+    sustained_throttle_seconds: float = 60.0
+    """Throttling by heat or power brake that lasted so long cordons the device; shorter only blocks it."""
+    cordon_clear_seconds: float = 300.0
+    """A cordoned device takes work again after it was stated to be well for this long."""
 
     fresh_seconds: float = 30.0
     """Up to this age a node's telemetry is fresh; later it costs score."""
@@ -73,6 +86,17 @@ class Policy:
             raise ValueError(f"policy power_alpha must be in (0, 1], got {self.power_alpha}")
         if self.max_jobs_per_cycle < 1:
             raise ValueError(f"policy max_jobs_per_cycle must be at least 1, got {self.max_jobs_per_cycle}")
-        for name in ("heat_hysteresis_celsius", "power_sigma", "power_settle_seconds", "next_best"):
+        if not self.heat_slope_seconds > 0:
+            raise ValueError(f"policy heat_slope_seconds must be above 0, got {self.heat_slope_seconds}")
+        for name in (
+            "heat_hysteresis_celsius",
+            "heat_forecast_seconds",
+            "telemetry_gap_seconds",
+            "sustained_throttle_seconds",
+            "cordon_clear_seconds",
+            "power_sigma",
+            "power_settle_seconds",
+            "next_best",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"policy {name} must not be negative, got {getattr(self, name)}")

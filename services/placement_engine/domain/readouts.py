@@ -17,6 +17,10 @@ class DeviceView:
     blocked: str
     job_ids: tuple[str, ...]
     margin_celsius: float | None = None
+    forecast_celsius: float | None = None
+    """The margin as it is expected the policy's horizon ahead."""
+    free_slices: int | None = None
+    """Memory slices that no partition uses; None: it is not partitionable."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement_engine.domain.columns import CPU, FREE, HOST_MEMORY, MEMORY, NODE_WATTS, WATTS, Bools, Ints, View
+from placement_engine.domain.columns import CPU, HOST_MEMORY, MEMORY, NODE_WATTS, WATTS, Bools, Ints, View
 from placement_engine.domain.facts import DeviceFacts, RowFacts
 from placement_engine.domain.filters.power_headroom import member_watts
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.model import DeviceClaim, Job, Member
+from placement_engine.domain.model import WHOLE_DEVICE, DeviceClaim, Job, Member
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.shapes import Ask
+from placement_engine.domain.sharing import claim_on, fits_per_device
 from placement_engine.domain.tables import EXCLUDED, Pipeline, Table
 
 
@@ -74,22 +75,13 @@ class Reserver:
         shape = ask.shape
         claims: tuple[DeviceClaim, ...] = ()
         if shape.needs_devices:
-            memory = int(ask.memory[row_facts.model])
-            claims = tuple(
-                DeviceClaim(
-                    device_id=device.device.device_id,
-                    index=device.device.index,
-                    milli=shape.milli_per_device,
-                    memory_bytes=memory,
-                    model=device.device.model,
-                )
-                for device in _choose(row_facts, usable, ask)
-            )
+            claims = tuple(claim_on(device, ask, row_facts.model) for device in _choose(row_facts, usable, ask))
         return Member(number, facts.node.name, claims, shape.cpu_milli, shape.memory)
 
     def _hold(self, job: Job, member: Member, row: int, ask: Ask, now: float) -> None:
-        watts = float(ask.watts[self._fleet.by_row[row][1].model])
-        self._fleet.hold(job.job_id, member, now, watts, ask.shape.fraction)
+        model = self._fleet.by_row[row][1].model
+        part = ask.shape.fraction if ask.milli is None else float(ask.milli[model]) / WHOLE_DEVICE
+        self._fleet.hold(job.job_id, member, now, float(ask.watts[model]), part)
 
     # -- gangs -----------------------------------------------------------------------------------
 
@@ -212,8 +204,8 @@ def members_per_row(view: View, usable: Bools, ask: Ask, limit: int) -> Ints:
     fits = np.full(view.model.shape[0], float(limit))
     if shape.whole:
         fits = np.minimum(fits, usable.sum(axis=0) // shape.whole)
-    elif shape.milli:
-        each = view.devices(FREE) // shape.milli
+    elif shape.needs_devices:
+        each = fits_per_device(view, ask)
         for column, need in ((MEMORY, ask.memory.take(view.model)), (WATTS, ask.watts.take(view.model))):
             asked = need > 0
             room = view.devices(column) / np.where(asked, need, 1.0)
@@ -231,9 +223,14 @@ def members_per_row(view: View, usable: Bools, ask: Ask, limit: int) -> Ints:
 
 
 def _choose(row: RowFacts, usable: Bools, ask: Ask) -> list[DeviceFacts]:
-    """The coolest whole devices; for a fraction, the device that it fills best."""
+    """The coolest whole devices; for a fraction, the device that it fills best; for a partition, the one where
+    larger partitions lose least."""
     able = [device for device, fits in zip(row.devices, usable.tolist(), strict=False) if fits]
     shape = ask.shape
     if shape.whole:
         return sorted(able, key=lambda d: (-d.heat, d.slot))[: shape.whole]
+    cut = None if ask.cuts is None else ask.cuts.by_model[row.model]
+    if cut is not None:
+        loss = cut.loss
+        return [min(able, key=lambda d: (loss[d.slices()], -d.heat, d.slot))]
     return [min(able, key=lambda d: (-d.used_milli, -d.heat, d.slot))]

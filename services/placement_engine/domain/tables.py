@@ -8,6 +8,8 @@ import numpy.typing as npt
 from placement_engine.domain.asks import expectation, make_ask
 from placement_engine.domain.columns import Bools, Floats, Ints, View
 from placement_engine.domain.filters import device_filters, row_filters
+from placement_engine.domain.filters.flags import Flag, unblocked
+from placement_engine.domain.filters.sharing import Sharing
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Expectation, Job, ScoreTerm
 from placement_engine.domain.policy import Policy
@@ -26,15 +28,19 @@ class Pipeline:
         self.scores = scores(policy)
         self.weights = tuple(score.weight(policy.weights) for score in self.scores)
         self._passes_rows = tuple(plugin.passes for plugin in self.row_filters)
-        self._passes_devices = tuple(plugin.passes for plugin in self.device_filters)
+        self._passes_devices = tuple(
+            plugin.passes for plugin in self.device_filters if not isinstance(plugin, Flag | Sharing)
+        )
+        self._passes_sharing = tuple(plugin.passes for plugin in self.device_filters if isinstance(plugin, Sharing))
         self._values = tuple(zip((score.values for score in self.scores), self.weights, strict=True))
 
     def usable(self, view: View, ask: Ask) -> Bools:
         """Devices that pass every device filter: (slots, k)."""
-        first, *others = self._passes_devices
-        result = first(view, ask)
-        for passes in others:
-            result = result & passes(view, ask)
+        result = unblocked(view, ask)
+        for passes in self._passes_devices:
+            result &= passes(view, ask)
+        for passes in self._passes_sharing if ask.shape.by_model else ():
+            result &= passes(view, ask)
         return result
 
     def feasible(self, view: View, ask: Ask) -> tuple[Bools, Bools]:
@@ -143,9 +149,10 @@ class Tables:
 
     def get(self, shape: Shape) -> Table:
         """The shape's table, up to date."""
-        counts = (*self._fleet.models.counts, -self._fleet.executors_known())
+        models = self._fleet.models
+        counts = (*models.counts, *models.sizes, -self._fleet.executors_known())
         if counts != self._counts:
-            # The best and the rarest accelerator are relative to what the fleet has.
+            # The best and the rarest accelerator, and what a share is, are relative to what the fleet has.
             self._tables.clear()
             self._counts = counts
         table = self._tables.get(shape)

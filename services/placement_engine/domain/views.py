@@ -10,10 +10,12 @@ from placement_engine.domain.asks import make_ask
 from placement_engine.domain.facts import DeviceFacts, NodeFacts
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Claim, Job
+from placement_engine.domain.partitions import MEMORY_SLICES, UNDIVIDED, UNPARTITIONABLE
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Queues, Totals
 from placement_engine.domain.readouts import DeviceView, MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.shapes import shape_of
+from placement_engine.domain.sharing import fit_on_empty
 
 
 def node_view(fleet: Fleet, policy: Policy, name: str, now: float) -> NodeView | None:
@@ -58,25 +60,44 @@ def _device_view(fleet: Fleet, policy: Policy, facts: NodeFacts, device: DeviceF
         blocked=_device_blocked(fleet, policy, device),
         job_ids=tuple(sorted({hold.job_id for hold in device.holds.values()})),
         margin_celsius=device.margin,
+        forecast_celsius=device.trend.forecast(policy),
+        free_slices=_free_slices(device),
     )
 
 
 def _device_blocked(fleet: Fleet, policy: Policy, device: DeviceFacts) -> str:
-    value = fleet.columns.device[:, device.slot, device.row]
+    blocked = int(fleet.columns.device[col.BLOCKED, device.slot, device.row])
     sample = device.sample
     if not device.device.present:
         return "gone"
-    if not value[col.WELL]:
+    if device.watch is not None and device.watch.cordon is not None:
+        return f"cordoned: {device.watch.cordon.message}"
+    if blocked & col.SICK:
         code = sample.error_code if sample else None
         return f"error {code}" if code else "unhealthy"
-    if not value[col.COOL]:
-        if device.margin is None:
-            return "heat margin unknown"
-        resume = policy.heat_floor_celsius + policy.heat_hysteresis_celsius
-        return f"heat margin {device.margin:.1f} degrees, takes work from {resume:g}"
-    if not value[col.UNTHROTTLED]:
+    if blocked & (col.HOT | col.HEATING):
+        return _heat(policy, device)
+    if blocked & col.THROTTLED:
         return f"throttled: reasons {sample.throttle_bits or 0:#x}" if sample else "throttled"
-    return "" if value[col.HEARD] else "telemetry no longer names it"
+    return "telemetry no longer names it" if blocked & col.SILENT else ""
+
+
+def _heat(policy: Policy, device: DeviceFacts) -> str:
+    margin, resume = device.margin, policy.heat_floor_celsius + policy.heat_hysteresis_celsius
+    forecast, slope = device.trend.forecast(policy), device.trend.slope
+    if margin is None:
+        return "heat margin unknown"
+    if device.heats_up(policy) and slope is not None and forecast is not None:
+        ahead = f"{slope:+.2f} a second, {forecast:.1f} in {policy.heat_forecast_seconds:g} s"
+        return f"heats up: margin {margin:.1f} degrees, {ahead}, takes work from {resume:g}"
+    return f"heat margin {margin:.1f} degrees, takes work from {resume:g}"
+
+
+def _free_slices(device: DeviceFacts) -> int | None:
+    state = device.slices()
+    if state == UNPARTITIONABLE:
+        return None
+    return 0 if state == UNDIVIDED else MEMORY_SLICES - state.bit_count()
 
 
 def queue_usage(queues: Queues, totals: Totals) -> tuple[QueueUsage, ...]:
@@ -124,8 +145,13 @@ def matching_capacity(fleet: Fleet, job: Job) -> MatchingCapacity:
                 continue
             need = ask.memory[row.model]
             fitting = [d for d in row.devices if d.device.present and _could_hold(d, need)]
-            devices += len(fitting)
-            each = len(fitting) // shape.whole if shape.whole else len(fitting) * (1000 // shape.milli)
+            if shape.whole:
+                devices += len(fitting)
+                each = len(fitting) // shape.whole
+            else:
+                fits = [fit_on_empty(device, ask, row.model) for device in fitting]
+                devices += sum(1 for one in fits if one)
+                each = sum(fits)
             members[row.model] = members.get(row.model, 0) + min(host, each)
     return MatchingCapacity(
         devices=devices,
@@ -141,20 +167,22 @@ def _could_hold(device: DeviceFacts, need: float) -> bool:
 
 
 def digest(fleet: Fleet, queues: Queues, claims: Mapping[str, Claim]) -> bytes:
+    """Advice and rejections still to be told are no state: they follow from it."""
     state = hashlib.sha256()
     for name in sorted(fleet.nodes):
         facts = fleet.nodes[name]
         state.update(repr((facts.node, facts.used_cpu, facts.used_memory, facts.pending_watts)).encode())
-        state.update(repr((facts.sample, facts.draw, facts.total_watts)).encode())
+        state.update(repr((facts.sample, facts.draw, facts.total_watts, facts.fresh_starts)).encode())
         for row in facts.rows:
             # The tier follows from the time of the last cycle: it is no fact.
             values = np.delete(fleet.columns.row[:, row.row], col.TIER)
             state.update(values.tobytes())
             for device in row.devices:
-                state.update(fleet.columns.device[:, device.slot, row.row].tobytes())
+                state.update(fleet.columns.device[: col.MARGIN, device.slot, row.row].tobytes())
                 holds = sorted(device.holds.items())
                 state.update(repr((device.device, device.sample, device.cool, device.draw, holds)).encode())
                 state.update(repr((device.foreign_bytes, device.pending_watts, device.heard_at)).encode())
+                state.update(repr((device.trend, device.watch, device.fresh_starts)).encode())
     for name in sorted(fleet.held):
         state.update(repr((name, sorted(fleet.held[name]))).encode())
     for key, domain in sorted(fleet.power_domains().items()):

@@ -5,12 +5,13 @@ from placement_engine.domain.filters.capacity import Capacity
 from placement_engine.domain.filters.deadline import Deadline
 from placement_engine.domain.filters.device_memory import DeviceMemory
 from placement_engine.domain.filters.executor import Executor
-from placement_engine.domain.filters.health import Health
-from placement_engine.domain.filters.heat_margin import HeatMargin
+from placement_engine.domain.filters.health import Cordon, Health
+from placement_engine.domain.filters.heat_margin import HeatForecast, HeatMargin
 from placement_engine.domain.filters.host_resources import HostResources
 from placement_engine.domain.filters.latency import LatencyTarget
 from placement_engine.domain.filters.pool import Pool
 from placement_engine.domain.filters.power_headroom import DevicePower, NodePower
+from placement_engine.domain.filters.sharing import KnownMemory, Partitionable, PartitionRoom
 from placement_engine.domain.filters.staleness import DeviceStaleness, Staleness
 from placement_engine.domain.filters.throttle import Throttle
 from placement_engine.domain.plugins import DeviceFilter, RowFilter
@@ -33,10 +34,15 @@ def row_filters(policy: Policy) -> tuple[RowFilter, ...]:
 def device_filters(policy: Policy) -> tuple[DeviceFilter, ...]:
     return (
         Capacity(),
+        Partitionable(),
+        PartitionRoom(),
+        KnownMemory(),
         DeviceStaleness(),
         Health(),
         HeatMargin(policy),
+        HeatForecast(policy),
         Throttle(),
+        Cordon(policy),
         DeviceMemory(),
         DevicePower(),
     )

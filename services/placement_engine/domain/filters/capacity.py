@@ -1,8 +1,10 @@
-"""Thousandths of devices not claimed. A fraction sits on one device, a whole device is entirely free."""
+"""Thousandths of devices not claimed. A fraction sits on one device, a whole device is entirely free, and a
+partition needs slices instead (see sharing.py)."""
 
 import numpy as np
 
-from placement_engine.domain.columns import FREE, Bools, View
+from placement_engine.domain.columns import ABSENT, FREE, Bools, View
+from placement_engine.domain.filters.sharing import milli_needed
 from placement_engine.domain.plugins import Description
 from placement_engine.domain.shapes import Ask
 
@@ -12,6 +14,10 @@ class Capacity:
     code = "DEVICES_BUSY"
 
     def passes(self, view: View, ask: Ask) -> Bools:
+        if ask.shape.by_model:
+            if ask.cuts is not None:
+                return view.devices(FREE) > ABSENT
+            return view.devices(FREE) >= milli_needed(view, ask)
         return view.devices(FREE) >= ask.shape.milli_per_device
 
     def describe(self, view: View, ask: Ask) -> Description:
@@ -24,6 +30,13 @@ class Capacity:
                 {"devices_needed": float(shape.whole), "devices_most_free": float(most)},
             )
         best = float(np.maximum(free.max(), 0))
+        if shape.share_bytes:
+            least = float(milli_needed(view, ask).min())
+            return (
+                f"needs {shape.share_bytes / 2**30:g} GiB of one device's memory, {least:g} thousandths of the "
+                f"largest; the most left on a device is {best:g}",
+                {"milli_needed": least, "milli_most_free": best, "share_bytes": float(shape.share_bytes)},
+            )
         return (
             f"needs {shape.milli} thousandths of one device; the most left on a device is {best:g}",
             {"milli_needed": float(shape.milli), "milli_most_free": best},

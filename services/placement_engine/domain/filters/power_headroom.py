@@ -1,7 +1,7 @@
 """Power: headroom = cap - sum(EWMA draw + k sigma) - draw claimed but not yet visible >= the job's peak.
 
 An idle device's own draw is part of the job's peak, so it is not counted twice. A job whose peak
-nobody knows passes wherever anything is left.
+nobody knows passes wherever anything is left. What passes here is never less than what the claim then counts.
 """
 
 import numpy as np
@@ -12,10 +12,11 @@ from placement_engine.domain.shapes import Ask
 
 
 def member_watts(view: View, ask: Ask) -> Floats:
-    """What one member would add to the draw of each row's node, W."""
-    shape = ask.shape
-    added = ask.watts.take(view.model) - view.rows(IDLE_WATTS) * shape.fraction
-    return np.maximum(added, 0.0) * shape.slots
+    """The most that one member would add to the draw of each row's node, whole W."""
+    shape, added = ask.shape, ask.watts.take(view.model)
+    if not shape.whole:  # may come to sit on a device that is not idle
+        return added
+    return np.maximum(added - view.rows(IDLE_WATTS), 0.0) * shape.whole
 
 
 class DevicePower:

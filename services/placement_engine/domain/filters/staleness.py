@@ -1,6 +1,7 @@
 """Telemetry too old to trust: the node takes no new work. What runs there is left alone."""
 
-from placement_engine.domain.columns import HEARD, TIER, UNHEARD, UNSCHEDULABLE, Bools, View
+from placement_engine.domain.columns import SILENT, TIER, UNHEARD, UNSCHEDULABLE, Bools, View
+from placement_engine.domain.filters.flags import Flag
 from placement_engine.domain.plugins import Description
 from placement_engine.domain.policy import Policy, UnknownPolicy
 from placement_engine.domain.shapes import Ask
@@ -28,14 +29,12 @@ class Staleness:
         )
 
 
-class DeviceStaleness:
+class DeviceStaleness(Flag):
     """The same for a device that its node no longer speaks of."""
 
     name = "Staleness"
     code = "DEVICE_TELEMETRY_STALE"
-
-    def passes(self, view: View, ask: Ask) -> Bools:
-        return view.devices(HEARD) > 0
+    bit = SILENT
 
     def describe(self, view: View, ask: Ask) -> Description:
         return "the node's telemetry no longer names these devices", {}

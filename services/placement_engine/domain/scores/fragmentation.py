@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from placement_engine.domain.columns import ACCELERATORS, CPU, CPU_TOTAL, DEVICES, FREE, Bools, Floats, View
+from placement_engine.domain.columns import ACCELERATORS, CPU, CPU_TOTAL, DEVICES, FREE, SLICES, Bools, Floats, View
 from placement_engine.domain.model import WHOLE_DEVICE
 from placement_engine.domain.policy import Weights
 from placement_engine.domain.shapes import Ask
@@ -38,10 +38,19 @@ def _of_devices(view: View, usable: Bools, ask: Ask) -> Floats:
     empty = np.add.reduce(free >= WHOLE_DEVICE, axis=0, dtype=np.float64)
     if shape.whole:
         fit = 1.0 - np.maximum(empty - shape.whole, 0.0) / slots
+    elif ask.cuts is not None:
+        # A partition fits well where larger ones lose least; empty devices are kept, as for fractions.
+        tight = ask.cuts.tightness[view.model, view.devices(SLICES).astype(np.intp)]
+        tightest = np.maximum.reduce(np.where(usable, tight, 0.0), axis=0)
+        opened = np.minimum.reduce(np.where(usable, view.devices(SLICES), np.inf), axis=0) == 0
+        begun = np.logical_or.reduce(usable & (view.devices(SLICES) > 0), axis=0)
+        empty -= opened & ~begun
+        fit = 0.6 * tightest + 0.4 * (1.0 - empty / slots)
     else:
+        milli = shape.milli if ask.milli is None else ask.milli.take(view.model)
         tightest = np.minimum.reduce(np.where(usable, free, 2.0 * WHOLE_DEVICE), axis=0)
         empty -= tightest == WHOLE_DEVICE
-        left_over = np.minimum((tightest - shape.milli) / WHOLE_DEVICE, 1.0)
+        left_over = np.minimum((tightest - milli) / WHOLE_DEVICE, 1.0)
         fit = 0.6 * (1.0 - left_over) + 0.4 * (1.0 - empty / slots)
     value: Floats = 0.75 * fit + 0.25 * (1.0 - ask.scarcity.take(view.model))
     return value

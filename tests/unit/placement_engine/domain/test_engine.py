@@ -530,8 +530,8 @@ def test_a_node_view_tells_what_blocks_each_device() -> None:
     assert [d.blocked for d in view.devices] == [
         "heat margin 2.0 degrees, takes work from 8",
         "throttled: reasons 0x40",
-        "error 79",
-        "unhealthy",
+        "cordoned: error 79, fell off the bus",
+        "cordoned: unhealthy",
         "",
     ]
     last = view.devices[4]

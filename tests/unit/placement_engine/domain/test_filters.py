@@ -125,7 +125,9 @@ def test_memory_of_unknown_size_refuses_only_who_asks_for_some() -> None:
 
 
 def test_heat_blocks_below_the_floor_until_floor_plus_hysteresis() -> None:
-    engine = an_engine(live_node(), policy=Policy(heat_floor_celsius=5, heat_hysteresis_celsius=3))
+    engine = an_engine(
+        live_node(), policy=Policy(heat_floor_celsius=5, heat_hysteresis_celsius=3, heat_forecast_seconds=0)
+    )
     seen = []
     for at, margin in enumerate((5.0, 4.9, 5.0, 7.9, 8.0, 5.0)):
         engine.apply_sample(a_sample("n1", {"margin_celsius": margin}, at=NOW + at))
