@@ -34,7 +34,7 @@ def a_node(
 
 
 def a_job(job_id: str = "j1", **changes: Any) -> Job:
-    if not {"devices", "device_milli"} & changes.keys():
+    if not {"devices", "device_milli", "device_share_bytes", "partition"} & changes.keys():
         changes["devices"] = 1
     return Job(job_id=job_id, **changes)
 
