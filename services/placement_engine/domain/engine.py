@@ -42,6 +42,7 @@ from placement_engine.domain.queues import Group, Queues, Totals
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reserve import Reservation, Reserver
 from placement_engine.domain.shapes import Ask, Shape, shape_of
+from placement_engine.domain.sharing import most_milli
 from placement_engine.domain.tables import Pipeline, Table, Tables
 
 Why = tuple[tuple[Reason, ...], tuple[str, ...]]
@@ -231,13 +232,18 @@ class Engine:
             return (holds_claims(job),), ()
         if job.deadline is not None and now > job.deadline:
             return (deadline_passed(job, now),), ("submit it again with a later deadline",)
-        asked = job.replicas * job.milli_per_member
+        asked = job.replicas * (job.milli_per_member or self._most_milli(job))
         queue = self._queues.limit_hit(job.queue, asked) if asked else None
         if queue is None:
             return None
         usage = self._queues.usage.get(queue.name)
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
+
+    def _most_milli(self, job: Job) -> int:
+        """Thousandths of a device that a share or partition may come to, by the model it gets."""
+        shape = shape_of(job)
+        return most_milli(self._tables.get(shape).ask) if shape.by_model else 0
 
     def _commit(self, job: Job, table: Table, reservation: Reservation) -> Decision:
         self._queues.discard(job.job_id)

@@ -16,6 +16,11 @@ def share_milli(share_bytes: int, total_bytes: int | None) -> int:
     return -(-share_bytes * WHOLE_DEVICE // total_bytes)
 
 
+def most_milli(ask: Ask) -> int:
+    """The most thousandths of a device that a share or partition is, over the models that it may get."""
+    return 0 if ask.milli is None else int(np.where(ask.allowed, ask.milli, 0.0).max())
+
+
 def claim_on(device: DeviceFacts, ask: Ask, model: int) -> DeviceClaim:
     """What a member that was found to fit takes of the device."""
     shape, milli = ask.shape, ask.shape.milli_per_device

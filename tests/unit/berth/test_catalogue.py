@@ -93,6 +93,40 @@ def test_the_lowest_price_is_told_with_its_provider() -> None:
     assert (known("MI300X").price_per_hour, known("MI300X").price_source) == (None, "")
 
 
+def test_partitions_are_nvidias_and_absent_where_there_are_none() -> None:
+    h200 = known("H200")
+    assert [(one.name, one.compute_slices, one.memory_slices, one.starts) for one in h200.partitions] == [
+        ("1g.18gb", 1, 1, (0, 1, 2, 3, 4, 5, 6)),
+        ("1g.35gb", 1, 2, (0, 2, 4, 6)),
+        ("2g.35gb", 2, 2, (0, 2, 4)),
+        ("3g.71gb", 3, 4, (0, 4)),
+        ("4g.71gb", 4, 4, (0,)),
+        ("7g.141gb", 7, 8, (0,)),
+    ]
+    assert [one.memory_bytes for one in known("A100-40-SXM").partitions] == [n * 10**9 for n in (5, 10, 10, 20, 20, 40)]
+    for entry in catalogue.load():
+        assert bool(entry.partitions) == (entry.name in CUT), entry.name
+
+
+CUT = {"H100-SXM", "H100-PCIe", "H200", "B200", "A100-40-SXM", "A100-80-SXM"}
+
+
+@pytest.mark.parametrize(
+    ("layout", "named", "message"),
+    [
+        ("{1g: {compute: 1, memory: 1, starts: [0]}}", "2g", "X1: partitions.part: '2g': one of 1g"),
+        ("{1g: {compute: 8, memory: 1, starts: [0]}}", "1g", "does not lie within 7 and 8 slices"),
+        ("{1g: {compute: 1, memory: 4, starts: [0, 5]}}", "1g", "does not lie within 7 and 8 slices"),
+        ("{1g: {compute: 1, memory: 1, starts: []}}", "1g", "does not lie within 7 and 8 slices"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(layout: str, named: str, message: str) -> None:
+    text = MINIMAL.replace("accelerators:", f"layouts: {layout}\naccelerators:", 1)
+    text = text.replace("sources: [page],", f"sources: [page], partitions: {{part: {named}}},", 1)
+    with pytest.raises(ValueError, match=message):
+        catalogue.parse(text)
+
+
 @pytest.mark.parametrize(
     ("reported", "name"),
     [

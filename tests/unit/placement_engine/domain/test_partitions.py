@@ -11,11 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from berth import catalogue
 from placement_engine.adapters.translate import accelerator_from
 from placement_engine.domain.engine import Engine
-from placement_engine.domain.model import Claim, DeviceClaim, Job, Member, Partition
+from placement_engine.domain.model import Claim, DeviceClaim, Job, Member, Partition, Queue
 from placement_engine.domain.partitions import COMPUTE_SLICES, MASKS, MEMORY_SLICES, NOWHERE, cut, milli_of, slices
 from tests.unit.placement_engine.domain.builders import (
     NOW,
-    a_device,
     a_job,
     a_node,
     a_sample,
@@ -198,6 +197,14 @@ def test_a_gang_of_partitions_sits_on_few_devices_and_counts_by_the_tables() -> 
 def test_power_of_a_partition_is_its_part_of_the_peak() -> None:
     engine = a_partitioned_engine(a_cut_node("n1", 1, power_cap_watts=300.0))
     assert len(placed(engine, *(a_part(f"j{i}", "2g.20gb") for i in range(3)))) == 1, "285 of 700 W, twice is too much"
+
+
+def test_a_queues_limit_counts_what_a_partition_may_come_to() -> None:
+    engine = a_partitioned_engine(a_cut_node("n1", 4))
+    engine.set_queues([Queue("q", device_limit=1)])
+    jobs = [a_part(f"j{i}", "4g.40gb", queue="q") for i in range(2)]
+    assert list(placed(engine, *jobs)) == ["j0"]
+    assert "QUEUE_DEVICE_LIMIT" in why(engine, jobs[1])
 
 
 def test_restored_claims_bring_their_slices_back() -> None:

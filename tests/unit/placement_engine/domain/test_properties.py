@@ -15,6 +15,7 @@ from placement_engine.domain.model import (
     Decision,
     Job,
     Objective,
+    Partition,
     PowerDomain,
     Profile,
     Queue,
@@ -25,6 +26,10 @@ from placement_engine.domain.tables import Table, Tables
 from tests.unit.placement_engine.domain.builders import GIB, NOW, a_device, a_job, a_node, a_sample, an_engine
 
 MODELS = ("H100", "L4", "MI300X")
+PARTITIONS = (
+    Partition("1g.10gb", 1, 1, tuple(range(7)), 10 * GIB),
+    Partition("3g.40gb", 3, 4, (0, 4), 40 * GIB),
+)
 NODES = tuple(f"n{i}" for i in range(6))
 
 
@@ -46,7 +51,8 @@ def nodes(draw: st.DrawFn, name: str, exempt: bool | None = None) -> Any:
     count = draw(st.integers(0, 4))
     mixed = draw(st.booleans())
     first, second = draw(st.sampled_from(MODELS)), draw(st.sampled_from(MODELS))
-    devices = [a_device(name, i, second if mixed and i % 2 else first) for i in range(count)]
+    cut = draw(st.booleans())
+    devices = [a_device(name, i, second if mixed and i % 2 else first, partitionable=cut) for i in range(count)]
     return a_node(
         name,
         devices,
@@ -62,10 +68,14 @@ def nodes(draw: st.DrawFn, name: str, exempt: bool | None = None) -> Any:
 @st.composite
 def jobs(draw: st.DrawFn, job_id: str) -> Job:
     whole = draw(st.sampled_from((0, 0, 1, 2, 3)))
+    milli = 0 if whole else draw(st.sampled_from((0, 0, 200, 500, 700)))
+    divided = not whole and not milli
     return a_job(
         job_id,
         devices=whole,
-        device_milli=0 if whole else draw(st.sampled_from((0, 200, 500, 700))),
+        device_milli=milli,
+        device_share_bytes=draw(st.sampled_from((0, 10 * GIB, 30 * GIB))) if divided else 0,
+        partition=draw(st.sampled_from(("", "1g.10gb", "3g.40gb"))) if divided else "",
         replicas=draw(st.sampled_from((1, 1, 1, 2, 3))),
         queue=draw(st.sampled_from(("a", "b", "c"))),
         priority=draw(st.integers(0, 1)),
@@ -91,6 +101,7 @@ def device_facts(draw: st.DrawFn) -> dict[str, Any]:
         "power_watts": draw(st.sampled_from((None, 60.0, 500.0))),
         "throttle_bits": draw(st.sampled_from((None, 0, 4, 8))),
         "error_code": draw(st.sampled_from((None, 0, 0, 79))),
+        "healthy": draw(st.sampled_from((None, None, True, False))),
     }
 
 
@@ -114,7 +125,7 @@ class TwoEngines(RuleBasedStateMachine):
         self.both(
             lambda e: e.set_accelerators(
                 [
-                    Accelerator("H100", "GPU", "CUDA", 80 * GIB, 3.35e12, 989.0, 700.0, 2.95),
+                    Accelerator("H100", "GPU", "CUDA", 80 * GIB, 3.35e12, 989.0, 700.0, 2.95, PARTITIONS),
                     Accelerator("L4", "GPU", "CUDA", 24 * GIB, 0.3e12, 121.0, 72.0),
                 ]
             )
@@ -209,8 +220,10 @@ class TwoEngines(RuleBasedStateMachine):
             assert len(claim.members) == job.replicas, "a gang is whole"
             assert len({d.model for m in claim.members for d in m.devices}) <= 1
             for member in claim.members:
-                assert len(member.devices) == (job.devices or min(job.device_milli, 1))
-                assert all(d.milli == (1000 if job.devices else job.device_milli) for d in member.devices)
+                divided = bool(job.device_milli or job.device_share_bytes or job.partition)
+                assert len(member.devices) == (job.devices or int(divided))
+                if job.devices or job.device_milli:
+                    assert all(d.milli == (1000 if job.devices else job.device_milli) for d in member.devices)
                 used.update({d.device_id: d.milli for d in member.devices})
         assert all(milli <= 1000 for milli in used.values()), used
         usage = {u.name: u.used_milli for u in self.cached.queue_usage()}
