@@ -67,6 +67,8 @@ class DeviceFacts:
     """In use beyond what Berth's claims expected when the sample came."""
     holds: dict[tuple[str, int], DeviceHold] = field(default_factory=dict)
     pending_watts: int = 0
+    idle_watts: float = 0.0
+    """Draw of an unclaimed device that does nothing; 0 where it works, or nobody knows."""
     written: tuple[float, ...] = ()
 
     def inherit(self, before: "DeviceFacts") -> None:
@@ -79,12 +81,12 @@ class DeviceFacts:
     def hear(self, sample: DeviceSample, at: float, policy: Policy) -> bool:
         """Takes a sample received at `at`; whether it is what cordons the device."""
         self.sample, self.heard_at = sample, at
-        self.margin = heat_margin(sample)
-        if self.margin is not None:  # a hot device that lost its sensor stays hot until it is heard cool
-            self.trend.add(self.margin, at, policy)
+        margin = self.margin = heat_margin(sample)
+        if margin is not None:  # a hot device that lost its sensor stays hot until it is heard cool
+            self.trend.add(margin, at, policy)
             self.cool = takes_heat(self.trend.forecast(policy), self.cool, policy)
-        stack = self.device.stack
-        self.heat = heat_score(self.margin, sample.throttle_bits, policy, worn=is_worn(sample, stack))
+        worn = bool(sample.error_code) and is_worn(sample, self.device.stack)
+        self.heat = heat_score(margin, sample.throttle_bits, policy, worn=worn)
         if sample.power_watts is not None:
             if self.fresh_starts:
                 self.fresh_starts, self.draw = self.fresh_starts - 1, Draw()
@@ -92,10 +94,14 @@ class DeviceFacts:
         if sample.memory_used_bytes is not None:
             beyond = max(0, sample.memory_used_bytes - self.claimed_bytes())
             self.foreign_bytes = -(-beyond // MEMORY_STEP) * MEMORY_STEP
+        if self.watch is None and margin is not None and self.cool and not sample.error_code:
+            if sample.healthy is not False and not blocking_throttle(sample):
+                self.blocked = 0  # nothing is wrong, as nearly always
+                return False
         cordoned = False
-        if self.watch is not None or blocking_throttle(sample) or not is_well(sample, stack):
+        if self.watch is not None or blocking_throttle(sample) or not is_well(sample, self.device.stack):
             self.watch = self.watch or HealthWatch()
-            cordoned = self.watch.hear(sample, stack, at, policy)
+            cordoned = self.watch.hear(sample, self.device.stack, at, policy)
             if self.watch.idle:
                 self.watch = None
         self.judge(policy)
@@ -124,22 +130,21 @@ class DeviceFacts:
         floor = policy.heat_floor_celsius
         return forecast < floor <= margin or margin >= floor + policy.heat_hysteresis_celsius
 
-    def slices(self) -> int:
-        """The mask of memory slices in use, or why no partition may be made here (see partitions.py)."""
-        if not self.partitions:
-            return UNPARTITIONABLE
+    def division(self) -> tuple[int, int]:
+        """(Thousandths free for whole devices and fractions, none of a partitioned device; the mask of memory
+        slices in use, or why no partition may be made here: see partitions.py)."""
+        uncut = 0 if self.partitions else UNPARTITIONABLE
         if not self.holds:
-            return 0
-        if any(not hold.partition for hold in self.holds.values()):
-            return UNDIVIDED
-        return used_slices(self.partitions, ((h.partition, h.partition_start) for h in self.holds.values()))
-
-    def free_milli(self) -> int:
-        """For whole devices and fractions: none of a device that is partitioned."""
+            return WHOLE_DEVICE, uncut
         free = WHOLE_DEVICE - self.used_milli
-        if self.partitions and any(hold.partition for hold in self.holds.values()):
-            return min(free, 0)
-        return free
+        if not self.partitions:
+            return free, uncut
+        cuts = [(hold.partition, hold.partition_start) for hold in self.holds.values() if hold.partition]
+        state = UNDIVIDED if len(cuts) < len(self.holds) else used_slices(self.partitions, cuts)
+        return min(free, 0) if cuts else free, state
+
+    def slices(self) -> int:
+        return self.division()[1]
 
     @property
     def used_milli(self) -> int:
@@ -165,6 +170,10 @@ class RowFacts:
     model: int
     devices: list[DeviceFacts]
     written: tuple[float, ...] = ()
+    own_heat: float = 0.5
+    """Mean heat score of its devices."""
+    heat: float = -1.0
+    """As written: its own, and a little of the rack around it."""
 
 
 @dataclass(slots=True)

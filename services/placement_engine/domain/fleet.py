@@ -20,7 +20,7 @@ from placement_engine.domain.facts import (
     NodeFacts,
     RowFacts,
 )
-from placement_engine.domain.heat_spread import STEPS, HeatSpread
+from placement_engine.domain.heat_spread import SIXTEENTHS, STEPS, HeatSpread
 from placement_engine.domain.model import (
     Device,
     Member,
@@ -235,7 +235,7 @@ class Fleet:
         facts = self.nodes.get(member.node)
         for claim in member.devices if peak_watts > 0 else ():
             device = facts.devices.get(claim.device_id) if facts else None
-            idle = self._idle_watts(device) * fraction if device is not None else 0.0
+            idle = device.idle_watts * fraction if device is not None else 0.0
             hold.watts[claim.device_id] = math.ceil(max(0.0, peak_watts - idle))
         hold.node_watts = sum(hold.watts.values())
         self.put_back(hold)
@@ -332,7 +332,6 @@ class Fleet:
     # -- columns ---------------------------------------------------------------------------------
 
     def _write_node(self, facts: NodeFacts) -> None:
-        self._spread_heat(facts)
         self._write_after_claim(facts, facts.devices.values())
 
     def _write_after_claim(self, facts: NodeFacts, devices: Iterable[DeviceFacts]) -> None:
@@ -345,13 +344,16 @@ class Fleet:
         c, total = self.columns, device.total_bytes
         memory = 0 if total is None else total - device.claimed_bytes() - device.foreign_bytes
         blocked = device.blocked if self._is_heard(device, facts) else device.blocked | col.SILENT
+        free, slices = device.division()
+        limit = self.device_limit(device)
+        device.idle_watts = self._idle_watts(device, limit)
         values = (
-            float(device.free_milli()) if device.device.present else col.ABSENT,
+            float(free) if device.device.present else col.ABSENT,
             float(memory),
             float(blocked),
-            self._device_headroom(device),
+            self._headroom(device, limit),
             float(total or 0),
-            float(device.slices()),
+            float(slices),
         )
         if values != device.written:
             device.written = values
@@ -375,20 +377,20 @@ class Fleet:
             return device.sample.power_limit_watts
         return device.device.power_limit_watts
 
-    def _idle_watts(self, device: DeviceFacts) -> float:
+    def _idle_watts(self, device: DeviceFacts, limit: float | None) -> float:
         """Draw of an unclaimed device that does nothing; 0 where it works for others or is unknown."""
-        draw, limit = device.draw.mean, self.device_limit(device) or self.models.tdp(device.device)
-        if device.holds or draw is None or limit is None or draw > self._policy.idle_power_fraction * limit:
+        draw = device.draw.mean
+        if device.holds or draw is None:
             return 0.0
-        return draw
+        if limit is None:
+            limit = self.models.tdp(device.device)
+        return 0.0 if limit is None or draw > self._policy.idle_power_fraction * limit else draw
 
-    def _device_headroom(self, device: DeviceFacts) -> float:
-        limit = self.device_limit(device)
+    def _headroom(self, device: DeviceFacts, limit: float | None) -> float:
+        """W under the device's own limit; an idle device's draw is part of the next job's peak."""
         if limit is None:
             return math.inf
-        draw = device.draw.upper(self._policy.power_sigma) or 0.0
-        if self._idle_watts(device) > 0:
-            draw = 0.0
+        draw = 0.0 if device.idle_watts > 0 else device.draw.upper(self._policy.power_sigma) or 0.0
         return float(math.floor(limit - draw - device.pending_watts))
 
     def _write_power(self, facts: NodeFacts) -> None:
@@ -420,11 +422,13 @@ class Fleet:
                 headroom = min(headroom, domain.headroom)
                 part = min(part, domain.headroom / domain.cap if domain.cap > 0 else 0.0)
         part = round(min(max(part, 0.0), 1.0) * 32) / 32
-        around = self._room_around(facts)
+        total_heat = 0.0
         for position, row in enumerate(facts.rows):
             heat = [d.heat for d in row.devices]
-            idle = [self._idle_watts(d) for d in row.devices if not d.holds]
-            own = round(sum(heat) / len(heat) * 16) / 16 if heat else 0.5
+            idle = [d.idle_watts for d in row.devices if not d.holds]
+            warmth = sum(heat)
+            total_heat += warmth
+            row.own_heat = round(warmth / len(heat) * 16) / 16 if heat else 0.5
             values = (
                 float(node.schedulable),
                 float(node.cpu_milli - facts.used_cpu),
@@ -433,7 +437,6 @@ class Fleet:
                 float(position == 0),
                 float(sum(1 for d in row.devices if d.device.present)),
                 float(facts.accelerators),
-                own if around is None else (15 * own + around) / 16,
                 part,
                 float(math.floor(min(idle))) if idle else 0.0,
                 float(node.cpu_milli),
@@ -442,6 +445,22 @@ class Fleet:
                 row.written = values
                 c.row[_WRITTEN_ROWS, row.row] = values
                 c.touch(row.row)
+        rack = node.topology.get(self._policy.heat_spread_level, "")
+        if rack and facts.devices:
+            sixteenths = round(total_heat * SIXTEENTHS)
+            if self._spread.put(rack, node.name, sixteenths, len(facts.devices)):
+                self._write_rack(rack)
+                return
+        self._write_heat(facts)
+
+    def _write_heat(self, facts: NodeFacts) -> None:
+        around = self._room_around(facts)
+        for row in facts.rows:
+            heat = row.own_heat if around is None else (15 * row.own_heat + around) / 16
+            if heat != row.heat:
+                row.heat = heat
+                self.columns.row[col.HEAT, row.row] = heat
+                self.columns.touch(row.row)
 
     def _room_around(self, facts: NodeFacts) -> float | None:
         """0..1 in steps: how cool the node's rack is, and how much of its power budget is left. None: no rack."""
@@ -454,18 +473,10 @@ class Fleet:
         left = min(max(domain.headroom / domain.cap, 0.0), 1.0)
         return round((mean + left) / 2 * STEPS) / STEPS
 
-    def _spread_heat(self, facts: NodeFacts) -> None:
-        """Tells the node's rack how hot its devices are, before its rows are written."""
-        rack = facts.node.topology.get(self._policy.heat_spread_level, "")
-        if rack and facts.devices:
-            heat = round(sum(device.heat for device in facts.devices.values()) * STEPS)
-            if self._spread.put(rack, facts.node.name, heat, len(facts.devices)):
-                self._write_rack(rack)
-
     def _write_rack(self, rack: str) -> None:
         for name in self._spread.nodes(rack):
             if name in self.nodes:
-                self._write_rows(self.nodes[name])
+                self._write_heat(self.nodes[name])
 
     def rewrite(self) -> None:
         """After the catalogue changed: nominal memory and TDP may be other ones."""
@@ -484,7 +495,6 @@ _WRITTEN_ROWS = [
     col.PRIMARY,
     col.DEVICES,
     col.ACCELERATORS,
-    col.HEAT,
     col.POWER,
     col.IDLE_WATTS,
     col.CPU_TOTAL,

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
-STEPS = 16
+SIXTEENTHS = 16
+STEPS = 8
+"""Of a rack's mean: coarse, so that one device's flicker moves no rack."""
 
 
 @dataclass(slots=True)
@@ -15,7 +17,7 @@ class Rack:
 
 
 class HeatSpread:
-    """Mean heat score (0..1, higher is cooler) of each domain of one topology level, in steps of 1/16."""
+    """Mean heat score (0..1, higher is cooler) of each domain of one topology level, in steps of 1/8."""
 
     def __init__(self) -> None:
         self._racks: dict[str, Rack] = {}
@@ -49,7 +51,7 @@ class HeatSpread:
         one = self._racks.get(rack)
         if one is None or one.devices == 0:
             return None
-        return round(one.heat / one.devices) / STEPS
+        return round(one.heat / one.devices * STEPS / SIXTEENTHS) / STEPS
 
     def nodes(self, rack: str) -> list[str]:
         one = self._racks.get(rack)

@@ -1,6 +1,5 @@
 """Pure rules that turn what a device said of itself into what a scheduler may rely on."""
 
-import math
 from dataclasses import dataclass
 
 from placement_engine.domain.model import DeviceSample
@@ -39,15 +38,15 @@ class HeatTrend:
     """Degrees a second, below 0 where it heats up; None: not known, as after a gap."""
 
     def add(self, margin: float, at: float, policy: Policy) -> None:
-        """Exponential smoothing by elapsed time, so irregular intervals weigh what they last. It starts from
-        rest: sensors tell whole degrees, and a single step of one says little."""
+        """Exponential smoothing by elapsed time (a backward Euler step), so irregular intervals weigh what they
+        last. It starts from rest: sensors tell whole degrees, and a single step of one says little."""
         if self.margin is not None and self.heard_at is not None:
             seconds = at - self.heard_at
             if seconds > policy.telemetry_gap_seconds:
                 self.slope = None
             elif seconds > 0:
                 slope = self.slope or 0.0
-                weight = 1.0 - math.exp(-seconds / policy.heat_slope_seconds)
+                weight = seconds / (seconds + policy.heat_slope_seconds)
                 self.slope = slope + weight * ((margin - self.margin) / seconds - slope)
         self.margin, self.heard_at = margin, at
 
