@@ -35,19 +35,23 @@ HEATING = 8  # the same, by forecast: it heats up towards the floor
 THROTTLED = 16  # a throttle bit that blocks
 CORDONED = 32  # see health_watch.py
 
-# Row columns, `row[COLUMN, row]`.
+# Row columns, `row[COLUMN, row]`. First what is the node's own, written together ...
 SCHEDULABLE = 0
 CPU = 1  # thousandths of a core free on the node
 HOST_MEMORY = 2  # bytes free on the node
-TIER = 3  # age of telemetry: see FRESH .. UNHEARD
-NODE_WATTS = 4  # W of headroom, least of node and the power domains above it; inf where no cap
-PRIMARY = 5  # the one row of its node that takes jobs without devices
-DEVICES = 6  # present devices in the row
-ACCELERATORS = 7  # present devices of the node that are not CPUs
-HEAT = 8  # 0..1, higher is cooler: the row, and a little of the domain around it
+PRIMARY = 3  # the one row of its node that takes jobs without devices
+DEVICES = 4  # present devices in the row
+ACCELERATORS = 5  # present devices of the node that are not CPUs
+IDLE_WATTS = 6  # least draw of the row's idle devices, replaced by a job's own draw
+CPU_TOTAL = 7
+OWN = slice(SCHEDULABLE, CPU_TOTAL + 1)
+# ... then what it shares with others, also written together ...
+NODE_WATTS = 8  # W of headroom, least of node and the power domains above it; inf where no cap
 POWER = 9  # 0..1, part of the power budget left
-IDLE_WATTS = 10  # least draw of the row's idle devices, replaced by a job's own draw
-CPU_TOTAL = 11
+HEAT = 10  # 0..1, higher is cooler: the row, and a little of the domain around it
+SHARED = slice(NODE_WATTS, HEAT + 1)
+# ... and what time alone changes.
+TIER = 11  # age of telemetry: see FRESH .. UNHEARD
 ROW_COLUMNS = 12
 
 FRESH, AGEING, DEGRADED, UNSCHEDULABLE, UNHEARD = 0.0, 1.0, 2.0, 3.0, 4.0

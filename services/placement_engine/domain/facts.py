@@ -94,12 +94,12 @@ class DeviceFacts:
         if sample.memory_used_bytes is not None:
             beyond = max(0, sample.memory_used_bytes - self.claimed_bytes())
             self.foreign_bytes = -(-beyond // MEMORY_STEP) * MEMORY_STEP
-        if self.watch is None and margin is not None and self.cool and not sample.error_code:
-            if sample.healthy is not False and not blocking_throttle(sample):
-                self.blocked = 0  # nothing is wrong, as nearly always
-                return False
+        wrong = sample.error_code or sample.healthy is False or blocking_throttle(sample)
+        if not wrong and self.watch is None and self.cool and margin is not None:
+            self.blocked = 0  # as nearly always
+            return False
         cordoned = False
-        if self.watch is not None or blocking_throttle(sample) or not is_well(sample, self.device.stack):
+        if wrong or self.watch is not None:
             self.watch = self.watch or HealthWatch()
             cordoned = self.watch.hear(sample, self.device.stack, at, policy)
             if self.watch.idle:
@@ -172,8 +172,8 @@ class RowFacts:
     written: tuple[float, ...] = ()
     own_heat: float = 0.5
     """Mean heat score of its devices."""
-    heat: float = -1.0
-    """As written: its own, and a little of the rack around it."""
+    shared: tuple[float, ...] = ()
+    """As written of what it shares with others: headroom, part of the budget left, heat."""
 
 
 @dataclass(slots=True)
@@ -193,14 +193,3 @@ class NodeFacts:
     """Upper estimate of the draw with what is claimed but not yet visible, in whole W."""
     headroom: float = float("inf")
     accelerators: int = 0
-
-
-@dataclass(slots=True)
-class DomainFacts:
-    """A power budget above the node and what draws on it, in whole W (integers, so sums are exact)."""
-
-    cap: float
-    draw: int = 0
-    nodes: set[str] = field(default_factory=set)
-    headroom: float = float("inf")
-    """As last written to the rows of its nodes; inf: not yet."""

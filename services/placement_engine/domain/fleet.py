@@ -15,12 +15,10 @@ from placement_engine.domain.facts import (
     FRESH_STARTS,
     DeviceFacts,
     DeviceHold,
-    DomainFacts,
     MemberHold,
     NodeFacts,
     RowFacts,
 )
-from placement_engine.domain.heat_spread import SIXTEENTHS, STEPS, HeatSpread
 from placement_engine.domain.model import (
     Device,
     Member,
@@ -30,6 +28,7 @@ from placement_engine.domain.model import (
 )
 from placement_engine.domain.models import CPU_CLASS, Models
 from placement_engine.domain.policy import Policy, UnknownPolicy
+from placement_engine.domain.surroundings import SIXTEENTHS, DomainFacts, Surroundings
 from placement_engine.domain.telemetry import Draw, heat_score
 
 
@@ -47,8 +46,7 @@ class Fleet:
         """Node name by number; numbers are never used twice."""
         self._executor_bits: dict[str, int] = {}
         self._early_samples: dict[str, NodeSample] = {}
-        self._domains: dict[tuple[str, str], DomainFacts] = {}
-        self._spread = HeatSpread()
+        self._around = Surroundings(policy.heat_spread_level)
         self.fresh_cordons: list[tuple[str, str]] = []
         """(node, device) cordoned since somebody last took them."""
         self._rank: Ints | None = None
@@ -101,10 +99,7 @@ class Fleet:
             1 for d in node.devices if d.present and d.device_class.casefold() != CPU_CLASS.casefold()
         )
         self.nodes[node.name] = facts
-        for level, name in node.topology.items():
-            domain = self._domains.get((level, name))
-            if domain is not None:
-                domain.nodes.add(node.name)
+        self._around.join(node)
         for hold in self.held.get(node.name, {}).values():
             self._attach(facts, hold)
         self.structure += 1
@@ -128,15 +123,7 @@ class Fleet:
                 self.models.count(row.model, -1 if device.device.present else 0)
             self.columns.give_back(row.row)
             del self.by_row[row.row]
-        for level, name in facts.node.topology.items():
-            domain = self._domains.get((level, name))
-            if domain is not None and facts.node.name in domain.nodes:
-                domain.nodes.discard(facts.node.name)
-                domain.draw -= facts.total_watts
-                self._write_domain(domain)
-        rack = facts.node.topology.get(self._policy.heat_spread_level, "")
-        if rack and self._spread.drop(rack, facts.node.name):
-            self._write_rack(rack)
+        self._write_shared(self._around.leave(facts))
 
     def _mask(self, executors: Iterable[str]) -> int:
         return sum(1 << self._executor_bits.setdefault(e, len(self._executor_bits)) for e in set(executors))
@@ -305,29 +292,14 @@ class Fleet:
     # -- power domains ---------------------------------------------------------------------------
 
     def set_power_domains(self, domains: Iterable[PowerDomain]) -> None:
-        self._domains = {(d.level, d.name): DomainFacts(cap=d.cap_watts) for d in domains}
-        for name in sorted(self.nodes):
-            facts = self.nodes[name]
+        for facts in self.nodes.values():
             facts.total_watts = 0
-            for key in facts.node.topology.items():
-                if key in self._domains:
-                    self._domains[key].nodes.add(name)
-        for domain in self._domains.values():
-            self._write_domain(domain)
+        self._around.set_domains(domains, (facts.node for facts in self.nodes.values()))
         for facts in self.nodes.values():
             self._write_node(facts)
 
     def power_domains(self) -> Mapping[tuple[str, str], DomainFacts]:
-        return self._domains
-
-    def _write_domain(self, domain: DomainFacts) -> None:
-        """Headroom in steps of a thousandth of the cap, rounded down: small changes disturb nobody."""
-        step = max(1.0, domain.cap / 1000)
-        headroom = math.floor((domain.cap - domain.draw) / step) * step
-        if headroom != domain.headroom:
-            domain.headroom = headroom
-            for name in domain.nodes:
-                self._write_rows(self.nodes[name])
+        return self._around.domains
 
     # -- columns ---------------------------------------------------------------------------------
 
@@ -404,79 +376,48 @@ class Fleet:
         cap = facts.node.power_cap_watts
         facts.headroom = math.inf if cap is None else cap - total
         change, facts.total_watts = total - facts.total_watts, total
-        if change and self._domains:
-            for key in facts.node.topology.items():
-                domain = self._domains.get(key)
-                if domain is not None:
-                    domain.draw += change
-                    self._write_domain(domain)
+        if change and self._around.domains:
+            self._write_shared(self._around.draw(facts.node, change))
 
     def _write_rows(self, facts: NodeFacts) -> None:
-        node, c = facts.node, self.columns
-        headroom, part = facts.headroom, 1.0
-        if node.power_cap_watts:
-            part = headroom / node.power_cap_watts
-        for key in node.topology.items() if self._domains else ():
-            domain = self._domains.get(key)
-            if domain is not None:
-                headroom = min(headroom, domain.headroom)
-                part = min(part, domain.headroom / domain.cap if domain.cap > 0 else 0.0)
-        part = round(min(max(part, 0.0), 1.0) * 32) / 32
-        total_heat = 0.0
+        node, c, warmth = facts.node, self.columns, 0.0
         for position, row in enumerate(facts.rows):
-            heat = [d.heat for d in row.devices]
+            heat = sum([d.heat for d in row.devices])
             idle = [d.idle_watts for d in row.devices if not d.holds]
-            warmth = sum(heat)
-            total_heat += warmth
-            row.own_heat = round(warmth / len(heat) * 16) / 16 if heat else 0.5
+            row.own_heat = round(heat / len(row.devices) * SIXTEENTHS) / SIXTEENTHS if row.devices else 0.5
+            warmth += heat
             values = (
                 float(node.schedulable),
                 float(node.cpu_milli - facts.used_cpu),
                 float(node.memory_bytes - facts.used_memory),
-                float(headroom),
                 float(position == 0),
                 float(sum(1 for d in row.devices if d.device.present)),
                 float(facts.accelerators),
-                part,
                 float(math.floor(min(idle))) if idle else 0.0,
                 float(node.cpu_milli),
             )
             if values != row.written:
                 row.written = values
-                c.row[_WRITTEN_ROWS, row.row] = values
+                c.row[col.OWN, row.row] = values
                 c.touch(row.row)
-        rack = node.topology.get(self._policy.heat_spread_level, "")
-        if rack and facts.devices:
-            sixteenths = round(total_heat * SIXTEENTHS)
-            if self._spread.put(rack, node.name, sixteenths, len(facts.devices)):
-                self._write_rack(rack)
-                return
-        self._write_heat(facts)
+        cooler = self._around.warm(node, round(warmth * SIXTEENTHS), len(facts.devices))
+        self._write_shared(cooler or (node.name,))
 
-    def _write_heat(self, facts: NodeFacts) -> None:
-        around = self._room_around(facts)
-        for row in facts.rows:
-            heat = row.own_heat if around is None else (15 * row.own_heat + around) / 16
-            if heat != row.heat:
-                row.heat = heat
-                self.columns.row[col.HEAT, row.row] = heat
-                self.columns.touch(row.row)
-
-    def _room_around(self, facts: NodeFacts) -> float | None:
-        """0..1 in steps: how cool the node's rack is, and how much of its power budget is left. None: no rack."""
-        level = self._policy.heat_spread_level
-        rack = facts.node.topology.get(level, "") if facts.devices else ""
-        mean = self._spread.mean(rack) if rack else None
-        domain = self._domains.get((level, rack)) if mean is not None else None
-        if mean is None or domain is None or domain.cap <= 0:
-            return mean
-        left = min(max(domain.headroom / domain.cap, 0.0), 1.0)
-        return round((mean + left) / 2 * STEPS) / STEPS
-
-    def _write_rack(self, rack: str) -> None:
-        for name in self._spread.nodes(rack):
-            if name in self.nodes:
-                self._write_heat(self.nodes[name])
+    def _write_shared(self, names: Iterable[str]) -> None:
+        """What nodes share with others: budgets above them, and the room that their racks have."""
+        for name in names:
+            facts = self.nodes.get(name)
+            if facts is None:
+                continue
+            headroom, part = self._around.budget(facts)
+            room = self._around.room(facts.node)
+            for row in facts.rows:
+                heat = row.own_heat if room is None else (15 * row.own_heat + room) / 16
+                values = (float(headroom), part, heat)
+                if values != row.shared:
+                    row.shared = values
+                    self.columns.row[col.SHARED, row.row] = values
+                    self.columns.touch(row.row)
 
     def rewrite(self) -> None:
         """After the catalogue changed: nominal memory and TDP may be other ones."""
@@ -485,17 +426,3 @@ class Fleet:
                 device.nominal_bytes = self.models.memory(device.device)
                 device.partitions = self.models.partitions(device.device)
             self._write_node(facts)
-
-
-_WRITTEN_ROWS = [
-    col.SCHEDULABLE,
-    col.CPU,
-    col.HOST_MEMORY,
-    col.NODE_WATTS,
-    col.PRIMARY,
-    col.DEVICES,
-    col.ACCELERATORS,
-    col.POWER,
-    col.IDLE_WATTS,
-    col.CPU_TOTAL,
-]

@@ -138,11 +138,11 @@ def test_begun_devices_are_filled_before_others_are_opened() -> None:
 
 def test_a_small_one_goes_where_no_larger_one_fits_any_more() -> None:
     engine = a_partitioned_engine(a_cut_node("n1", 2))
-    for job_id, name in (("a", "4g.40gb"), ("b", "7g.80gb")):
+    for job_id, name in (("a", "7g.80gb"), ("b", "4g.40gb")):
         placed(engine, a_part(job_id, name))
-    engine.release("b")
+    engine.release("a")
     placed(engine, a_part("c", "2g.20gb"), a_part("d", "1g.10gb", submitted_at=1.0))
-    assert starts(engine, "a", "c", "d") == {"a": ("n1/0", 0), "c": ("n1/0", 4), "d": ("n1/0", 6)}
+    assert starts(engine, "b", "c", "d") == {"b": ("n1/1", 0), "c": ("n1/1", 4), "d": ("n1/1", 6)}
 
 
 def test_a_device_is_never_cut_and_shared_otherwise_at_once() -> None:

@@ -53,6 +53,13 @@ def test_devices_of_one_model_that_differ_in_size_count_each_by_its_own() -> Non
     assert placed(engine, a_share("3", 39)) == {"3": ["n1"]}
 
 
+def test_a_share_is_rounded_up() -> None:
+    engine = an_engine(a_node("n1", 1))
+    placed(engine, a_job("half", device_milli=500, device_memory_bytes=1))
+    assert why(engine, a_job("a", devices=0, device_share_bytes=40 * GIB + 1)) == {"DEVICES_BUSY": (1, 1)}
+    assert placed(engine, a_share("b", 40)) == {"b": ["n1"]}
+
+
 def test_a_share_of_unknown_memory_is_excluded_with_a_reason() -> None:
     engine = an_engine(a_node("n1", 1, device={"memory_bytes": None}), a_node("n2", 1, "L4", schedulable=False))
     assert why(engine, a_share("a", 1)) == {"DEVICE_MEMORY_UNKNOWN": (1, 1), "NODE_CORDONED": (1, 1)}
