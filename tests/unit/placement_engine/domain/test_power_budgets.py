@@ -127,6 +127,16 @@ def test_a_draw_that_nothing_measures_stays_the_expected_one() -> None:
     assert totals(engine)["n1"] == 2 * PEAK
 
 
+def test_a_node_that_once_told_its_draw_and_now_does_not_has_not_shown_the_claim() -> None:
+    engine = a_powered_engine(a_live_node("n1", 1))
+    hear(engine, "n1", IDLE, at=0, total=300.0)
+    placed(engine, a_job_of("a"))
+    hear(engine, "n1", None, at=100)
+    assert totals(engine)["n1"] == 300 + PEAK - IDLE
+    hear(engine, "n1", None, at=110, total=300.0)
+    assert totals(engine)["n1"] == 300
+
+
 def test_what_only_the_node_measures_still_counts_for_the_device() -> None:
     engine = a_powered_engine(a_live_node("n1", 1))
     placed(engine, a_job_of("a", device_milli=900))
