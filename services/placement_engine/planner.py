@@ -125,6 +125,7 @@ class Planner:
             for node in await fleet_store.read_nodes(connection, self.pool):
                 self._world.add_node(node)
             pools = await fleet_store.read_pools(connection)
+            usage = await fleet_store.read_usage(connection, self.pool)
             rows = await connection.fetch(
                 f"SELECT {job_store.COLUMNS} FROM job WHERE pool = $1 AND state IN (1, 2, 3, 4, 8) ORDER BY job_id",
                 self.pool,
@@ -134,6 +135,7 @@ class Planner:
         self.set_power_domains(pools)
         for row in rows:
             self._sync(job_store.job_row(row))
+        self.engine.restore_usage(usage)
         self.epoch = epoch
         log.info("pool taken over", pool=self.pool, epoch=epoch, open_jobs=len(rows))
 
@@ -208,6 +210,7 @@ class Planner:
         async with self._database.transaction() as connection:
             if not await fleet_store.heartbeat(connection, self.pool, self.epoch, now):
                 raise Superseded(f"pool {self.pool!r} has another epoch than {self.epoch}")
+            await fleet_store.save_usage(connection, self.pool, self.engine.usage_history())
 
     async def _save_fleet(self) -> None:
         if not self._world.unsaved:
@@ -320,7 +323,7 @@ class Planner:
 
         try:
             taken, told = await self._database.run(effect)
-        except asyncpg.CheckViolationError as error:
+        except (asyncpg.CheckViolationError, asyncpg.UniqueViolationError) as error:
             # The core's picture was wrong; the ledger's constraint held. All is read again.
             log.error("ledger refused decisions", pool=self.pool, error=str(error), detail=error.detail)
             raise ConnectionError("the core is out of step with the ledger") from error

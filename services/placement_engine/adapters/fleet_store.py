@@ -1,9 +1,10 @@
 """Pools, queues and nodes in PostgreSQL, and the auditor's questions. All in the caller's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from berth.postgres import Connection
 from berth.v1 import fleet_pb2, placement_pb2
+from placement_engine.domain.queues import PastUse
 
 __all__ = ["audit", "heartbeat", "read_nodes", "read_pools", "read_queues", "save_nodes", "take_over"]
 
@@ -68,6 +69,28 @@ async def save_queues(connection: Connection, queues: Sequence[fleet_pb2.Queue])
     )
 
 
+async def save_usage(connection: Connection, pool: str, history: Iterable[PastUse]) -> None:
+    """Past use of the pool's queues, as the planner knows it."""
+    rows = list(history)
+    await connection.execute(
+        """INSERT INTO queue_usage (pool, queue, own, value, at)
+           SELECT $1, * FROM unnest($2::text[], $3::boolean[], $4::float8[], $5::float8[])
+           ON CONFLICT (pool, queue, own) DO UPDATE SET value = excluded.value, at = excluded.at""",
+        pool,
+        [one.queue for one in rows],
+        [one.own for one in rows],
+        [one.share for one in rows],
+        [one.at for one in rows],
+    )
+
+
+async def read_usage(connection: Connection, pool: str) -> list[PastUse]:
+    rows = await connection.fetch(
+        "SELECT queue, value, at, own FROM queue_usage WHERE pool = $1 ORDER BY queue, own", pool
+    )
+    return [PastUse(row["queue"], row["value"], row["at"], row["own"]) for row in rows]
+
+
 async def read_nodes(connection: Connection, pool: str) -> list[fleet_pb2.Node]:
     rows = await connection.fetch("SELECT record FROM node WHERE pool = $1", pool)
     return [fleet_pb2.Node.FromString(row["record"]) for row in rows]
@@ -102,6 +125,10 @@ async def save_nodes(connection: Connection, nodes: Sequence[fleet_pb2.Node]) ->
 
 
 _AUDIT = {
+    "partitions hold their slices": """
+        SELECT s.device_id AS subject, format('slice %s of job %s, which claims nothing there', s.slice, s.job_id)
+            AS message
+        FROM claim_slice s LEFT JOIN claim c USING (device_id, job_id, member) WHERE c.job_id IS NULL""",
     "ledger matches claims": """
         SELECT d.device_id AS subject, format('ledger says %s, claims say %s', d.used_milli, coalesce(c.milli, 0))
             AS message

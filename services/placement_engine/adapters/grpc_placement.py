@@ -252,6 +252,8 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
                 shown.pending_jobs = usage[name].pending_jobs
                 shown.running_jobs = usage[name].running_jobs
                 shown.devices_in_use = usage[name].used_milli / 1000
+                shown.share = usage[name].share + usage[name].past_share
+                shown.devices_borrowed = max((quota.borrowed for quota in usage[name].quotas), default=0) / 1000
             queues.append(shown)
         return placement_pb2.ListQueuesResponse(queues=queues)
 

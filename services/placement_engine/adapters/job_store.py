@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from berth import catalogue
 from berth.errors import BerthError
 from berth.postgres import Connection
 from placement_engine.domain.job_state import JobRow, JobState
-from placement_engine.domain.model import Member
+from placement_engine.domain.model import DeviceClaim, Member
 
 __all__ = [
     "Accepted",
@@ -219,11 +220,21 @@ async def free_claims(connection: Connection, job_ids: Sequence[str]) -> None:
     hosts = await connection.fetch(
         "DELETE FROM host_claim WHERE job_id = ANY($1::text[]) RETURNING node, cpu_milli, memory_bytes", list(job_ids)
     )
+    await connection.execute("DELETE FROM claim_slice WHERE job_id = ANY($1::text[])", list(job_ids))
     await _move_ledger(
         connection,
         [(row["device_id"], -row["milli"]) for row in devices],
         [(row["node"], -row["cpu_milli"], -row["memory_bytes"]) for row in hosts],
     )
+
+
+def _slices(claim: DeviceClaim) -> range:
+    """Memory slices of the device that the claim's partition takes; none for a claim of another kind."""
+    if not claim.partition:
+        return range(0)
+    entry = catalogue.by_name(claim.model)
+    size = next((p.memory_slices for p in entry.partitions if p.name == claim.partition), 0) if entry else 0
+    return range(claim.partition_start, claim.partition_start + size)
 
 
 async def _move_ledger(
@@ -317,6 +328,16 @@ async def commit_placements(
         [member.cpu_milli for _, member in hosts],
         [member.memory_bytes for _, member in hosts],
     )
+    slices = [(one, member, claim, at) for one, member, claim in devices for at in _slices(claim)]
+    if slices:
+        await connection.execute(
+            """INSERT INTO claim_slice (device_id, slice, job_id, member)
+               SELECT * FROM unnest($1::text[], $2::smallint[], $3::text[], $4::int[])""",
+            [claim.device_id for _, _, claim, _ in slices],
+            [at for *_, at in slices],
+            [one.job_id for one, *_ in slices],
+            [member.member for _, member, *_ in slices],
+        )
     await _move_ledger(
         connection,
         [(claim.device_id, claim.milli) for _, _, claim in devices],

@@ -15,11 +15,13 @@ CREATE TABLE claim_slice (
 );
 CREATE INDEX claim_slice_job ON claim_slice (job_id);
 
--- Past use of each queue in normalised device-seconds, as of `at`: what fair share remembers across a restart.
+-- Past use of each queue, as a decayed share of its pool as of `at`: what fair share remembers across a restart.
 CREATE TABLE queue_usage (
     pool  text   NOT NULL,
     queue text   NOT NULL,
+    -- True: of the queue's own jobs alone; false: of its children's too.
+    own   boolean NOT NULL,
     value float8 NOT NULL,
     at    float8 NOT NULL,
-    PRIMARY KEY (pool, queue)
+    PRIMARY KEY (pool, queue, own)
 );
