@@ -39,8 +39,6 @@ _DEV = [
 WANTED = {f"DCGM_FI_DEV_{name}{suffix}": name for name in _DEV for suffix in ("", "_total")}
 WANTED["DCGM_FI_PROF_GR_ENGINE_ACTIVE"] = "GR_ENGINE_ACTIVE"
 
-# Errors of the program, not of the device (NVIDIA's XID catalogue): they must not take a device out of service.
-PROGRAM_XIDS = frozenset({13, 31, 43, 45, 94})
 ENERGY_BLANK = float(1 << 47)
 FULL_POWER_SHARE = 2.0
 
@@ -110,7 +108,7 @@ def _device(unit: str, instance: str, labels: Labels, fields: dict[str, float], 
             power_limit_watts=None if instance else limit or None,
             utilisation=ratio(get("GR_ENGINE_ACTIVE")) if utilisation is None else utilisation,
             throttle_bits=count(reasons),
-            error_code=0 if xid in PROGRAM_XIDS else xid,
+            error_code=xid,
             healthy=False if failed == 1 else None,
         ),
     )
