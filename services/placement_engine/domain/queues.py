@@ -1,9 +1,10 @@
 """Who is next: priority, then weighted fair share down the tree of queues, then submit time, then id.
 
-No job starves: within a priority, in every queue, one that asks for no more than what a job that ends leaves
-is placed in the end, if jobs end and its queue has quota for it. Each placement raises the standing of its
-queue, and what a queue held in the past halves with each half-life: while it waits, others are given, by
-weight, at most what it was given before and one job each. (Larger jobs wait for a reservation.)
+No job starves: within a priority, if jobs end, one that asks for no more than what a job that ends leaves is
+placed in the end, without quotas in every queue, with them in each that stays within its own (as long as quotas
+promise no more than there is). Each placement raises the standing of its queue, and what a queue held in the
+past halves with each half-life: while a job waits, others are given, by weight, at most what its queue was given
+before and one job each. Larger jobs wait for a reservation; what is borrowed is not promised.
 """
 
 import bisect
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 
 from placement_engine.domain.model import Job
 from placement_engine.domain.models import Models
+from placement_engine.domain.quotas import Needs, within_nominal
 from placement_engine.domain.shapes import Shape, gang_of, shape_of
 from placement_engine.domain.usage import PastUse, QueueTree, Totals, Usage
 
@@ -20,8 +22,8 @@ __all__ = ["Group", "Likeness", "PastUse", "Queues", "Totals", "Turn", "Usage", 
 Place = tuple[int, float, str]
 """Order within a queue: (-priority, submitted at, job id)."""
 
-Rank = tuple[int, float, Place, str]
-"""Order among siblings: (-priority, standing, place of the job it would try, queue)."""
+Rank = tuple[int, bool, float, Place, str]
+"""Order among siblings: (-priority, not within its quota, standing, place of the job it would try, queue)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Group:
     order: list[Place] = field(default_factory=list)
     told: tuple[str, ...] | None = None
     untold: set[str] = field(default_factory=set)
+    needs: tuple[int, Needs] = (-1, ())
+    """The version of the quotas, and what one job needs of them."""
 
 
 class Queues(QueueTree):
@@ -150,30 +154,34 @@ class Branch:
         self.above = above
         self.standing = standing
         self.direct = direct
-        self.own: list[tuple[Place, int, Group]] = []
-        """Heads of the queue's own groups: a heap."""
+        self.own: list[tuple[int, bool, Place, Group]] = []
+        """Heads of the queue's own groups, (-priority, not within its quota, place, group): a heap."""
         self.below: dict[str, Branch] = {}
         self.line: list[Rank] = []
         """The children in order: a heap, whose outdated entries are passed over."""
         self.entry: Rank | None = None
-        self.head: tuple[Place, Group] | None = None
+        self.head: tuple[bool, Place, Group] | None = None
 
     def settle(self) -> None:
         """Finds its head, and its place among its siblings, anew; so does each queue above it."""
         line, below = self.line, self.below
-        while line and below[line[0][3]].entry is not line[0]:
+        while line and below[line[0][4]].entry is not line[0]:
             heapq.heappop(line)
-        if self.own:
-            self.head = (self.own[0][0], self.own[0][2])
+        own = self.own
+        while own and not own[0][1] and not within_nominal(own[0][3].needs[1]):
+            priority, _, place, group = own[0]
+            heapq.heapreplace(own, (priority, True, place, group))
+        if own:
+            self.head = own[0][1:]
         else:
-            self.head = below[line[0][3]].head if line else None
+            self.head = below[line[0][4]].head if line else None
         if self.above is None:
             return
         if self.head is None:
             self.entry = None
         else:
-            place = self.head[0]
-            self.entry = (place[0], self.standing, place, self.name)
+            borrows, place, _ = self.head
+            self.entry = (place[0], borrows, self.standing, place, self.name)
             heapq.heappush(self.above.line, self.entry)
         self.above.settle()
 
@@ -182,8 +190,9 @@ class Turn:
     """One cycle's walk over the waiting jobs. After `fits` the job has left the queue; after `skip`
     its whole group is passed over until the next cycle.
 
-    Among siblings the highest priority goes first, then the least standing (see `usage`), then the earliest
-    submitted of the jobs they would try, then the name.
+    Among siblings the highest priority goes first; then, where there are quotas, what stays within its queue's
+    own before what borrows or has none: so nobody borrows what its owner waits for; then the least standing
+    (see `usage`), the earliest submitted of the jobs they would try, and the name.
     """
 
     def __init__(self, queues: Queues, totals: Totals, groups: dict[str, dict[Likeness, Group]]) -> None:
@@ -193,15 +202,18 @@ class Turn:
         self._branches: dict[str, Branch] = {}
         self._leaves: dict[str, Branch] = {}
         """Branches with jobs, by queue."""
-        ticket = 0
         for name in sorted(name for name in groups if groups[name]):
             branch = self._leaves[name] = self._leaf(name)
-            for group in groups[name].values():
-                ticket += 1
-                branch.own.append((group.order[0], ticket, group))
+            branch.own = [self._entry(group) for group in groups[name].values()]
             heapq.heapify(branch.own)
         for branch in self._leaves.values():
             branch.settle()
+
+    def _entry(self, group: Group) -> tuple[int, bool, Place, Group]:
+        place, quotas = group.order[0], self._queues.quotas
+        if group.needs[0] != quotas.version:
+            group.needs = (quotas.version, quotas.needs(self._queues.jobs[place[2]]))
+        return place[0], not within_nominal(group.needs[1]), place, group
 
     def _leaf(self, name: str) -> Branch:
         above = self._root
@@ -219,7 +231,7 @@ class Turn:
     def next(self) -> tuple[Job, Group] | None:
         """The job to try next, or None."""
         head = self._root.head
-        return None if head is None else (self._queues.jobs[head[0][2]], head[1])
+        return None if head is None else (self._queues.jobs[head[1][2]], head[2])
 
     def skip(self, group: Group) -> None:
         """Passes over the head group of its queue."""
@@ -230,9 +242,8 @@ class Turn:
     def fits(self, group: Group) -> None:
         """The head job was placed, is charged and has left its group: the group's next one stands in line."""
         branch = self._leaves[group.likeness.queue]
-        _, ticket, _ = branch.own[0]
         if group.order:
-            heapq.heapreplace(branch.own, (group.order[0], ticket, group))
+            heapq.heapreplace(branch.own, self._entry(group))
         else:
             heapq.heappop(branch.own)
         at: Branch | None = branch

@@ -33,7 +33,7 @@ class Holds(Protocol):
     def models(self) -> Mapping[str, int]: ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Line:
     """One queue in a ledger. `used` counts what it holds beyond what its children kept back for themselves."""
 
@@ -50,6 +50,15 @@ class Line:
     kept: int = 0
     """Of `stored`, what is not lent."""
     used: int = 0
+    held: int = 0
+    """By jobs of the subtree that the ledger limits."""
+
+    def owner(self) -> "Line":
+        """The nearest one upwards that has a quota: itself or what it shares in."""
+        line = self
+        while line.quota is None and line.parent is not None:
+            line = line.parent
+        return line
 
     def room(self) -> int:
         """Most milli that may be taken now. What is kept back stays there even where quotas were cut below
@@ -126,6 +135,15 @@ class Ledger:
         return max(0, total - left) * unused[queue] // total if total else 0
 
 
+Needs = tuple[tuple[int, tuple[Line, ...]], ...]
+"""Ways to place a job by quota: milli, and the lines that must own them."""
+
+
+def within_nominal(needs: Needs) -> bool:
+    """Whether one of them borrows nothing now."""
+    return any(all(line.held + asked <= line.nominal for line in owners) for asked, owners in needs)
+
+
 class Quotas:
     """All ledgers of a tree of queues, and which of them cover a model."""
 
@@ -134,6 +152,8 @@ class Quotas:
         self.ledgers: tuple[Ledger, ...] = ()
         self.outdated = False
         """Models or their classes changed: `recount` is due."""
+        self.version = 0
+        """Moves when it may have become another question which quotas a job needs."""
         self._covering: dict[str, tuple[Ledger, ...]] = {}
         self._lines: dict[str, tuple[tuple[Ledger, Line], ...]] = {}
 
@@ -145,10 +165,12 @@ class Quotas:
         self.ledgers = tuple(Ledger(named[key], known, children) for key in sorted(named))
         self._covering.clear()
         self._lines.clear()
+        self.version += 1
 
     def forget_classes(self) -> None:
         if self.ledgers:
             self._covering.clear()
+            self.version += 1
             self.outdated = True
 
     def covering(self, model: str) -> tuple[Ledger, ...]:
@@ -170,7 +192,7 @@ class Quotas:
         self.outdated = False
         for ledger in self.ledgers:
             for line in ledger.lines.values():
-                line.used = 0
+                line.used = line.held = 0
         for name in own:
             self.charge(name, own[name].models, 1)
 
@@ -180,6 +202,10 @@ class Quotas:
                 line = ledger.line(queue)
                 if line is not None:
                     line.add(sign * milli)
+                    at: Line | None = line
+                    while at is not None:
+                        at.held += sign * milli
+                        at = at.parent
 
     def limits(self, queue: str) -> bool:
         """Whether any ledger limits the queue."""
@@ -196,6 +222,22 @@ class Quotas:
         """Most milli of the model (casefolded name) that the queue may take now; None: no quota limits it."""
         rooms = [line.room() for ledger in self.covering(model) if (line := ledger.line(queue)) is not None]
         return min(rooms, default=None)
+
+    def needs(self, job: Job) -> Needs:
+        """For each accelerator that the job admits and a quota of its queue covers: the least that it asks for,
+        and whose quotas that is to come from."""
+        found: list[tuple[int, tuple[Line, ...]]] = []
+        lines = dict(self._lines_of(job.queue))
+        models = self._models
+        for number in range(1, len(models)) if lines else ():
+            if not job.groups and not models.admits(number, job.models, job.classes, job.stacks):
+                continue
+            asked = least_milli(job, models, number)
+            covering = self.covering(models.names[number].casefold())
+            owners = tuple(lines[ledger].owner() for ledger in covering if ledger in lines)
+            if asked and owners and (asked, owners) not in found:
+                found.append((asked, owners))
+        return tuple(found)
 
     def mask(self, job: Job) -> Bools | None:
         """By model number: where the job's queue may take what the whole gang, or its minimum, asks for now.

@@ -27,7 +27,7 @@ def quotas(draw: st.DrawFn, kinds: tuple[str, ...]) -> tuple[Quota, ...]:
         devices = draw(st.none() | DEVICES)
         return None if devices is None else int(1000 * devices)
 
-    chosen = draw(st.lists(st.sampled_from(kinds), unique=True, max_size=2))
+    chosen = draw(st.lists(st.sampled_from(kinds), unique=True, max_size=2)) if kinds else []
     return tuple(Quota(kind, int(1000 * draw(DEVICES)), limit(), limit()) for kind in chosen)
 
 
@@ -320,12 +320,34 @@ HALF_LIFE = 20.0
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    queues=trees(("H100",)),
+    queues=trees(()),
     devices=st.integers(1, 4),
     seed=st.integers(0, 2**16),
     half_life=st.sampled_from((0.0, HALF_LIFE)),
 )
 def test_every_job_is_placed_in_the_end(queues: tuple[Queue, ...], devices: int, seed: int, half_life: float) -> None:
+    late = random.Random(seed).choice(queues).name
+    is_placed_in_the_end(queues, late, devices, seed, half_life)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    queues=trees(("H100",)),
+    seed=st.integers(0, 2**16),
+    half_life=st.sampled_from((0.0, HALF_LIFE)),
+)
+def test_every_job_within_its_queues_quota_is_placed_in_the_end(
+    queues: tuple[Queue, ...], seed: int, half_life: float
+) -> None:
+    """As long as quotas promise no more than there is."""
+    ledgers = a_tree(*queues).quotas.ledgers
+    owners = [queue.name for queue in queues if queue.quotas and queue.quotas[0].milli >= 1000]
+    assume(owners)
+    devices = -(-ledgers[0].lines[""].nominal // 1000)
+    is_placed_in_the_end(queues, random.Random(seed).choice(owners), devices, seed, half_life)
+
+
+def is_placed_in_the_end(queues: tuple[Queue, ...], late: str, devices: int, seed: int, half_life: float) -> None:
     """Others' jobs arrive for ever, never fewer than fill the pool, and the queue held the whole pool before.
 
     Bound: 20 half-lives, after which a millionth is left of what was held before.
@@ -335,8 +357,6 @@ def test_every_job_is_placed_in_the_end(queues: tuple[Queue, ...], devices: int,
     engine.apply_node(a_node(devices=devices))
     engine.set_queues(queues)
     names = [queue.name for queue in queues]
-    late = rng.choice(names)
-    assume((room := engine._queues.quotas.room(late, "h100")) is None or room >= 1000)
     engine.restore_usage([PastUse(name, 1.0, NOW) for name in engine._queues.path(late)])
     serial, now, ends = 0, NOW, dict[str, float]()
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from placement_engine.domain.engine import Engine
-from placement_engine.domain.model import Accelerator, Profile, Queue
+from placement_engine.domain.model import Accelerator, Profile, Queue, Quota
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import PastUse, Queues, Totals
 from tests.unit.placement_engine.domain.builders import GIB, NOW, a_job, a_node, an_engine, placed
@@ -236,6 +236,16 @@ def test_priority_goes_through_the_whole_tree_then_standing_then_time() -> None:
     assert turns(tree) == ["y9", "s6", "x5", "o8", "y4"]
     assert turns(tree, place=True) == ["y9", "s6", "x5", "o8", "y4"]
     assert tree.jobs == {}
+
+
+def test_what_is_within_its_queues_quota_goes_before_what_borrows_or_has_none() -> None:
+    """By shares alone e would have each device that is free, for ever: org's other child holds so much."""
+    one = (Quota("H100", 1000),)
+    tree = a_tree(Queue("e", quotas=one), Queue("org"), Queue("d", "org", quotas=one), Queue("f", "org"), h100=5)
+    hold(tree, "e")
+    hold(tree, "f", devices=3)
+    waiting(tree, ("e1", "e", 0, 1), ("f2", "f", 0, 2), ("d3", "d", 0, 3), ("d4", "d", 0, 4), ("f9", "f", 5, 9))
+    assert turns(tree, place=True) == ["f9", "d3", "e1", "d4", "f2"]
 
 
 def test_a_queues_own_jobs_are_one_more_child() -> None:
