@@ -1,0 +1,68 @@
+"""Berth's own rule: the core's service index gives each job a worth, the core's round assignment fills the kinds.
+
+Known: the throughput table, the jobs that have arrived and the work they have received, and the sizes of jobs that
+have ended. Not known: when a running or waiting job will end.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+
+from placement_engine.domain.round_assignment import assign_kinds
+from placement_engine.domain.service_index import ServiceIndex
+from placement_engine.simulation.gavel.policies.base import Plan, Policy, Setting, View
+from placement_engine.simulation.gavel.trace import Floats, Ints
+
+__all__ = ["Berth"]
+
+# A job that has waited so long goes first, the longest-waiting before the others: none starves.
+PATIENCE_S = 6 * 3600.0
+
+
+class Berth(Policy):
+    shares: ClassVar[bool] = True
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        table = setting.table
+        self._fastest = table.alone.max(axis=1)
+        self._speed = table.alone / np.maximum(self._fastest, 1e-300)[:, None]
+        self._paired = table.paired / np.maximum(self._fastest, 1e-300)[:, None, None]
+        self._devices = np.array(setting.cluster.devices, dtype=np.int64)
+        self._scale = np.array([scale for _, scale in table.shapes], dtype=np.int64)
+        self._index = ServiceIndex(self._speed, self._scale, self._devices)
+        self._work: dict[int, float] = {}
+        self._idle_since: dict[int, float] = {}
+
+    def arrived(self, job: int, shape: int, scale: int, now: float) -> None:
+        self._index.arrived(shape)
+        self._work[job] = 0.0
+        self._idle_since[job] = now
+
+    def completed(self, job: int, shape: int, steps: float) -> None:
+        work = steps / float(self._fastest[shape])
+        self._index.served(np.array([shape]), np.array([work - self._work.pop(job)]))
+        self._index.ended(shape, work)
+        del self._idle_since[job]
+
+    def plan(self, view: View) -> Plan:
+        work = view.done / self._fastest[view.shape]
+        self._serve(view, work)
+        value = self.worth(view, work)[:, None] * self._speed[view.shape]
+        value[view.scale[:, None] > self._devices] = 0.0
+        waited = np.array([view.now - self._idle_since[job] for job in view.jobs.tolist()])
+        late = np.flatnonzero(waited >= PATIENCE_S)
+        first = late[np.argsort(-waited[late], kind="stable")]
+        kind = assign_kinds(value, view.scale, self._devices, first)
+        partner = np.full(view.jobs.size, -1, dtype=np.int64)
+        for at in np.flatnonzero(kind >= 0).tolist():
+            self._idle_since[int(view.jobs[at])] = view.now + self.setting.round_s
+        return Plan(kind, partner)
+
+    def worth(self, view: View, work: Floats) -> Floats:
+        return self._index.worth(view.shape, work, view.now - view.arrival)
+
+    def _serve(self, view: View, work: Floats) -> None:
+        before = np.array([self._work[job] for job in view.jobs.tolist()])
+        self._index.served(view.shape, work - before)
+        self._work.update(zip(view.jobs.tolist(), work.tolist(), strict=True))
