@@ -25,6 +25,7 @@ Ints = npt.NDArray[np.int64]
 # The distribution is kept as counts between these bounds, in seconds: 48 steps to a factor of ten.
 BOUNDS = np.logspace(1, 8, 7 * 48 + 1)
 LEAST_EVENTS = 20
+SHORTEST_S = 1800.0  # jobs that are nearer to their end than this are all as urgent
 PRIOR_JOBS = 4.0  # how many jobs of the average size a shape is believed to have shown before any has
 
 
@@ -37,7 +38,7 @@ class IndexWeights:
     """
 
     scarce: float = 0.5
-    young: float = 0.25
+    young: float = 0.15
     late: float = 0.3
     slack_s: float = 18_000.0
 
@@ -58,6 +59,7 @@ class ServiceIndex:
         self._sizes = np.zeros(BOUNDS.size)
         self._scarcity: Floats = scale.astype(np.float64)
         self._index = np.zeros(BOUNDS.size)
+        self._mean = 0.0
         self._events = self._due = 0
 
     def arrived(self, shape: int) -> None:
@@ -74,13 +76,17 @@ class ServiceIndex:
         self._sizes[min(int(np.searchsorted(BOUNDS, work)), BOUNDS.size - 1)] += 1
         self._events += 1
 
-    def worth(self, shapes: Ints, work: Floats, elapsed: Floats) -> Floats:
-        """Of one second of work of each job at full speed. `work` received and `elapsed` since arrival, in seconds."""
+    def worth(self, shapes: Ints, work: Floats, elapsed: Floats, remaining: Floats | None = None) -> Floats:
+        """Of one second of work of each job at full speed. `work` received and `elapsed` since arrival, in seconds.
+
+        `remaining`: work to go, where it is known; it then stands in for what the index would expect.
+        """
         if self._events >= self._due:
             self._learn()
         weights = self._weights
         step = np.minimum(np.searchsorted(BOUNDS, work, side="right"), BOUNDS.size - 1)
-        base = self._scarcity[shapes] ** weights.scarce + weights.young * self._index[step]
+        soon = self._index[step] if remaining is None else self._mean / (remaining + SHORTEST_S)
+        base = self._scarcity[shapes] ** weights.scarce + weights.young * soon
         delay = np.maximum(elapsed - work, 0.0)
         worth: Floats = base * (1.0 + weights.late * delay / (work + weights.slack_s))
         return worth
@@ -98,7 +104,7 @@ class ServiceIndex:
         self._scarcity[seen] = scarcity(
             self._speed[seen], self._scale[seen], (self._arrivals * sizes)[seen], self._devices
         )
-        self._index = mean * gittins(self._sizes / total, BOUNDS)
+        self._mean, self._index = float(mean), mean * gittins(self._sizes / total, BOUNDS)
 
 
 def gittins(ends: Floats, work: Floats) -> Floats:

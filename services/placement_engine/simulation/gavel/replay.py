@@ -1,15 +1,14 @@
 """The Gavel protocol: jobs arrive for ever and are planned anew at each round; what is measured is a window of jobs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from placement_engine.simulation.gavel.policies import POLICIES
-from placement_engine.simulation.gavel.policies.base import Plan, Policy, Setting, View
+from placement_engine.simulation.gavel.policies import POLICIES, Plan, Policy, Setting, View
 from placement_engine.simulation.gavel.trace import Floats, Ints, Workload
 
-__all__ = ["Row", "replay"]
+__all__ = ["COLUMNS", "Row", "replay"]
 
 HOUR = 3600.0
 
@@ -31,6 +30,9 @@ class Row:
     makespan_hours: float
     utilisation: float
     worst_finish_time_fairness: float
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
 
 
 def replay(

@@ -65,7 +65,7 @@ def read_throughputs(path: Path, cluster: Cluster) -> Table:
     except OSError as error:
         raise InvalidInput.of("file", path, f"cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise InvalidInput.of(path.name, error, "must be JSON: kind, job type, job type or null, steps a second") from error
+        raise InvalidInput.of(path.name, error, "must be JSON: steps a second by kind, job type, partner") from error
     if not isinstance(content, dict):
         raise InvalidInput.of(path.name, type(content).__name__, "must be an object of device kinds")
     for kind in cluster.kinds:
@@ -95,7 +95,10 @@ def read_throughputs(path: Path, cluster: Cluster) -> Table:
 def read_jobs(path: Path, table: Table, cluster: Cluster) -> Workload:
     """The jobs, in the order of the file, which must be that of their arrival."""
     number = {shape: index for index, shape in enumerate(table.shapes)}
-    arrival, shape, scale, steps = [], [], [], []
+    arrival: list[float] = []
+    shape: list[int] = []
+    scale: list[int] = []
+    steps: list[float] = []
     for line, row in _rows(path):
         where = f"{path.name}:{line}"
         if (name := row["job"]) != str(len(arrival)):

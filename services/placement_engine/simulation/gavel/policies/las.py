@@ -3,12 +3,12 @@
 import random
 from collections.abc import Sequence
 
+import numpy as np
+
 from placement_engine.simulation.gavel.policies.base import Setting, View
-from placement_engine.simulation.gavel.policies.max_min_fairness import max_min
+from placement_engine.simulation.gavel.policies.max_min_fairness import max_min_share
 from placement_engine.simulation.gavel.policies.rounds import AllocationPolicy
 from placement_engine.simulation.gavel.trace import Floats, Ints
-
-import numpy as np
 
 __all__ = ["LeastAttainedService"]
 
@@ -29,4 +29,5 @@ class LeastAttainedService(AllocationPolicy):
 
     def allocate(self, view: View, members: Ints) -> Floats:
         devices = np.array(self.setting.cluster.devices, dtype=np.float64)
-        return max_min(np.repeat(view.scale[:, None].astype(float), devices.size, axis=1), view.scale, devices)
+        worth = np.repeat(view.scale[:, None].astype(np.float64), devices.size, axis=1)
+        return max_min_share(worth, view.scale, devices).T

@@ -100,9 +100,7 @@ class AllocationPolicy(Policy):
             runs = table.alone[view.shape[position[units, 0]], kind] > 0
             units = units[runs]
             ranked = units[
-                np.lexsort(
-                    (units, -self._share[kind, units], -self._owed[kind, units], -priority[kind, units])
-                )
+                np.lexsort((units, -self._share[kind, units], -self._owed[kind, units], -priority[kind, units]))
             ]
             for unit, (one, other) in zip(ranked.tolist(), position[ranked].tolist(), strict=True):
                 if not free or not waiting:
