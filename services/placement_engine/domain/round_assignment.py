@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-__all__ = ["WAITS", "assign_kinds", "assign_shared"]
+__all__ = ["WAITS", "assign_kinds", "assign_shared", "overdue"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -19,6 +19,15 @@ WAITS = -1
 TIE = 1e-7
 LEAST_GAIN = 1e-9
 PAIRING_PASSES = 6
+
+
+def overdue(waited: Floats, patience: float) -> Ints:
+    """Jobs that have waited at least `patience`, the longest-waiting first, then by position: for `first` below.
+
+    As the head of these always gets its place, a job waits at most `patience` and a plan for each job before it.
+    """
+    late = np.flatnonzero(waited >= patience)
+    return late[np.argsort(-waited[late], kind="stable")]
 
 
 def assign_kinds(value: Floats, scale: Ints, devices: Ints, first: Ints) -> Ints:

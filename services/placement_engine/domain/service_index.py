@@ -26,6 +26,7 @@ Ints = npt.NDArray[np.int64]
 BOUNDS = np.logspace(1, 8, 7 * 48 + 1)
 LEAST_EVENTS = 20
 SHORTEST_S = 1800.0  # jobs that are nearer to their end than this are all as urgent
+LEAST_SCARCITY = 0.01  # work that only kinds in abundance need is still worth doing
 PRIOR_JOBS = 4.0  # how many jobs of the average size a shape is believed to have shown before any has
 
 
@@ -86,7 +87,7 @@ class ServiceIndex:
         weights = self._weights
         step = np.minimum(np.searchsorted(BOUNDS, work, side="right"), BOUNDS.size - 1)
         soon = self._index[step] if remaining is None else self._mean / (remaining + SHORTEST_S)
-        base = self._scarcity[shapes] ** weights.scarce + weights.young * soon
+        base = np.maximum(self._scarcity[shapes], LEAST_SCARCITY) ** weights.scarce + weights.young * soon
         delay = np.maximum(elapsed - work, 0.0)
         worth: Floats = base * (1.0 + weights.late * delay / (work + weights.slack_s))
         return worth

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from placement_engine.domain.round_assignment import assign_kinds, assign_shared
+from placement_engine.domain.round_assignment import assign_kinds, assign_shared, overdue
 from placement_engine.domain.service_index import IndexWeights, ServiceIndex
 from placement_engine.simulation.gavel.policies.base import Plan, Policy, Setting, View
 from placement_engine.simulation.gavel.trace import Floats
@@ -65,8 +65,7 @@ class Berth(Policy):
         self._serve(view, work)
         worth, speed = self.worth(view, work), self._speed[view.shape]
         waited = np.array([view.now - self._idle_since[job] for job in view.jobs.tolist()])
-        late = np.flatnonzero(waited >= PATIENCE_S)
-        first = late[np.argsort(-waited[late], kind="stable")]
+        first = overdue(waited, PATIENCE_S)
         if self.setting.share:
             paired = self._paired[view.shape[:, None], view.shape]
             kind, partner = assign_shared(worth, speed, paired, view.scale, self._devices, first)
