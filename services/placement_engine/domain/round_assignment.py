@@ -15,8 +15,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 WAITS = -1
-# Equal jobs would come out split between kinds at random: the earlier is worth this much more.
-TIE = 1e-7
 LEAST_GAIN = 1e-9
 PAIRING_PASSES = 6
 
@@ -46,8 +44,7 @@ def assign_kinds(value: Floats, scale: Ints, devices: Ints, first: Ints) -> Ints
     if rest.size and free.any():
         column = np.repeat(np.arange(kinds), free)
         row = np.repeat(rest, scale[rest])
-        rank = 1 + TIE * np.arange(rest.size, 0, -1)
-        density = np.maximum(value[rest], 0.0) * (rank / scale[rest])[:, None]
+        density = np.maximum(value[rest], 0.0) / scale[rest][:, None]
         at, device = linear_sum_assignment(np.repeat(density, scale[rest], axis=0)[:, column], maximize=True)
         counts = np.zeros((jobs, kinds), dtype=np.int64)
         np.add.at(counts, (row[at], column[device]), 1)

@@ -27,12 +27,14 @@ class Berth(Policy):
     def __init__(self, setting: Setting, weights: IndexWeights | None = None) -> None:
         super().__init__(setting)
         table = setting.table
-        self._fastest = table.alone.max(axis=1)
-        self._speed = table.alone / np.maximum(self._fastest, 1e-300)[:, None]
-        self._paired = table.paired / np.maximum(self._fastest, 1e-300)[:, None, None]
+        scale = np.array([scale for _, scale in table.shapes], dtype=np.int64)
         self._devices = np.array(setting.cluster.devices, dtype=np.int64)
-        self._scale = np.array([scale for _, scale in table.shapes], dtype=np.int64)
-        self._index = ServiceIndex(self._speed, self._scale, self._devices, weights)
+        fits = scale[:, None] <= self._devices
+        self._fastest = np.where(fits, table.alone, 0.0).max(axis=1)
+        full = np.maximum(self._fastest, 1e-300)[:, None]
+        self._speed = np.where(fits, table.alone / full, 0.0)
+        self._paired = np.where(fits, table.paired / full[:, None], 0.0)
+        self._index = ServiceIndex(self._speed, scale, self._devices, weights)
         self._work: dict[int, float] = {}
         self._idle_since: dict[int, float] = {}
         self._kept = Plan.empty(0)
