@@ -66,6 +66,61 @@ def openb(nodes_file: Path, pods_file: Path, seeds: str, policies: str, arrival:
     click.echo(table(("policy", "arrival", "allocation_percent", "power_kw"), means(rows)))
 
 
+@root.command()
+@click.option("--throughputs", type=click.Path(path_type=Path), required=True, help="Steps a second, as JSON")
+@click.option("--jobs", "jobs_file", type=click.Path(path_type=Path), required=True, help="Arrivals, as CSV")
+@click.option("--cluster", default="v100=36,p100=36,k80=36", show_default=True, metavar="KIND=N,...", help="Devices")
+@click.option("--round", "round_s", type=float, default=360.0, show_default=True, help="Seconds between plans")
+@click.option("--window", default="4000-4999", show_default=True, metavar="FROM-TO", help="Jobs that are measured")
+@click.option("--policy", "policies", default="berth", show_default=True, metavar="LIST", help="Policies, by comma")
+@click.option("--share-devices", is_flag=True, help="Two jobs may run on one device, by the table's rates of pairs")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def gavel(
+    throughputs: Path,
+    jobs_file: Path,
+    cluster: str,
+    round_s: float,
+    window: str,
+    policies: str,
+    share_devices: bool,
+    output: str,
+) -> None:
+    """Replay training jobs on a cluster of several kinds, planned anew each round, under the protocol of Gavel.
+
+    Policies: berth, max_min_fairness, las, allox, fifo, berth-known-durations. Only allox and berth-known-durations
+    are told how long jobs will run. utilisation: time in which a device had a job, of the makespan.
+    worst_finish_time_fairness: completion time over that with a private 1/n of the cluster; the least is best.
+    """
+    from placement_engine.simulation.gavel import options
+    from placement_engine.simulation.gavel.policies import Setting
+    from placement_engine.simulation.gavel.replay import COLUMNS as GAVEL_COLUMNS
+    from placement_engine.simulation.gavel.replay import replay
+    from placement_engine.simulation.gavel.trace import read_jobs, read_throughputs
+
+    machines = options.parse_cluster(cluster)
+    table_of_rates = read_throughputs(throughputs, machines)
+    setting = Setting(table_of_rates, machines, options.parse_round(round_s), share_devices)
+    workload = read_jobs(jobs_file, table_of_rates, machines)
+    names = options.parse_policies(policies, workload, share=share_devices)
+    measured = options.parse_window(window, workload)
+    rows = []
+    with Progress("simulating", 100 * len(names)) as bar:
+        for done, name in enumerate(names):
+            rows.append(
+                replay(
+                    workload,
+                    setting,
+                    name,
+                    measured,
+                    progress=lambda share, done=done, at=name: bar.at(int(100 * (done + share)), at),  # type: ignore[misc]
+                )
+            )
+    if output == "json":
+        click.echo(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2))
+        return
+    click.echo(table(GAVEL_COLUMNS, [asdict(row) for row in rows]))
+
+
 def parse_seeds(text: str) -> list[int]:
     """`42-44,50` as [42, 43, 44, 50]. Raises InvalidInput."""
     found: list[int] = []
