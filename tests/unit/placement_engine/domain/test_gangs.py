@@ -182,6 +182,13 @@ def test_the_least_of_every_group_goes_before_the_wishes_of_the_first() -> None:
     assert sorted(d.index for m in decision.members for d in m.devices) == [0, 1, 2, 3]
 
 
+def test_the_rest_of_a_group_joins_the_model_of_its_least() -> None:
+    engine = an_engine(a_node("a", 2, "H100"), a_node("b", 2, "L4"))
+    decision = decided(engine, a_job(groups=(MemberGroup("all", 3, 1, devices=1),), devices=0))
+    assert len(decision.members) == 2
+    assert len({d.model for m in decision.members for d in m.devices}) == 1
+
+
 def test_the_wishes_of_groups_are_cut_to_the_queues_limit_from_the_last_one() -> None:
     engine = an_engine(a_node("a", 8))
     engine.set_queues([Queue("default", device_limit=4)])
@@ -268,6 +275,14 @@ def test_a_gang_goes_on_elsewhere_where_a_rack_has_no_power_left() -> None:
     engine = powered("x", "y", "z", cap=1600.0)
     assert placed(engine, a_job(devices=1, replicas=8)) == {"j1": ["x0", "x0", "y0", "y0", "z0", "z0", "x1", "y1"]}
     assert [f.headroom for f in engine._fleet.power_domains().values()] == pytest.approx([98.4, 98.4, 598.4], abs=2)
+
+
+def test_one_member_a_node_counts_what_the_others_of_its_rack_draw() -> None:
+    engine = an_engine(*(a_node(f"{rack}{i}", 1, rack=rack) for rack in "xy" for i in range(3)))
+    engine.set_accelerators([Accelerator("H100", "GPU", "CUDA", tdp_watts=500.0)])
+    engine.set_power_domains([PowerDomain("rack", rack, 1100.0) for rack in "xy"])
+    assert placed(engine, a_job(devices=1, replicas=4)) == {"j1": ["x0", "x1", "y0", "y1"]}
+    assert why(engine, a_job("k", devices=1)) == {"NODE_POWER_SHORT": (6, 6)}
 
 
 def test_power_that_every_member_has_alone_and_not_all_together() -> None:

@@ -66,6 +66,11 @@ def test_levels_are_ordered_by_what_lies_inside_what() -> None:
     assert topology.inside("rack", "block")
 
 
+def test_levels_with_the_same_domains_go_by_name() -> None:
+    engine = an_engine(*(at(f"n{i}", rack=f"r{i // 2}", zone="z", site="s") for i in range(4)))
+    assert Topology(engine._fleet).chain(("zone",)) == ("node", "rack", "site", "zone")
+
+
 def test_levels_are_read_anew_as_a_fleet_changes_and_the_same_as_from_scratch() -> None:
     engine = an_engine(at("a", rack="r1"), at("b", rack="r2"), at("c"))
     topology = Topology(engine._fleet)
