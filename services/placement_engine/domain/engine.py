@@ -39,6 +39,7 @@ from placement_engine.domain.model import (
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Group, Queues, Totals
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
+from placement_engine.domain.reservations import Bookings
 from placement_engine.domain.reserve import Reservation, Reserver
 from placement_engine.domain.shapes import Ask, Shape, shape_of
 from placement_engine.domain.tables import Pipeline, Table, Tables
@@ -60,7 +61,17 @@ class Engine:
         self._explainer = Explainer(self._fleet, policy, self._pipeline)
         self._queues = Queues()
         self._claims: dict[str, Claim] = {}
+        self._ending: set[str] = set()
         self._ends = Ends(self._fleet)
+        self._bookings = Bookings(
+            self._fleet,
+            self._tables,
+            self._reserver,
+            self._ends,
+            policy,
+            claims=self._claims,
+            ending=self._ending,
+        )
         self._totals = Totals()
         self._why: dict[Shape, tuple[float, tuple[object, ...], Why]] = {}
 
@@ -145,6 +156,7 @@ class Engine:
             for member in claim.members:
                 self._fleet.let_go(job_id, member)
             self._ends.drop(job_id)
+            self._ending.discard(job_id)
             self._charge(claim, -1)
 
     def restore(self, claim: Claim) -> None:
@@ -172,6 +184,11 @@ class Engine:
         if claim is not None and claim.job.attempt == attempt and claim.started_at != at:
             self._claims[job_id] = replace(claim, started_at=at)
             self._ends.put(self._claims[job_id])
+
+    def ending(self, job_id: str) -> None:
+        """The claims of this job are being released: it was told to stop. Ignored if it holds nothing."""
+        if job_id in self._claims:
+            self._ending.add(job_id)
 
     def undo(self, job_id: str, attempt: int) -> None:
         """Takes back a decision that could not be committed: claims freed, the job waits again.
@@ -209,25 +226,26 @@ class Engine:
         self._queues.wake(now)
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)
-        while len(decisions) < limit and (head := turn.next()) is not None:
-            job, group = head
-            considered += 1
-            why = self._gate(job, now)
-            if why is None:
-                # 3. Filter and 4. score, on the rows that changed since this shape was last asked for.
-                table = self._tables.get(group.likeness.shape)
-                ask = with_deadline(self._fleet, table.ask, job, now)
-                # 5. Reserve: a gang whole or not at all.
-                reservation = self._reserver.reserve(job, ask, table, now)
-                if reservation is not None:
-                    # 6. Commit: the job leaves the queue and its queue is charged.
-                    decisions.append(self._commit(job, table, reservation, now))
-                    turn.fits(group)
-                    continue
-                why = self._reasons(job, ask, now)
-            # Backfill: jobs alike are passed over, others behind them may fit.
-            rejections.extend(self._tell(group, why, now))
-            turn.skip(group)
+        with self._bookings.cycle(self._queues.jobs):
+            while len(decisions) < limit and (head := turn.next()) is not None:
+                job, group = head
+                considered += 1
+                why = self._gate(job, now)
+                if why is None:
+                    # 3. Filter and 4. score, on the rows that changed since this shape was last asked for.
+                    table = self._tables.get(group.likeness.shape)
+                    ask = with_deadline(self._fleet, table.ask, job, now)
+                    # 5. Reserve: a gang whole or not at all, beside what is kept for others.
+                    found = self._bookings.place(job, ask, table, now)
+                    if found is not None:
+                        # 6. Commit: the job leaves the queue and its queue is charged.
+                        decisions.append(self._commit(job, *found, now))
+                        turn.fits(group)
+                        continue
+                    why = self._blocked(job, group, ask, now)
+                # Backfill: jobs alike are passed over, others behind them may fit.
+                rejections.extend(self._tell(group, why, now))
+                turn.skip(group)
         # 7. Publish.
         return CycleResult(tuple(decisions), tuple(rejections), considered)
 
@@ -245,11 +263,21 @@ class Engine:
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
 
+    def _blocked(self, job: Job, group: Group, ask: Ask, now: float) -> Why:
+        """Keeps a start for a job that does not fit, where it is its turn; and says why it waits."""
+        with self._bookings.without((job.job_id,)):
+            held, how = self._bookings.held_back(job, ask, now)
+            reasons, remedies = self._reasons(job, ask, now)
+        if self._bookings.reserve(job, ask, now):
+            group.untold.add(job.job_id)
+        return held + reasons, how + remedies
+
     def _commit(self, job: Job, table: Table, reservation: Reservation, now: float) -> Decision:
         self._queues.discard(job.job_id)
         claim = Claim(job, reservation.members, placed_at=now)
         self._claims[job.job_id] = claim
         self._ends.put(claim)
+        self._bookings.placed(job, claim.members)
         self._charge(claim, 1)
         return self._decision(job, table, reservation)
 
@@ -303,10 +331,11 @@ class Engine:
         ids = [place[2] for place in group.order] if codes != group.told else sorted(group.untold)
         group.told = codes
         group.untold.clear()
-        return [self._rejection(self._queues.jobs[job_id], why) for job_id in ids]
+        return [self._rejection(self._queues.jobs[job_id], why, now) for job_id in ids]
 
-    def _rejection(self, job: Job, why: Why) -> Rejection:
+    def _rejection(self, job: Job, why: Why, now: float) -> Rejection:
         reasons, remedies = why
+        reasons = self._bookings.promise(job.job_id, now) + reasons
         nodes = len(self._fleet.nodes)
         if not nodes:
             summary = f"waits: pool {self._pool!r} has no nodes"
@@ -327,20 +356,22 @@ class Engine:
         )
 
     def dry_run(self, job: Job, now: float) -> Decision | Rejection:
-        """Where the job would go now, alone. Changes nothing."""
+        """Where the job would go now, alone, beside what is kept for others. Changes nothing."""
         self._fleet.age(now)
         why = self._gate(job, now)
         if why is not None:
-            return self._rejection(job, why)
-        table = self._tables.get(shape_of(job))
-        ask = with_deadline(self._fleet, table.ask, job, now)
-        reservation = self._reserver.reserve(job, ask, table, now)
-        if reservation is None:
-            reasons, remedies = self._explainer.reasons(job, ask)
-            return self._rejection(job, (reasons or (shared_power(job),), remedies))
-        for member in reservation.members:
-            self._fleet.let_go(job.job_id, member)
-        return self._decision(job, table, reservation)
+            return self._rejection(job, why, now)
+        with self._bookings.as_of_last_cycle(job.job_id):
+            table = self._tables.get(shape_of(job))
+            ask = with_deadline(self._fleet, table.ask, job, now)
+            found = self._bookings.place(job, ask, table, now)
+            if found is None:
+                held, how = self._bookings.held_back(job, ask, now)
+                reasons, remedies = self._explainer.reasons(job, ask)
+                return self._rejection(job, (held + (reasons or (shared_power(job),)), how + remedies), now)
+            for member in found[1].members:
+                self._fleet.let_go(job.job_id, member)
+            return self._decision(job, *found)
 
     def explain(self, job_id: str, now: float) -> Rejection | None:
         """Why a waiting job waits, over the whole fleet. None: it is not waiting. A job that would
@@ -352,14 +383,17 @@ class Engine:
         gate = self._gate(job, now)
         if gate is None and job.not_before > now:
             gate = (backing_off(job, now),), ()
-        table = self._tables.get(shape_of(job))
-        ask = with_deadline(self._fleet, table.ask, job, now)
-        reasons, remedies = self._explainer.reasons(job, ask)
+        with self._bookings.as_of_last_cycle(job_id):
+            table = self._tables.get(shape_of(job))
+            ask = with_deadline(self._fleet, table.ask, job, now)
+            held, how = self._bookings.held_back(job, ask, now)
+            reasons, remedies = self._explainer.reasons(job, ask)
+        reasons, remedies = held + reasons, how + remedies
         if gate is not None:
             reasons, remedies = gate[0] + reasons, gate[1] + remedies
         elif not reasons and not isinstance(self.dry_run(job, now), Decision):
             reasons = (shared_power(job),)
-        return self._rejection(job, (reasons, remedies))
+        return self._rejection(job, (reasons, remedies), now)
 
     # -- read-outs -------------------------------------------------------------------------------
 
