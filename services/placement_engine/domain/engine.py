@@ -30,6 +30,7 @@ from placement_engine.domain.model import (
     Node,
     NodeSample,
     PowerDomain,
+    Preemption,
     Profile,
     Queue,
     Reason,
@@ -37,6 +38,7 @@ from placement_engine.domain.model import (
     ScoreTerm,
 )
 from placement_engine.domain.policy import Policy
+from placement_engine.domain.preemption import Preemptor
 from placement_engine.domain.queues import Group, Queues, Totals
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reservations import Bookings
@@ -68,6 +70,16 @@ class Engine:
             self._tables,
             self._reserver,
             self._ends,
+            policy,
+            claims=self._claims,
+            ending=self._ending,
+        )
+        self._preemptor = Preemptor(
+            self._fleet,
+            self._tables,
+            self._reserver,
+            self._bookings,
+            self._queues,
             policy,
             claims=self._claims,
             ending=self._ending,
@@ -190,6 +202,14 @@ class Engine:
         if job_id in self._claims:
             self._ending.add(job_id)
 
+    def undo_preemption(self, job_id: str, attempt: int) -> None:
+        """Takes back a preemption that could not be committed: the job runs on, what was kept in its place
+        is not kept. Ignored if that attempt holds nothing."""
+        claim = self._claims.get(job_id)
+        if claim is not None and claim.job.attempt == attempt and job_id in self._ending:
+            self._ending.discard(job_id)
+            self._bookings.stays(job_id)
+
     def undo(self, job_id: str, attempt: int) -> None:
         """Takes back a decision that could not be committed: claims freed, the job waits again.
         Ignored if that attempt holds nothing."""
@@ -201,6 +221,7 @@ class Engine:
             self._queues.add(claim.job)
 
     def _charge(self, claim: Claim, sign: int) -> None:
+        self._preemptor.count(claim.job, sign)
         self._queues.charge(
             claim.job.queue,
             sign * sum(device.milli for member in claim.members for device in member.devices),
@@ -220,10 +241,12 @@ class Engine:
         limit = self._policy.max_jobs_per_cycle if limit is None else limit
         decisions: list[Decision] = []
         rejections: list[Rejection] = []
+        preemptions: list[Preemption] = []
         considered = 0
         # 1. Drain: facts were applied as they came; what time alone changes is applied here.
         self._fleet.age(now)
         self._queues.wake(now)
+        self._preemptor.begin(now)
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)
         with self._bookings.cycle(self._queues.jobs):
@@ -242,12 +265,19 @@ class Engine:
                         decisions.append(self._commit(job, *found, now))
                         turn.fits(group)
                         continue
+                    # 7. Or preempt: who is stopped leaves a place that is kept for the job until they are gone.
+                    stopped = self._preemptor.preempt(job, ask, self._totals, now)
                     why = self._blocked(job, group, ask, now)
+                    if stopped is not None:
+                        preemptions.extend(stopped)
+                        rejections.extend(self._tell_one(group, job, why, now, bool(stopped)))
+                        turn.fits(group)
+                        continue
                 # Backfill: jobs alike are passed over, others behind them may fit.
                 rejections.extend(self._tell(group, why, now))
                 turn.skip(group)
-        # 7. Publish.
-        return CycleResult(tuple(decisions), tuple(rejections), considered)
+        # 8. Publish.
+        return CycleResult(tuple(decisions), tuple(rejections), considered, tuple(preemptions))
 
     def _gate(self, job: Job, now: float) -> Why | None:
         """What keeps a job from being placed, whatever the fleet."""
@@ -332,6 +362,13 @@ class Engine:
         group.told = codes
         group.untold.clear()
         return [self._rejection(self._queues.jobs[job_id], why, now) for job_id in ids]
+
+    def _tell_one(self, group: Group, job: Job, why: Why, now: float, news: bool) -> list[Rejection]:
+        """The rejection of a job whose place is kept, where there is news of it."""
+        if not news and job.job_id not in group.untold:
+            return []
+        group.untold.discard(job.job_id)
+        return [self._rejection(job, why, now)]
 
     def _rejection(self, job: Job, why: Why, now: float) -> Rejection:
         reasons, remedies = why
@@ -430,4 +467,5 @@ class Engine:
 
     def state_digest(self) -> bytes:
         """A hash of all facts and columns, free of caches and of the order of arrival."""
-        return views.digest(self._fleet, self._queues, self._claims)
+        kept = [repr(self._bookings.nominations[job_id]) for job_id in sorted(self._bookings.nominations)]
+        return views.digest(self._fleet, self._queues, self._claims, (*kept, *sorted(self._ending)))

@@ -306,10 +306,12 @@ class Turn:
             del self._heads[group.likeness.queue]
 
     def fits(self, group: Group) -> None:
-        """The head job was placed and has left its group: the group's next one stands in line."""
+        """The head job was placed and has left its group, or a place is kept for it: the group's next one
+        stands in line."""
         heads = self._heads[group.likeness.queue]
-        _, ticket, _ = heads[0]
-        if group.order:
-            heapq.heapreplace(heads, (group.order[0], ticket, group))
+        place, ticket, _ = heads[0]
+        after = bisect.bisect_right(group.order, place)
+        if after < len(group.order):
+            heapq.heapreplace(heads, (group.order[after], ticket, group))
         else:
             self.skip(group)

@@ -71,6 +71,7 @@ class Bookings:
         self._claims = claims
         self._ending = ending
         self.nominations: dict[str, Booking] = {}
+        self._freed_at: dict[str, float] = {}
         self.reservations: dict[str, Booking] = {}
         """Of the present cycle, or else of the last."""
         self._on: dict[str, tuple[Booking, tuple[Member, ...]]] = {}
@@ -91,7 +92,7 @@ class Bookings:
         for job_id, booking in list(self.nominations.items()):
             job = waiting.get(job_id)
             if job is None or job != booking.job:
-                del self.nominations[job_id]
+                self.drop(job_id)
         self._forecasts = {j: known for j, known in self._forecasts.items() if j in waiting}
         self.reservations = {}
         self._tries, self._words = self._policy.backfill_tries, MOST_EXPLAINED
@@ -149,18 +150,18 @@ class Bookings:
         self._on[booking.job.job_id] = booking, members
         for member in members:
             watts = 0.0 if in_full else booking.watts
-            self._fleet.hold(booking.job.job_id, member, float("inf"), watts, booking.fraction)
+            self._fleet.hold(_holder(booking.job.job_id), member, float("inf"), watts, booking.fraction)
 
     def _take(self, job_id: str) -> None:
         _, members = self._on.pop(job_id)
         for member in members:
-            self._fleet.let_go(job_id, member)
+            self._fleet.let_go(_holder(job_id), member)
 
     def _beyond_what_ends(self, booking: Booking) -> tuple[Member, ...]:
         """What must stay free now: the members, less what the jobs it waits for still hold there themselves."""
         milli: dict[tuple[str, str], int] = {}
         host: dict[str, tuple[int, int]] = {}
-        for job_id in booking.after:
+        for job_id in booking.after if booking.keep is Keep.RESERVED else self._leaving(booking):
             claim = self._claims.get(job_id)
             for member in claim.members if claim is not None else ():
                 cpu, memory = host.get(member.node, (0, 0))
@@ -224,11 +225,12 @@ class Bookings:
         if job_id in self._on:
             self._take(job_id)
         self.nominations.pop(job_id, None)
+        self._freed_at.pop(job_id, None)
         self.reservations.pop(job_id, None)
 
     def _pass_over(self, job: Job, ask: Ask, now: float) -> tuple[Table, Reservation] | None:
         """Lower nominations give way; a reservation does to a job that ends before its start."""
-        lower = [j for j, (b, _) in self._on.items() if b.keep is Keep.NOMINATED and b.job.priority < job.priority]
+        lower = [job_id for job_id in self.yielding_to(job) if job_id in self._on]
         reserved = [b for b, members in self._on.values() if b.keep is Keep.RESERVED and members]
         if reserved:
             in_time = self._ends_before(job, ask, now, min(b.at for b in reserved))
@@ -260,6 +262,38 @@ class Bookings:
                 in_time[m] = now + seconds <= at
         return replace(ask, in_time=in_time) if bool((in_time & ask.allowed).any()) else None
 
+    # -- nominations -----------------------------------------------------------------------------
+
+    def _leaving(self, booking: Booking) -> list[str]:
+        """Those whose end the job still waits for. One that was stopped may have been placed again since."""
+        return [job_id for job_id in booking.after if job_id in self._ending]
+
+    def is_nominated(self, job_id: str, now: float) -> bool:
+        """Whether a place is kept for the job. Where it does not fit there though all are gone (what they did
+        is still to leave telemetry), the place is kept for some seconds more."""
+        booking = self.nominations.get(job_id)
+        if booking is None:
+            return False
+        if self._leaving(booking):
+            return True
+        if now - self._freed_at.setdefault(job_id, now) < self._policy.nomination_seconds:
+            return True
+        self.drop(job_id)
+        return False
+
+    def yielding_to(self, job: Job) -> list[str]:
+        """Whose nominations do not count for the job: its own, and those of lower priority."""
+        return [
+            job_id
+            for job_id, booking in self.nominations.items()
+            if job_id == job.job_id or booking.job.priority < job.priority
+        ]
+
+    def stays(self, job_id: str) -> None:
+        """A job that was to be stopped was not: what was kept in its place is not to be had."""
+        for booking in [b for b in self.nominations.values() if job_id in b.after]:
+            self.drop(booking.job.job_id)
+
     # -- reserving -------------------------------------------------------------------------------
 
     def nominate(self, job: Job, ask: Ask, members: tuple[Member, ...], after: tuple[str, ...], now: float) -> None:
@@ -275,6 +309,8 @@ class Bookings:
     def reserve(self, job: Job, ask: Ask, now: float) -> bool:
         """Reserves for a blocked job, if its turn has come and the forecast sees a start. True: a new promise."""
         policy = self._policy
+        if job.job_id in self.nominations:
+            return False
         if len(self.reservations) >= policy.reservations or now - job.submitted_at < policy.reservation_after_seconds:
             return False
         known = self._forecasts.get(job.job_id)
@@ -329,11 +365,11 @@ class Bookings:
         if booking is None:
             return ()
         wait = max(0.0, booking.at - now)
-        after = [j for j in booking.after if j in self._claims]
+        after = list(booking.after) if booking.keep is Keep.RESERVED else self._leaving(booking)
         numbers = {"jobs_before": float(len(after)), "devices": _devices(booking.members)}
         if booking.keep is Keep.NOMINATED:
             message = (
-                f"devices are being freed for it: stops {_named(after)}" if after else "what it needs is kept for it"
+                f"is given the devices of {_named(after)}, being stopped" if after else "its devices are kept for it"
             )
             return (Reason("Preemption", "PREEMPTING", 0, 0, message, numbers),)
         message = f"starts in about {wait:.0f} s, after {_named(after)}"
@@ -361,6 +397,11 @@ class Bookings:
         message = f"would delay the start of job {name} in about {wait:.0f} s"
         remedy = f"declare an expected_duration below {wait:.0f} s to be backfilled"
         return (Reason("Reservation", "HELD_FOR_RESERVATION", 0, 0, message, numbers),), (remedy,)
+
+
+def _holder(job_id: str) -> str:
+    """In whose name a booking is held in the columns: not the job's, which may take its claims meanwhile."""
+    return f"kept for {job_id}"
 
 
 def _devices(members: tuple[Member, ...]) -> float:
