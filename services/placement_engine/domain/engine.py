@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from placement_engine.domain import views
 from placement_engine.domain.asks import with_deadline
+from placement_engine.domain.defragment import Defragmenter
 from placement_engine.domain.explaining import (
     Explainer,
     backing_off,
@@ -22,6 +23,7 @@ from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.forecast import Ends
 from placement_engine.domain.model import (
     Accelerator,
+    Advice,
     Candidate,
     Claim,
     CycleResult,
@@ -80,6 +82,15 @@ class Engine:
             self._reserver,
             self._bookings,
             self._queues,
+            policy,
+            claims=self._claims,
+            ending=self._ending,
+        )
+        self._defragmenter = Defragmenter(
+            self._fleet,
+            self._tables,
+            self._reserver,
+            self._bookings,
             policy,
             claims=self._claims,
             ending=self._ending,
@@ -242,11 +253,13 @@ class Engine:
         decisions: list[Decision] = []
         rejections: list[Rejection] = []
         preemptions: list[Preemption] = []
+        advice: list[Advice] = []
         considered = 0
         # 1. Drain: facts were applied as they came; what time alone changes is applied here.
         self._fleet.age(now)
         self._queues.wake(now)
         self._preemptor.begin(now)
+        self._defragmenter.begin(self._queues.jobs)
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)
         with self._bookings.cycle(self._queues.jobs):
@@ -265,8 +278,8 @@ class Engine:
                         decisions.append(self._commit(job, *found, now))
                         turn.fits(group)
                         continue
-                    # 7. Or preempt: who is stopped leaves a place that is kept for the job until they are gone.
-                    stopped = self._preemptor.preempt(job, ask, self._totals, now)
+                    # 7. Or make room: who is stopped leaves a place that is kept for the job until they are gone.
+                    stopped = self._make_room(job, ask, now, advice)
                     why = self._blocked(job, group, ask, now)
                     if stopped is not None:
                         preemptions.extend(stopped)
@@ -277,7 +290,7 @@ class Engine:
                 rejections.extend(self._tell(group, why, now))
                 turn.skip(group)
         # 8. Publish.
-        return CycleResult(tuple(decisions), tuple(rejections), considered, tuple(preemptions))
+        return CycleResult(tuple(decisions), tuple(rejections), considered, tuple(preemptions), tuple(advice))
 
     def _gate(self, job: Job, now: float) -> Why | None:
         """What keeps a job from being placed, whatever the fleet."""
@@ -292,6 +305,16 @@ class Engine:
         usage = self._queues.usage.get(queue.name)
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
+
+    def _make_room(self, job: Job, ask: Ask, now: float, advice: list[Advice]) -> tuple[Preemption, ...] | None:
+        """Who is stopped for a job that does not fit, by preemption or else by moves; None: no place is kept."""
+        stopped = self._preemptor.preempt(job, ask, self._totals, now)
+        if stopped is None and self._defragmenter.may_look(job, now):
+            moves = self._defragmenter.propose(job, ask, self._preemptor.by_harm(now), now)
+            if moves is not None:
+                advice.append(moves[0])
+                stopped = moves[1] or None
+        return stopped
 
     def _blocked(self, job: Job, group: Group, ask: Ask, now: float) -> Why:
         """Keeps a start for a job that does not fit, where it is its turn; and says why it waits."""

@@ -79,7 +79,8 @@ class Bookings:
         self._words = 0
         self._generation = 0
         self._clock_left = -1
-        self._forecasts: dict[str, tuple[int, float, Job, Start | None]] = {}
+        self._forecasts: dict[str, tuple[int, float, Job, Start | None, float]] = {}
+        """Generation, until when it is taken as it is, the job, its start, until when it is if nothing changes."""
         self._forecasts_left = 0
 
     # -- a cycle ---------------------------------------------------------------------------------
@@ -91,7 +92,7 @@ class Bookings:
             self._generation += 1
         for job_id, booking in list(self.nominations.items()):
             job = waiting.get(job_id)
-            if job is None or job != booking.job:
+            if job_id not in self._ending and (job is None or not _same(job, booking.job)):
                 self.drop(job_id)
         self._forecasts = {j: known for j, known in self._forecasts.items() if j in waiting}
         self.reservations = {}
@@ -206,16 +207,11 @@ class Bookings:
     def placed(self, job: Job, members: tuple[Member, ...]) -> None:
         """The job has its claims: nothing is kept for it, nor for those of lower priority whose place it took."""
         self._generation += 1
-        nodes = {member.node for member in members}
         gone = [
             b.job.job_id
             for b in (*self.nominations.values(), *self.reservations.values())
             if b.job.job_id == job.job_id
-            or (
-                b.keep is Keep.NOMINATED
-                and b.job.priority < job.priority
-                and not nodes.isdisjoint(m.node for m in b.members)
-            )
+            or (b.keep is Keep.NOMINATED and b.job.priority < job.priority and _collide(members, b.members))
         ]
         for job_id in gone:
             self.drop(job_id)
@@ -299,8 +295,7 @@ class Bookings:
     def nominate(self, job: Job, ask: Ask, members: tuple[Member, ...], after: tuple[str, ...], now: float) -> None:
         """Keeps `members` for the job, against all of not higher priority, until it is placed."""
         for booking in [b for b in self.nominations.values() if b.job.priority < job.priority]:
-            taken = {m.node for m in members}
-            if not taken.isdisjoint(m.node for m in booking.members):
+            if _collide(members, booking.members):
                 self.drop(booking.job.job_id)
         booking = self._booking(job, ask, Keep.NOMINATED, Start(now, members, after))
         self.nominations[job.job_id] = booking
@@ -314,8 +309,11 @@ class Bookings:
         if len(self.reservations) >= policy.reservations or now - job.submitted_at < policy.reservation_after_seconds:
             return False
         known = self._forecasts.get(job.job_id)
-        fresh = known is not None and known[2] == job and now < known[1]
-        if known is not None and fresh and (known[0] == self._generation or known[3] is None):
+        if (
+            known is not None
+            and known[2] == job
+            and (now < known[1] or (known[0] == self._generation and now < known[4]))
+        ):
             start = known[3]
         elif self._forecasts_left <= 0:
             return False
@@ -323,6 +321,8 @@ class Bookings:
             self._forecasts_left -= 1
             start = self._forecast(job, ask, now)
         if start is None:
+            return False
+        if any(member.node not in self._fleet.nodes for member in start.members):
             return False
         booking = self._booking(job, ask, Keep.RESERVED, start)
         self.reservations[job.job_id] = booking
@@ -344,17 +344,18 @@ class Bookings:
             )
         until = now + self._policy.plan_retry_seconds
         if start is not None:
-            until = next((end for end, _ in self._ends.in_order(now)), float("inf"))
-        self._forecasts[job.job_id] = self._generation, until, job, start
+            until = min(until, start.at)
+        unchanged_until = next((end for end, _ in self._ends.in_order(now, self._ending)), float("inf"))
+        self._forecasts[job.job_id] = self._generation, until, job, start, unchanged_until
         return start
 
     def _booking(self, job: Job, ask: Ask, keep: Keep, start: Start) -> Booking:
         first = start.members[0]
         facts = self._fleet.nodes[first.node]
         watts = 0.0
-        if first.devices:
-            row = facts.devices[first.devices[0].device_id].row
-            watts = float(ask.watts[self._fleet.by_row[row][1].model])
+        device = facts.devices.get(first.devices[0].device_id) if first.devices else None
+        if device is not None:
+            watts = float(ask.watts[self._fleet.by_row[device.row][1].model])
         return Booking(job, keep, start.at, start.members, start.after, watts, ask.shape.fraction)
 
     # -- words -----------------------------------------------------------------------------------
@@ -402,6 +403,18 @@ class Bookings:
 def _holder(job_id: str) -> str:
     """In whose name a booking is held in the columns: not the job's, which may take its claims meanwhile."""
     return f"kept for {job_id}"
+
+
+def _same(job: Job, booked: Job) -> bool:
+    """Whether the waiting job is the one that was booked for: another attempt at it is."""
+    return replace(job, attempt=booked.attempt, not_before=booked.not_before) == booked
+
+
+def _collide(members: tuple[Member, ...], others: tuple[Member, ...]) -> bool:
+    """Whether both want a device, or, without devices, a node."""
+    mine = {(m.node, d.device_id) for m in members for d in m.devices} or {(m.node, "") for m in members}
+    theirs = {(m.node, d.device_id) for m in others for d in m.devices} or {(m.node, "") for m in others}
+    return not mine.isdisjoint(theirs)
 
 
 def _devices(members: tuple[Member, ...]) -> float:
