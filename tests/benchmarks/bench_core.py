@@ -48,7 +48,8 @@ class Result:
     explain_milliseconds: float
 
 
-def a_fleet(nodes: int, rng: random.Random) -> Engine:
+def a_fleet(nodes: int, rng: random.Random, alike: int = 1) -> Engine:
+    """Racks of 8 nodes, blocks of 128, zones of 2,560. `alike` nodes in a row have one model."""
     engine = Engine()
     engine.set_accelerators(
         Accelerator(name, "GPU", "ROCm" if "AMD" in name else "CUDA", gib * GIB, bandwidth, peak, watts, price)
@@ -60,7 +61,8 @@ def a_fleet(nodes: int, rng: random.Random) -> Engine:
         for name, _, watts, peak, _, _, _ in MODELS
     )
     for number in range(nodes):
-        name, gib, watts, *_ = rng.choices(MODELS, [m[-1] for m in MODELS])[0]
+        if number % alike == 0:
+            name, gib, watts, *_ = rng.choices(MODELS, [m[-1] for m in MODELS])[0]
         node = f"node-{number:05d}"
         stack = "ROCm" if "AMD" in name else "CUDA"
         engine.apply_node(
@@ -69,7 +71,11 @@ def a_fleet(nodes: int, rng: random.Random) -> Engine:
                 devices=tuple(Device(f"{node}/{i}", i, name, "GPU", stack, gib * GIB, watts) for i in range(8)),
                 cpu_milli=128_000,
                 memory_bytes=1024 * GIB,
-                topology={"rack": f"rack-{number // 8}"},
+                topology={
+                    "rack": f"rack-{number // 8:04d}",
+                    "block": f"block-{number // 128:03d}",
+                    "zone": f"zone-{number // 2560}",
+                },
                 power_cap_watts=8 * watts + 2500,
             )
         )

@@ -22,7 +22,7 @@ from placement_engine.domain.forecast import Ends, Start, earliest_start
 from placement_engine.domain.model import Claim, DeviceClaim, Job, Member, Reason
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.reserve import Reservation, Reserver
-from placement_engine.domain.shapes import Ask
+from placement_engine.domain.shapes import Ask, lead_job, least_replicas
 from placement_engine.domain.tables import Table, Tables
 
 MOST_NAMED = 3
@@ -149,14 +149,12 @@ class Bookings:
     def _put(self, booking: Booking, *, in_full: bool = False) -> None:
         members = booking.members if in_full else self._beyond_what_ends(booking)
         self._on[booking.job.job_id] = booking, members
-        for member in members:
-            watts = 0.0 if in_full else booking.watts
-            self._fleet.hold(_holder(booking.job.job_id), member, float("inf"), watts, booking.fraction)
+        watts = 0.0 if in_full else booking.watts
+        self._fleet.hold_all(_holder(booking.job.job_id), members, float("inf"), watts, booking.fraction)
 
     def _take(self, job_id: str) -> None:
         _, members = self._on.pop(job_id)
-        for member in members:
-            self._fleet.let_go(_holder(job_id), member)
+        self._fleet.let_go_all(_holder(job_id), members)
 
     def _beyond_what_ends(self, booking: Booking) -> tuple[Member, ...]:
         """What must stay free now: the members, less what the jobs it waits for still hold there themselves."""
@@ -249,12 +247,13 @@ class Bookings:
             return None
         if not ask.shape.needs_devices:
             return ask if now + job.expected_duration_seconds <= at else None
-        models = self._fleet.models
+        lead, models = lead_job(job), self._fleet.models
+        longest = lead.replicas / least_replicas(lead)  # an elastic gang may get no more than its least
         in_time = ask.in_time.copy()
         for m in range(in_time.shape[0]):
             if in_time[m] and ask.allowed[m] and models.counts[m] > 0:
                 expected = self._ends.expectation(job, models.names[m])
-                seconds = (expected.duration_seconds or 0.0) * (1 + (expected.relative_uncertainty or 0.0))
+                seconds = (expected.duration_seconds or 0.0) * (1 + (expected.relative_uncertainty or 0.0)) * longest
                 in_time[m] = now + seconds <= at
         return replace(ask, in_time=in_time) if bool((in_time & ask.allowed).any()) else None
 
@@ -384,8 +383,8 @@ class Bookings:
         self._words -= 1
         with self.without([b.job.job_id for b, _ in kept]):
             found = self._reserver.reserve(job, ask, self._tables.get(ask.shape), now)
-            for member in found.members if found is not None else ():
-                self._fleet.let_go(job.job_id, member)
+            if found is not None:
+                self._fleet.let_go_all(job.job_id, found.members)
         if found is None:
             return (), ()
         booking = min((b for b, _ in kept), key=lambda b: (b.keep is Keep.NOMINATED, b.at, b.job.job_id))

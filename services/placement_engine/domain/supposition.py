@@ -44,13 +44,15 @@ class Supposition:
         job_id = claim.job.job_id
         if job_id in self._ended:
             return
-        taken = [self._fleet.suppose_ended(job_id, member) for member in claim.members]
+        with self._fleet.power_domains_later(), self._fleet.written_once():
+            taken = [self._fleet.suppose_ended(job_id, member) for member in claim.members]
         self._ended[job_id] = [hold for hold in taken if hold is not None]
 
     def resume(self, job_id: str) -> None:
         """Supposes that the job runs on."""
-        for hold in self._ended.pop(job_id, ()):
-            self._fleet.hold_again(hold)
+        with self._fleet.power_domains_later(), self._fleet.written_once():
+            for hold in self._ended.pop(job_id, ()):
+                self._fleet.hold_again(hold)
 
     def is_ended(self, job_id: str) -> bool:
         return job_id in self._ended
@@ -69,8 +71,7 @@ class Supposition:
         found = self._reserver.reserve(job, ask, table, now)
         if found is None:
             return None
-        for member in found.members:
-            self._fleet.let_go(job.job_id, member)
+        self._fleet.let_go_all(job.job_id, found.members)
         return found.members
 
     def _enough(self, job: Job, ask: Ask, table: Table) -> bool:

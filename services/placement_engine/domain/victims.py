@@ -194,23 +194,25 @@ def _scopes(fleet: Fleet, tables: Tables, job: Job, ask: Ask, useful: list[Victi
     """Proposals of victims that sit together, the cheapest by estimate first."""
     room, need = _room(fleet, tables, ask)
     steps = {row: _steps(found, int(room[row]), need) for row, found in _by_row(fleet, ask, useful).items()}
-    missing: dict[tuple[int, int], int] = {}
-    scopes: dict[tuple[int, int], list[int]] = {}
+    missing: dict[tuple[int, str], int] = {}
+    scopes: dict[tuple[int, str], list[int]] = {}
     columns = fleet.columns
     if job.replicas == 1:
-        scopes = {(0, row): [row] for row, found in steps.items() if found}
+        scopes = {(row, ""): [row] for row, found in steps.items() if found}
         missing = dict.fromkeys(scopes, 1)
     else:
-        domains = fleet.domains(job.topology_level)[0] if job.topology_level and job.topology_required else None
+        level = job.topology_level if job.topology_required else ""
         for row in range(columns.rows):
             model = int(columns.model[row]) if ask.shape.needs_devices else 0
-            scope = model, -1 if domains is None else int(domains[row])
+            if row not in fleet.by_row:
+                continue
+            scope = model, fleet.by_row[row][0].node.topology.get(level, "")
             if row not in steps and room[row] < need:
                 continue
             missing[scope] = missing.get(scope, job.replicas) - int(room[row]) // need
             if steps.get(row):
                 scopes.setdefault(scope, []).append(row)
-    ranked: list[tuple[tuple[int, float], str, tuple[int, int], list[list[Victim]]]] = []
+    ranked: list[tuple[tuple[int, float], str, tuple[int, str], list[list[Victim]]]] = []
     for scope, rows in scopes.items():
         batches = _cheapest(fleet, steps, rows, missing[scope])
         if batches:
