@@ -5,7 +5,8 @@ none, the largest first, which needs the fewest), places the waiting job, then e
 it holds only if all of them find a place. It is proposed as advice. Where the policy says "act" and all of
 them are preemptible and of no higher priority they are stopped, with a place kept for the waiting job and
 for each of them.
-A job is looked at once it has waited `defragment_after_seconds`, at most once in that time, and one a cycle.
+A job is looked at once it has waited `defragment_after_seconds`, at most once in that time, and no two within a
+tenth of it.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,9 @@ from placement_engine.domain.shapes import Ask, shape_of
 from placement_engine.domain.supposition import Supposition
 from placement_engine.domain.tables import Tables
 from placement_engine.domain.victims import Plan, Victim, find_plan
+
+PACE = 0.1
+"""Jobs are looked at this part of `defragment_after_seconds` apart."""
 
 Places = tuple[tuple[Victim, tuple[Member, ...]], ...]
 """Running jobs with where they would sit."""
@@ -48,18 +52,17 @@ class Defragmenter:
         self._claims = claims
         self._ending = ending
         self._looked_at: dict[str, float] = {}
-        self._left = 0
+        self._next = float("-inf")
 
     def begin(self, waiting: Mapping[str, Job]) -> None:
         """A cycle begins."""
-        self._left = 0 if self._policy.defragment is DefragmentPolicy.OFF else 1
         self._looked_at = {job_id: at for job_id, at in self._looked_at.items() if job_id in waiting}
 
     def propose(
         self, job: Job, ask: Ask, running: list[Victim], now: float
     ) -> tuple[Advice, tuple[Preemption, ...]] | None:
         """Moves of `running` (in order of harm) that make the job fit, and who is stopped for them now."""
-        self._left -= 1
+        self._next = now + PACE * self._policy.defragment_after_seconds
         self._looked_at[job.job_id] = now
         willing = [v for v in running if v.claim.job.preemptible and v.claim.job.priority <= job.priority]
         acts = self._policy.defragment is DefragmentPolicy.ACT
@@ -79,7 +82,9 @@ class Defragmenter:
         """Whether it is time to look for moves for this job."""
         pause = self._policy.defragment_after_seconds
         since = self._looked_at.get(job.job_id, float("-inf"))
-        return self._left > 0 and now - job.submitted_at >= pause and now - since >= pause
+        if self._policy.defragment is DefragmentPolicy.OFF or now < self._next:
+            return False
+        return now - job.submitted_at >= pause and now - since >= pause
 
     def _plan(self, job: Job, ask: Ask, running: list[Victim], now: float) -> tuple[Plan, Places] | None:
         found: dict[tuple[str, ...], Places] = {}

@@ -173,20 +173,28 @@ def _doubling(victims: list[Victim]) -> Iterator[list[Victim]]:
         start, size = start + size, 2 * size
 
 
+Cost = tuple[int, float]
+"""Of victims: how many are not preemptible, and the work lost, by estimate."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Victims on one row whose end makes room for `gain` members more, by estimate."""
+    """Victims on one row whose end makes room for `gain` members more, by estimate; `cost` is for each of them."""
 
     victims: tuple[Victim, ...]
     gain: int
-
-    @property
-    def cost(self) -> tuple[int, float]:
-        reluctant = sum(1 for victim in self.victims if not victim.claim.job.preemptible)
-        return reluctant, sum(victim.lost for victim in self.victims) / max(1, self.gain)
+    cost: Cost
 
 
-Scope = tuple[tuple[int, float], list[list[Victim]]]
+def _cost(victims: Iterable[Victim], gain: int = 1) -> Cost:
+    reluctant, lost = 0, 0.0
+    for victim in victims:
+        reluctant += not victim.claim.job.preemptible
+        lost += victim.lost
+    return reluctant, lost / max(1, gain)
+
+
+Scope = tuple[Cost, list[list[Victim]]]
 """Estimated harm, and victims in batches."""
 
 
@@ -212,13 +220,15 @@ def _scopes(fleet: Fleet, tables: Tables, job: Job, ask: Ask, useful: list[Victi
             missing[scope] = missing.get(scope, job.replicas) - int(room[row]) // need
             if steps.get(row):
                 scopes.setdefault(scope, []).append(row)
-    ranked: list[tuple[tuple[int, float], str, tuple[int, str], list[list[Victim]]]] = []
+    if job.replicas == 1:
+        rows_by_cost = sorted(scopes, key=lambda one: (steps[one[0]][0].cost, fleet.by_row[one[0]][0].node.name, one))
+        scopes = {scope: scopes[scope] for scope in rows_by_cost[:MOST_SCOPES]}
+    ranked: list[tuple[Cost, str, tuple[int, str], list[list[Victim]]]] = []
     for scope, rows in scopes.items():
         batches = _cheapest(fleet, steps, rows, missing[scope])
         if batches:
-            first = Step(tuple(batches[0]), 1)
-            names = min(fleet.by_row[row][0].node.name for row in rows)
-            ranked.append((first.cost, names, scope, batches))
+            name = min(fleet.by_row[row][0].node.name for row in rows)
+            ranked.append((_cost(batches[0]), name, scope, batches))
     ranked.sort(key=lambda one: one[:3])
     return [(cost, batches) for cost, _, _, batches in ranked[:MOST_SCOPES]]
 
@@ -270,10 +280,10 @@ def _steps(victims: list[tuple[Victim, int]], room: int, need: int) -> list[Step
         gain = (room + milli) // need - room // need
         room += milli
         if gain > 0:
-            steps.append(Step(tuple(group), gain))
+            steps.append(Step(tuple(group), gain, _cost(group, gain)))
             group = []
     if group:
-        steps.append(Step(tuple(group), 0))
+        steps.append(Step(tuple(group), 0, _cost(group)))
     return steps
 
 
