@@ -4,10 +4,38 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from placement_engine.domain.columns import Bools
+from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Job
+from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Queues
 from placement_engine.domain.quotas import within_quota
+from placement_engine.domain.reserve import Reservation, Reserve, Reserver
 from placement_engine.domain.shapes import Ask, cut_to, least_replicas
+from placement_engine.domain.tables import Table
+
+
+class LimitedReserver(Reserver):
+    """A reserver that gives an elastic gang no more than its queue may have. `member_milli`: thousandths of devices
+    of a member of a job of one shape."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        policy: Policy,
+        gang: Reserve,
+        queues: Queues,
+        member_milli: Callable[[Job], int],
+    ) -> None:
+        super().__init__(fleet, policy, gang)
+        self._queues = queues
+        self._member_milli = member_milli
+
+    def reserve(self, job: Job, ask: Ask, table: Table, now: float) -> Reservation | None:
+        for sized, narrowed in within_limits(job, ask, self._queues, self._member_milli):
+            reservation = super().reserve(sized, narrowed, table, now)
+            if reservation is not None:
+                return reservation
+        return None
 
 
 def within_limits(job: Job, ask: Ask, queues: Queues, member_milli: Callable[[Job], int]) -> Iterator[tuple[Job, Ask]]:

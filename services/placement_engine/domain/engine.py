@@ -12,8 +12,9 @@ from dataclasses import replace
 from placement_engine.domain import views
 from placement_engine.domain.advising import Adviser
 from placement_engine.domain.asks import with_deadline
+from placement_engine.domain.defragment import Defragmenter
 from placement_engine.domain.device_counts import best_shape, held_shape
-from placement_engine.domain.elastic import within_limits
+from placement_engine.domain.elastic import LimitedReserver
 from placement_engine.domain.explaining import (
     Explainer,
     backing_off,
@@ -22,12 +23,14 @@ from placement_engine.domain.explaining import (
     limit_reason,
 )
 from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.forecast import Ends
 from placement_engine.domain.gang_reasons import not_together
 from placement_engine.domain.gangs import Gangs, as_placed, sizes
 from placement_engine.domain.hosting import Hosting
 from placement_engine.domain.model import (
     WHOLE_DEVICE,
     Accelerator,
+    Advice,
     Candidate,
     Claim,
     CycleResult,
@@ -36,6 +39,7 @@ from placement_engine.domain.model import (
     Node,
     NodeSample,
     PowerDomain,
+    Preemption,
     Profile,
     Queue,
     Reason,
@@ -43,11 +47,13 @@ from placement_engine.domain.model import (
     ScoreTerm,
 )
 from placement_engine.domain.policy import Policy
+from placement_engine.domain.preemption import Preemptor
 from placement_engine.domain.queues import Group, PastUse, Queues, Totals
 from placement_engine.domain.quota_accounts import quota_exceeded
 from placement_engine.domain.quotas import within_quota
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
-from placement_engine.domain.reserve import Reservation, Reserver
+from placement_engine.domain.reservations import Bookings
+from placement_engine.domain.reserve import Reservation
 from placement_engine.domain.scores.objective import cautions
 from placement_engine.domain.shapes import (
     Ask,
@@ -78,11 +84,42 @@ class Engine:
         self._tables = Tables(self._fleet, policy, self._pipeline)
         topology = Topology(self._fleet)
         gangs = Gangs(self._fleet, policy, self._pipeline, topology, lambda shape: self._tables.get(shape))
-        self._reserver = Reserver(self._fleet, policy, gangs.reserve)
+        self._queues = Queues(self._fleet.models, policy.usage_half_life_seconds)
+        self._reserver = LimitedReserver(self._fleet, policy, gangs.reserve, self._queues, self._member_milli)
         self._adviser = Adviser(self._fleet, self._tables, self._reserver)
         self._explainer = Explainer(self._fleet, policy, self._pipeline, topology)
-        self._queues = Queues(self._fleet.models, policy.usage_half_life_seconds)
         self._claims: dict[str, Claim] = {}
+        self._ending: set[str] = set()
+        self._ends = Ends(self._fleet)
+        self._bookings = Bookings(
+            self._fleet,
+            self._tables,
+            self._reserver,
+            self._ends,
+            policy,
+            claims=self._claims,
+            ending=self._ending,
+        )
+        self._preemptor = Preemptor(
+            self._fleet,
+            self._tables,
+            self._reserver,
+            self._bookings,
+            self._queues,
+            policy,
+            claims=self._claims,
+            ending=self._ending,
+            charge=self._charge,
+        )
+        self._defragmenter = Defragmenter(
+            self._fleet,
+            self._tables,
+            self._reserver,
+            self._bookings,
+            policy,
+            claims=self._claims,
+            ending=self._ending,
+        )
         self._totals = Totals()
         self._why: dict[Shape, tuple[float, tuple[object, ...], Why]] = {}
 
@@ -127,12 +164,14 @@ class Engine:
         self._fleet.models.estimator.set_profiles(profiles)
         self._tables.forget()
         self._queues.reprice()
+        self._ends.forget()
 
     def put_profile(self, profile: Profile) -> None:
         """Adds or replaces the profile of (workload, accelerator, devices)."""
         self._fleet.models.estimator.put_profile(profile)
         self._tables.forget(profile.workload)
         self._queues.reprice()
+        self._ends.forget()
 
     def set_accelerators(self, accelerators: Iterable[Accelerator]) -> None:
         """Replaces the catalogue. To be set before claims are restored: their expected draw is read from it."""
@@ -140,6 +179,7 @@ class Engine:
         self._fleet.rewrite()
         self._tables.forget()
         self._queues.reprice()
+        self._ends.forget()
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -171,6 +211,8 @@ class Engine:
         claim = self._claims.pop(job_id, None)
         if claim is not None:
             self._fleet.let_go_all(job_id, claim.members, ended=ended)
+            self._ends.drop(job_id)
+            self._ending.discard(job_id)
             before = self._queues.shares_with(claim.job.queue, self._totals) if now is not None else {}
             self._charge(claim, -1)
             if now is not None:
@@ -198,7 +240,28 @@ class Engine:
             # When it was claimed is not known: the first sample is taken to show it.
             self._fleet.hold(job_id, member, float("-inf"), peak, part)
         self._claims[job_id] = claim
+        self._ends.put(claim)
         self._charge(claim, 1)
+
+    def started(self, job_id: str, attempt: int, at: float) -> None:
+        """The attempt that holds claims runs since `at`. Ignored for any other attempt."""
+        claim = self._claims.get(job_id)
+        if claim is not None and claim.job.attempt == attempt and claim.started_at != at:
+            self._claims[job_id] = replace(claim, started_at=at)
+            self._ends.put(self._claims[job_id])
+
+    def ending(self, job_id: str) -> None:
+        """The claims of this job are being released: it was told to stop. Ignored if it holds nothing."""
+        if job_id in self._claims:
+            self._ending.add(job_id)
+
+    def undo_preemption(self, job_id: str, attempt: int) -> None:
+        """Takes back a preemption that could not be committed: the job runs on, what was kept in its place
+        is not kept. Ignored if that attempt holds nothing."""
+        claim = self._claims.get(job_id)
+        if claim is not None and claim.job.attempt == attempt and job_id in self._ending:
+            self._ending.discard(job_id)
+            self._bookings.stays(job_id)
 
     def undo(self, job_id: str, attempt: int) -> None:
         """Takes back a decision that could not be committed: claims freed, the job waits again.
@@ -211,6 +274,7 @@ class Engine:
             self._queues.add(claim.job)
 
     def _charge(self, claim: Claim, sign: int) -> None:
+        self._preemptor.count(claim.job, sign)
         devices: dict[str, int] = {}
         cpu = memory = 0
         for member in claim.members:
@@ -239,36 +303,48 @@ class Engine:
         limit = self._policy.max_jobs_per_cycle if limit is None else limit
         decisions: list[Decision] = []
         rejections: list[Rejection] = []
+        preemptions: list[Preemption] = []
+        advice: list[Advice] = []
         considered = 0
         # 1. Drain: facts were applied as they came; what time alone changes is applied here.
         self._fleet.age(now)
         self._queues.wake(now)
         self._queues.advance(now, self._totals)
         self._hosting.review()
-        advice = self._adviser.advise(self._claims, now)
+        advice = list(self._adviser.advise(self._claims, now))
+        self._preemptor.begin(now)
+        self._defragmenter.begin(self._queues.jobs)
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)
-        while len(decisions) < limit and (head := turn.next()) is not None:
-            job, group = head
-            considered += 1
-            why = self._gate(job, now)
-            if why is None:
-                # 3. Filter and 4. score, on the rows that changed since this shape was last asked for.
-                table = self._tables.get(self._sized(job, group.likeness.shape, now))
-                ask = self._ask(table, job, now)
-                # 5. Reserve: a gang whole or not at all.
-                reservation = self._reserve(job, ask, table, now)
-                if reservation is not None:
-                    # 6. Commit: the job leaves the queue and its queue is charged.
-                    decisions.append(self._commit(job, ask, table, reservation))
-                    turn.fits(group)
-                    continue
-                why = self._reasons(job, ask, now)
-            # Backfill: jobs alike are passed over, others behind them may fit.
-            rejections.extend(self._tell(group, why, now))
-            turn.skip(group)
-        # 7. Publish.
-        return CycleResult(tuple(decisions), tuple(rejections), considered, advice=advice)
+        with self._bookings.cycle(self._queues.jobs):
+            while len(decisions) < limit and (head := turn.next()) is not None:
+                job, group = head
+                considered += 1
+                why = self._gate(job, now)
+                if why is None:
+                    # 3. Filter and 4. score, on the rows that changed since this shape was last asked for.
+                    table = self._tables.get(self._sized(job, group.likeness.shape, now))
+                    ask = self._ask(table, job, now)
+                    # 5. Reserve: a gang whole or not at all, beside what is kept for others.
+                    found = self._bookings.place(job, ask, table, now)
+                    if found is not None:
+                        # 6. Commit: the job leaves the queue and its queue is charged.
+                        decisions.append(self._commit(job, ask, *found, now))
+                        turn.fits(group)
+                        continue
+                    # 7. Or make room: who is stopped leaves a place that is kept for the job until they are gone.
+                    stopped = self._make_room(job, table, now, advice)
+                    why = self._blocked(job, group, ask, now)
+                    if stopped is not None:
+                        preemptions.extend(stopped)
+                        rejections.extend(self._tell_one(group, job, why, now, bool(stopped)))
+                        turn.fits(group)
+                        continue
+                # Backfill: jobs alike are passed over, others behind them may fit.
+                rejections.extend(self._tell(group, why, now))
+                turn.skip(group)
+        # 8. Publish.
+        return CycleResult(tuple(decisions), tuple(rejections), considered, tuple(preemptions), tuple(advice))
 
     def _gate(self, job: Job, now: float) -> Why | None:
         """What keeps a job from being placed, whatever the fleet."""
@@ -301,29 +377,51 @@ class Engine:
         """The shape, at the best number of devices where the job leaves that open."""
         if not shape.flexible:
             return shape
-        return best_shape(
-            job,
-            shape,
-            now,
-            fleet=self._fleet,
-            tables=self._tables,
-            reserver=self._reserver,
-            ask=lambda table: self._ask(table, job, now),
-            admitted=lambda larger: self._gate(larger, now) is None,
-        )
+        with self._bookings.without((job.job_id,)):
+            return best_shape(
+                job,
+                shape,
+                now,
+                fleet=self._fleet,
+                tables=self._tables,
+                reserver=self._reserver,
+                ask=lambda table: self._ask(table, job, now),
+                admitted=lambda larger: self._gate(larger, now) is None,
+            )
 
-    def _reserve(self, job: Job, ask: Ask, table: Table, now: float) -> Reservation | None:
-        """As `Reserver.reserve`, for the largest size of an elastic gang that limits and quotas leave room for."""
-        for sized, narrowed in within_limits(job, ask, self._queues, self._member_milli):
-            reservation = self._reserver.reserve(sized, narrowed, table, now)
-            if reservation is not None:
-                return reservation
-        return None
+    def _make_room(self, job: Job, table: Table, now: float, advice: list[Advice]) -> tuple[Preemption, ...] | None:
+        """Who is stopped for a job that does not fit, by preemption or else by moves; None: no place is kept."""
+        # Without its queue's quotas: who is stopped may free what the queue is short of.
+        ask = with_deadline(self._fleet, table.ask, job, now)
+        stopped = self._preemptor.preempt(job, ask, self._totals, now)
+        if stopped is None and self._defragmenter.may_look(job, now) and not self._over_quota(job, ask):
+            moves = self._defragmenter.propose(job, ask, self._preemptor.by_harm(now), now)
+            if moves is not None:
+                advice.append(moves[0])
+                stopped = moves[1] or None
+        return stopped
 
-    def _commit(self, job: Job, ask: Ask, table: Table, reservation: Reservation) -> Decision:
+    def _over_quota(self, job: Job, ask: Ask) -> Why | None:
+        return quota_exceeded(self._queues, self._totals, job, ask)
+
+    def _blocked(self, job: Job, group: Group, ask: Ask, now: float) -> Why:
+        """Keeps a start for a job that does not fit, where it is its turn; and says why it waits."""
+        quota = self._over_quota(job, ask)
+        if quota is not None:
+            return quota
+        with self._bookings.without((job.job_id,)):
+            held, how = self._bookings.held_back(job, ask, now)
+            reasons, remedies = self._reasons(job, ask, now)
+        if self._bookings.reserve(job, ask, now):
+            group.untold.add(job.job_id)
+        return held + reasons, how + remedies
+
+    def _commit(self, job: Job, ask: Ask, table: Table, reservation: Reservation, now: float) -> Decision:
         self._queues.discard(job.job_id)
-        claim = Claim(job, reservation.members)
+        claim = Claim(job, reservation.members, placed_at=now)
         self._claims[job.job_id] = claim
+        self._ends.put(claim)
+        self._bookings.placed(job, claim.members)
         self._charge(claim, 1)
         return self._decision(job, ask, table, reservation)
 
@@ -366,9 +464,6 @@ class Engine:
 
     def _reasons(self, job: Job, ask: Ask, now: float) -> Why:
         """Reasons over the whole fleet, at most so old as the policy says."""
-        quota = quota_exceeded(self._queues, self._totals, job, ask)
-        if quota is not None:
-            return quota
         key = (gang_of(job), ask.in_time.tobytes())
         known = self._why.get(ask.shape)
         if known is not None and known[1] == key and 0 <= now - known[0] < self._policy.reasons_max_age_seconds:
@@ -387,10 +482,18 @@ class Engine:
         ids = [place[2] for place in group.order] if codes != group.told else sorted(group.untold)
         group.told = codes
         group.untold.clear()
-        return [self._rejection(self._queues.jobs[job_id], why) for job_id in ids]
+        return [self._rejection(self._queues.jobs[job_id], why, now) for job_id in ids]
 
-    def _rejection(self, job: Job, why: Why) -> Rejection:
+    def _tell_one(self, group: Group, job: Job, why: Why, now: float, news: bool) -> list[Rejection]:
+        """The rejection of a job whose place is kept, where there is news of it."""
+        if not news and job.job_id not in group.untold:
+            return []
+        group.untold.discard(job.job_id)
+        return [self._rejection(job, why, now)]
+
+    def _rejection(self, job: Job, why: Why, now: float) -> Rejection:
         reasons, remedies = why
+        reasons = self._bookings.promise(job.job_id, now) + reasons
         nodes = len(self._fleet.nodes)
         if not nodes:
             summary = f"waits: pool {self._pool!r} has no nodes"
@@ -411,20 +514,21 @@ class Engine:
         )
 
     def dry_run(self, job: Job, now: float) -> Decision | Rejection:
-        """Where the job would go now, alone. Changes nothing."""
+        """Where the job would go now, alone, beside what is kept for others. Changes nothing."""
         self._fleet.age(now)
         why = self._gate(job, now)
         if why is not None:
-            return self._rejection(job, why)
-        table = self._tables.get(self._sized(job, shape_of(job), now))
-        ask = self._ask(table, job, now)
-        reservation = self._reserve(job, ask, table, now)
-        if reservation is None:
-            quota = quota_exceeded(self._queues, self._totals, job, ask)
-            reasons, remedies = quota or self._explainer.reasons(job, ask)
-            return self._rejection(job, (reasons or (not_together(job),), remedies))
-        self._fleet.let_go_all(job.job_id, reservation.members)
-        return self._decision(job, ask, table, reservation)
+            return self._rejection(job, why, now)
+        with self._bookings.as_of_last_cycle(job.job_id):
+            table = self._tables.get(self._sized(job, shape_of(job), now))
+            ask = self._ask(table, job, now)
+            found = self._bookings.place(job, ask, table, now)
+            if found is None:
+                held, how = self._bookings.held_back(job, ask, now)
+                reasons, remedies = self._over_quota(job, ask) or self._explainer.reasons(job, ask)
+                return self._rejection(job, (held + (reasons or (not_together(job),)), how + remedies), now)
+            self._fleet.let_go_all(job.job_id, found[1].members)
+            return self._decision(job, ask, *found)
 
     def explain(self, job_id: str, now: float) -> Rejection | None:
         """Why a waiting job waits, over the whole fleet. None: it is not waiting. A job that would
@@ -436,17 +540,20 @@ class Engine:
         gate = self._gate(job, now)
         if gate is None and job.not_before > now:
             gate = (backing_off(job, now),), ()
-        table = self._tables.get(self._sized(job, shape_of(job), now))
-        ask = self._ask(table, job, now)
-        gate = gate or quota_exceeded(self._queues, self._totals, job, ask)
-        if gate is not None:
-            ask = with_deadline(self._fleet, table.ask, job, now)  # what the fleet says apart from quotas
-        reasons, remedies = self._explainer.reasons(job, ask)
+        with self._bookings.as_of_last_cycle(job_id):
+            table = self._tables.get(self._sized(job, shape_of(job), now))
+            ask = self._ask(table, job, now)
+            gate = gate or self._over_quota(job, ask)
+            if gate is not None:
+                ask = with_deadline(self._fleet, table.ask, job, now)  # what the fleet says apart from quotas
+            held, how = self._bookings.held_back(job, ask, now)
+            reasons, remedies = self._explainer.reasons(job, ask)
+        reasons, remedies = held + reasons, how + remedies
         if gate is not None:
             reasons, remedies = gate[0] + reasons, gate[1] + remedies
         elif not reasons and not isinstance(self.dry_run(job, now), Decision):
             reasons = (not_together(job),)
-        return self._rejection(job, (reasons, remedies))
+        return self._rejection(job, (reasons, remedies), now)
 
     # -- read-outs -------------------------------------------------------------------------------
 
@@ -483,4 +590,5 @@ class Engine:
 
     def state_digest(self) -> bytes:
         """A hash of all facts and columns, free of caches and of the order of arrival."""
-        return views.digest(self._fleet, self._queues, self._claims)
+        kept = [repr(self._bookings.nominations[job_id]) for job_id in sorted(self._bookings.nominations)]
+        return views.digest(self._fleet, self._queues, self._claims, (*kept, *sorted(self._ending)))

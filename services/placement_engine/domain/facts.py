@@ -70,6 +70,8 @@ class DeviceFacts:
     idle_watts: float = 0.0
     """Draw of an unclaimed device that does nothing; 0 where it works, or nobody knows."""
     written: tuple[float, ...] = ()
+    supposed_idle: bool = False
+    """In a supposition: its work was taken out, though telemetry still shows it."""
 
     def inherit(self, before: "DeviceFacts") -> None:
         """What telemetry told of it before its node was declared anew."""
@@ -193,3 +195,5 @@ class NodeFacts:
     """Upper estimate of the draw with what is claimed but not yet visible, in whole W."""
     headroom: float = float("inf")
     accelerators: int = 0
+    supposed_idle: int = 0
+    """Devices whose work a supposition took out."""

@@ -253,11 +253,30 @@ class Fleet:
         return hold
 
     def put_back(self, hold: MemberHold) -> None:
+        """Undoes `lift`, or `suppose_ended`, to the last bit."""
         member = hold.member
         self.held.setdefault(member.node, {})[hold.job_id, member.member] = hold
         facts = self.nodes.get(member.node)
         if facts is not None:
+            if facts.supposed_idle:
+                self._suppose_idle(facts, member, False)
             self._write_after_claim(facts, self._attach(facts, hold))
+
+    def suppose_ended(self, job_id: str, member: Member) -> MemberHold | None:
+        """`lift` as it will look once the work has left telemetry: where it was a device's last, the
+        device draws no more than an idle one, and what was used beyond the claims is free."""
+        facts = self.nodes.get(member.node)
+        if facts is not None:
+            self._suppose_idle(facts, member, True)
+        return self.lift(job_id, member)
+
+    def _suppose_idle(self, facts: NodeFacts, member: Member, idle: bool) -> None:
+        for claim in member.devices:
+            device = facts.devices.get(claim.device_id)
+            if device is None or device.supposed_idle == idle or (idle and len(device.holds) > 1):
+                continue
+            device.supposed_idle = idle
+            facts.supposed_idle += 1 if idle else -1
 
     def _attach(self, facts: NodeFacts, hold: MemberHold) -> list[DeviceFacts]:
         member, touched = hold.member, []
@@ -359,7 +378,8 @@ class Fleet:
 
     def _write_device(self, device: DeviceFacts, facts: NodeFacts) -> None:
         c, total = self.columns, device.total_bytes
-        memory = 0 if total is None else total - device.claimed_bytes() - device.foreign_bytes
+        foreign = 0 if device.supposed_idle else device.foreign_bytes
+        memory = 0 if total is None else total - device.claimed_bytes() - foreign
         blocked = device.blocked if self._is_heard(device, facts) else device.blocked | col.SILENT
         free, slices = device.division()
         limit = self.device_limit(device)
@@ -401,13 +421,27 @@ class Fleet:
             return 0.0
         if limit is None:
             limit = self.models.tdp(device.device)
-        return 0.0 if limit is None or draw > self._policy.idle_power_fraction * limit else draw
+        if limit is None:
+            return 0.0
+        most = self._policy.idle_power_fraction * limit
+        return draw if draw <= most else most if device.supposed_idle else 0.0
+
+    def _surplus_watts(self, device: DeviceFacts) -> float:
+        """What telemetry still shows of work that a supposition took out."""
+        draw, limit = device.draw.mean, self.device_limit(device) or self.models.tdp(device.device)
+        if not device.supposed_idle or draw is None or limit is None:
+            return 0.0
+        return max(0.0, draw - self._policy.idle_power_fraction * limit)
 
     def _headroom(self, device: DeviceFacts, limit: float | None) -> float:
         """W under the device's own limit; an idle device's draw is part of the next job's peak."""
         if limit is None:
             return math.inf
-        draw = 0.0 if device.idle_watts > 0 else device.draw.upper(self._policy.power_sigma) or 0.0
+        draw = 0.0
+        if device.idle_watts <= 0:
+            draw = device.draw.upper(self._policy.power_sigma) or 0.0
+            if device.supposed_idle:
+                draw = (device.draw.mean or 0.0) - self._surplus_watts(device)
         return float(math.floor(limit - draw - device.pending_watts))
 
     def _write_power(self, facts: NodeFacts) -> None:
@@ -417,6 +451,8 @@ class Fleet:
         else:  # what the node does not tell, its devices may
             seen = sum(device.draw.upper(sigma) or 0.0 for device in facts.devices.values())
             pending = sum(device.pending_watts for device in facts.devices.values())
+        if facts.supposed_idle:
+            seen -= sum(self._surplus_watts(device) for device in facts.devices.values())
         total = math.ceil(seen) + pending
         cap = facts.node.power_cap_watts
         facts.headroom = math.inf if cap is None else cap - total

@@ -14,6 +14,15 @@ class UnknownPolicy(Enum):
     REFUSE = "refuse"
 
 
+class DefragmentPolicy(Enum):
+    """What becomes of moves that would make a waiting job fit."""
+
+    OFF = "off"
+    PROPOSE = "propose"
+    ACT = "act"
+    """Preemptible jobs are moved; moves of others are proposed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """Weight of each score plugin; every plugin's value is in 0..1."""
@@ -85,6 +94,30 @@ class Policy:
     """k of: the objective compares mean x (1 + k x uncertainty). 0: means alone."""
     class_rates: tuple[ClassRates, ...] = ASSUMED_RATES
     """What a device class reaches of its data sheet, for work without a profile; classes not named keep theirs."""
+    reservations: int = 1
+    """Blocked jobs, the first in queue order, that have devices reserved for a start by the forecast; 0: none."""
+    reservation_after_seconds: float = 10.0
+    """A job that waits for less has none."""
+    backfill_tries: int = 32
+    """Most jobs in a cycle that are tried in what is reserved for others."""
+    forecasts_per_cycle: int = 4
+    forecast_claims: int = 1024
+    """Most running jobs that a forecast supposes to end."""
+    preemptions_per_cycle: int = 8
+    """Most blocked jobs in a cycle for which it is looked whom to stop; 0: nobody is ever preempted."""
+    preemption_candidates: int = 256
+    """Of the running jobs in order of harm, those looked at wherever they sit (more for a larger gang)."""
+    protected_seconds: float = 0.0
+    """A job is not stopped before it has run so long; a queue may say more."""
+    nomination_seconds: float = 60.0
+    """How long a place stays kept for a job that does not fit there though all who were stopped are gone."""
+    defragment: DefragmentPolicy = DefragmentPolicy.PROPOSE
+    defragment_moves: int = 3
+    """Most running jobs that one plan moves."""
+    defragment_after_seconds: float = 60.0
+    """Moves are looked for once a job has waited so long, and at most once in that time."""
+    plan_retry_seconds: float = 1.0
+    """A forecast or a preemption that found no way is not tried again before this."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.fresh_seconds <= self.degraded_seconds <= self.unschedulable_seconds:
@@ -109,6 +142,11 @@ class Policy:
             "usage_half_life_seconds",
             "next_best",
             "risk_aversion",
+            "reservations",
+            "reservation_after_seconds",
+            "plan_retry_seconds",
+            "protected_seconds",
+            "defragment_after_seconds",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"policy {name} must not be negative, got {getattr(self, name)}")

@@ -9,6 +9,7 @@ before and one job each. Larger jobs wait for a reservation; what is borrowed is
 
 import bisect
 import heapq
+import math
 from dataclasses import dataclass, field
 
 from placement_engine.domain.model import Job
@@ -35,16 +36,17 @@ class Likeness:
     gang: tuple[object, ...]
     deadline: float | None
     duration: float | None
+    """Where a deadline binds, as declared; else its power of two, since the short may be backfilled."""
 
 
 def likeness_of(job: Job) -> Likeness:
-    bound = job.deadline is not None
+    bound, duration = job.deadline is not None, job.expected_duration_seconds
     return Likeness(
         queue=job.queue,
         shape=shape_of(job),
         gang=gang_of(job),
         deadline=job.deadline,
-        duration=job.expected_duration_seconds if bound else None,
+        duration=duration if bound or duration is None else 2.0 ** math.frexp(duration)[1],
     )
 
 
@@ -209,8 +211,8 @@ class Turn:
         for branch in self._leaves.values():
             branch.settle()
 
-    def _entry(self, group: Group) -> tuple[int, bool, Place, Group]:
-        place, quotas = group.order[0], self._queues.quotas
+    def _entry(self, group: Group, at: int = 0) -> tuple[int, bool, Place, Group]:
+        place, quotas = group.order[at], self._queues.quotas
         if group.needs[0] != quotas.version:
             group.needs = (quotas.version, quotas.needs(self._queues.jobs[place[2]]))
         return place[0], not within_nominal(group.needs[1]), place, group
@@ -240,10 +242,13 @@ class Turn:
         branch.settle()
 
     def fits(self, group: Group) -> None:
-        """The head job was placed, is charged and has left its group: the group's next one stands in line."""
+        """The head job was placed, is charged and has left its group, or a place is kept for it: the group's next
+        one stands in line."""
         branch = self._leaves[group.likeness.queue]
-        if group.order:
-            heapq.heapreplace(branch.own, self._entry(group))
+        place = branch.own[0][2]
+        after = bisect.bisect_right(group.order, place)
+        if after < len(group.order):
+            heapq.heapreplace(branch.own, self._entry(group, after))
         else:
             heapq.heappop(branch.own)
         at: Branch | None = branch

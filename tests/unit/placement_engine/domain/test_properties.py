@@ -44,7 +44,9 @@ class Forgetful(Tables):
 
 
 def uncached(engine: Engine) -> Engine:
-    engine._tables = Forgetful(engine._fleet, engine._policy, engine._pipeline)
+    engine._tables = engine._bookings._tables = engine._preemptor._tables = Forgetful(
+        engine._fleet, engine._policy, engine._pipeline
+    )
     return engine
 
 
@@ -319,7 +321,7 @@ def test_an_engine_rebuilt_from_the_ledger_decides_the_same(fleet: Any, batch: A
     rebuilt = an_engine(*shuffle(fleet, len(fleet)))
     for job in shuffle(batch[:half], half):
         if job.job_id in placed:
-            rebuilt.restore(Claim(job, placed[job.job_id].members))
+            rebuilt.restore(Claim(job, placed[job.job_id].members, placed_at=NOW))
         else:
             rebuilt.submit(job)
     assert rebuilt.state_digest() == engine.state_digest()
