@@ -42,7 +42,9 @@ from placement_engine.domain.model import (
 )
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.preemption import Preemptor
-from placement_engine.domain.queues import Group, Queues, Totals
+from placement_engine.domain.queues import Group, PastUse, Queues, Totals
+from placement_engine.domain.quota_accounts import quota_exceeded
+from placement_engine.domain.quotas import within_quota
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reservations import Bookings
 from placement_engine.domain.reserve import Reservation, Reserver
@@ -67,7 +69,7 @@ class Engine:
         gangs = Gangs(self._fleet, policy, self._pipeline, topology, lambda shape: self._tables.get(shape))
         self._reserver = Reserver(self._fleet, policy, gangs.reserve)
         self._explainer = Explainer(self._fleet, policy, self._pipeline, topology)
-        self._queues = Queues()
+        self._queues = Queues(self._fleet.models, policy.usage_half_life_seconds)
         self._claims: dict[str, Claim] = {}
         self._ending: set[str] = set()
         self._ends = Ends(self._fleet)
@@ -143,12 +145,14 @@ class Engine:
         self._fleet.models.estimator.set_profiles(profiles)
         self._tables.forget()
         self._ends.forget()
+        self._queues.reprice()
 
     def put_profile(self, profile: Profile) -> None:
         """Adds or replaces the profile of (workload, accelerator, devices)."""
         self._fleet.models.estimator.put_profile(profile)
         self._tables.forget(profile.workload)
         self._ends.forget()
+        self._queues.reprice()
 
     def set_accelerators(self, accelerators: Iterable[Accelerator]) -> None:
         """Replaces the catalogue. To be set before claims are restored: their expected draw is read from it."""
@@ -156,6 +160,7 @@ class Engine:
         self._fleet.rewrite()
         self._tables.forget()
         self._ends.forget()
+        self._queues.reprice()
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -176,14 +181,18 @@ class Engine:
         """Forgets a waiting job. Claims are left alone; unknown ids are ignored."""
         self._queues.discard(job_id)
 
-    def release(self, job_id: str) -> None:
-        """Frees what a job holds. Unknown ids are ignored."""
+    def release(self, job_id: str, now: float | None = None) -> None:
+        """Frees what a job holds. Unknown ids are ignored. `now`: when it ended, for the past use of its
+        queue; None: it is taken to have ended at the last cycle."""
         claim = self._claims.pop(job_id, None)
         if claim is not None:
             self._fleet.let_go_all(job_id, claim.members)
             self._ends.drop(job_id)
             self._ending.discard(job_id)
+            before = self._queues.shares_with(claim.job.queue, self._totals) if now is not None else {}
             self._charge(claim, -1)
+            if now is not None:
+                self._queues.ended(before, now, self._totals)
 
     def restore(self, claim: Claim) -> None:
         """Takes a claim from the ledger as truth: also for an unknown node and over capacity. The job
@@ -238,13 +247,22 @@ class Engine:
 
     def _charge(self, claim: Claim, sign: int) -> None:
         self._preemptor.count(claim.job, sign)
-        self._queues.charge(
-            claim.job.queue,
-            sign * sum(device.milli for member in claim.members for device in member.devices),
-            sign * sum(member.cpu_milli for member in claim.members),
-            sign * sum(member.memory_bytes for member in claim.members),
-            sign,
-        )
+        devices: dict[str, int] = {}
+        cpu = memory = 0
+        for member in claim.members:
+            cpu += member.cpu_milli
+            memory += member.memory_bytes
+            for device in member.devices:
+                devices[device.model] = devices.get(device.model, 0) + device.milli
+        self._queues.charge(claim.job, devices, cpu, memory, sign)
+
+    def usage_history(self) -> tuple[PastUse, ...]:
+        """Past use of every queue: to be kept, and given to `restore_usage` of the next engine."""
+        return self._queues.usage_history()
+
+    def restore_usage(self, history: Iterable[PastUse]) -> None:
+        """Takes the past use of queues as it was kept. From its time to the next cycle, what is held counts."""
+        self._queues.restore_usage(history)
 
     # -- planning --------------------------------------------------------------------------------
 
@@ -265,6 +283,7 @@ class Engine:
         self._queues.wake(now)
         self._preemptor.begin(now)
         self._defragmenter.begin(self._queues.jobs)
+        self._queues.advance(now, self._totals)
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)
         with self._bookings.cycle(self._queues.jobs):
@@ -275,7 +294,7 @@ class Engine:
                 if why is None:
                     # 3. Filter and 4. score, on the rows that changed since this shape was last asked for.
                     table = self._tables.get(group.likeness.shape)
-                    ask = with_deadline(self._fleet, table.ask, job, now)
+                    ask = self._ask(table, job, now)
                     # 5. Reserve: a gang whole or not at all, beside what is kept for others.
                     found = self._bookings.place(self._sized(job), ask, table, now)
                     if found is not None:
@@ -336,6 +355,10 @@ class Engine:
             return job
         return cut_to(job, lambda milli: self._queues.limit_hit(job.queue, milli) is None)
 
+    def _ask(self, table: Table, job: Job, now: float) -> Ask:
+        """What the shape asks for, on accelerators that hold the deadline and on which a quota leaves room."""
+        return within_quota(with_deadline(self._fleet, table.ask, job, now), self._queues.quotas.mask(job))
+
     def _commit(self, job: Job, table: Table, reservation: Reservation, now: float) -> Decision:
         self._queues.discard(job.job_id)
         claim = Claim(job, reservation.members, placed_at=now)
@@ -381,6 +404,9 @@ class Engine:
 
     def _reasons(self, job: Job, ask: Ask, now: float) -> Why:
         """Reasons over the whole fleet, at most so old as the policy says."""
+        quota = quota_exceeded(self._queues, self._totals, job, ask)
+        if quota is not None:
+            return quota
         key = (gang_of(job), ask.in_time.tobytes())
         known = self._why.get(ask.shape)
         if known is not None and known[1] == key and 0 <= now - known[0] < self._policy.reasons_max_age_seconds:
@@ -438,11 +464,12 @@ class Engine:
             return self._rejection(job, why, now)
         with self._bookings.as_of_last_cycle(job.job_id):
             table = self._tables.get(shape_of(job))
-            ask = with_deadline(self._fleet, table.ask, job, now)
+            ask = self._ask(table, job, now)
             found = self._bookings.place(self._sized(job), ask, table, now)
             if found is None:
                 held, how = self._bookings.held_back(job, ask, now)
-                reasons, remedies = self._explainer.reasons(job, ask)
+                quota = quota_exceeded(self._queues, self._totals, job, ask)
+                reasons, remedies = quota or self._explainer.reasons(job, ask)
                 return self._rejection(job, (held + (reasons or (not_together(job),)), how + remedies), now)
             self._fleet.let_go_all(job.job_id, found[1].members)
             return self._decision(job, *found)
@@ -459,7 +486,10 @@ class Engine:
             gate = (backing_off(job, now),), ()
         with self._bookings.as_of_last_cycle(job_id):
             table = self._tables.get(shape_of(job))
-            ask = with_deadline(self._fleet, table.ask, job, now)
+            ask = self._ask(table, job, now)
+            gate = gate or quota_exceeded(self._queues, self._totals, job, ask)
+            if gate is not None:
+                ask = with_deadline(self._fleet, table.ask, job, now)  # what the fleet says apart from quotas
             held, how = self._bookings.held_back(job, ask, now)
             reasons, remedies = self._explainer.reasons(job, ask)
         reasons, remedies = held + reasons, how + remedies

@@ -64,6 +64,9 @@ class Policy:
     idle_power_fraction: float = 0.3
     """An unclaimed device that draws less than this part of its limit is idle: a job replaces that draw."""
 
+    usage_half_life_seconds: float = 7 * 86_400.0
+    """Past use of a queue counts half after this time in its standing; 0: only what it holds now counts."""
+
     max_jobs_per_cycle: int = 512
     next_best: int = 3
     """Candidates kept with a decision, besides the chosen one."""
@@ -116,6 +119,12 @@ class Policy:
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"policy {name} must not be negative, got {getattr(self, name)}")
-        for name in ("heat_hysteresis_celsius", "power_sigma", "power_settle_seconds", "next_best"):
+        for name in (
+            "heat_hysteresis_celsius",
+            "power_sigma",
+            "power_settle_seconds",
+            "usage_half_life_seconds",
+            "next_best",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"policy {name} must not be negative, got {getattr(self, name)}")

@@ -1,16 +1,30 @@
-"""Who is next: priority, then weighted fair share down the tree of queues, then submit time, then id."""
+"""Who is next: priority, then weighted fair share down the tree of queues, then submit time, then id.
+
+No job starves: within a priority, if jobs end, one that asks for no more than what a job that ends leaves is
+placed in the end, without quotas in every queue, with them in each that stays within its own (as long as quotas
+promise no more than there is). Each placement raises the standing of its queue, and what a queue held in the
+past halves with each half-life: while a job waits, others are given, by weight, at most what its queue was given
+before and one job each. Larger jobs wait for a reservation; what is borrowed is not promised.
+"""
 
 import bisect
 import heapq
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from placement_engine.domain.model import Job, Queue
+from placement_engine.domain.model import Job
+from placement_engine.domain.models import Models
+from placement_engine.domain.quotas import Needs, within_nominal
 from placement_engine.domain.shapes import Shape, gang_of, shape_of
+from placement_engine.domain.usage import PastUse, QueueTree, Totals, Usage
+
+__all__ = ["Group", "Likeness", "PastUse", "Queues", "Totals", "Turn", "Usage", "likeness_of", "place_of"]
 
 Place = tuple[int, float, str]
 """Order within a queue: (-priority, submitted at, job id)."""
+
+Rank = tuple[int, bool, float, Place, str]
+"""Order among siblings: (-priority, not within its quota, standing, place of the job it would try, queue)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,124 +62,22 @@ class Group:
     order: list[Place] = field(default_factory=list)
     told: tuple[str, ...] | None = None
     untold: set[str] = field(default_factory=set)
+    needs: tuple[int, Needs] = (-1, ())
+    """The version of the quotas, and what one job needs of them."""
 
 
-@dataclass(slots=True)
-class Usage:
-    """What a queue's subtree holds: milli of devices, milli of CPU, bytes of host memory."""
+class Queues(QueueTree):
+    """The tree of queues, what each uses, and the waiting jobs."""
 
-    devices: int = 0
-    cpu: int = 0
-    memory: int = 0
-    jobs: int = 0
-
-    def add(self, devices: int, cpu: int, memory: int, jobs: int) -> None:
-        self.devices += devices
-        self.cpu += cpu
-        self.memory += memory
-        self.jobs += jobs
-
-
-@dataclass(slots=True)
-class Totals:
-    """What the pool has: the denominators of shares."""
-
-    devices: int = 0
-    cpu: int = 0
-    memory: int = 0
-
-
-class Queues:
-    """The tree of queues, what each uses, and the waiting jobs. A queue that only jobs name is at the root."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Queue] = {}
-        self.usage: dict[str, Usage] = {}
+    def __init__(self, models: Models | None = None, half_life_seconds: float = 0.0) -> None:
+        super().__init__(models, half_life_seconds)
         self.jobs: dict[str, Job] = {}
         self.groups: dict[Likeness, Group] = {}
         self.order: dict[str, list[Place]] = {}
         self._groups_of: dict[str, dict[Likeness, Group]] = {}
         self._likeness: dict[str, Likeness] = {}
-        self._paths: dict[str, tuple[str, ...]] = {}
         self._deferred: list[tuple[float, str]] = []
         self._held_back: dict[str, float] = {}
-
-    def set_queues(self, queues: Iterable[Queue]) -> None:
-        known: dict[str, Queue] = {}
-        for queue in queues:
-            if not queue.name:
-                raise ValueError("queue name must not be empty")
-            if not queue.weight > 0:
-                raise ValueError(f"queue {queue.name!r}: weight must be above 0, got {queue.weight}")
-            known[queue.name] = queue
-        for queue in known.values():
-            seen = {queue.name}
-            at = queue
-            while at.parent:
-                if at.parent not in known:
-                    raise ValueError(f"queue {at.name!r}: parent {at.parent!r} is not a queue; define it too")
-                at = known[at.parent]
-                if at.name in seen:
-                    raise ValueError(f"queue {queue.name!r}: its parents form a loop at {at.name!r}")
-                seen.add(at.name)
-        leaves = {name: self.usage_alone(name) for name in self.usage}
-        self.known = known
-        self._paths.clear()
-        self.usage = {}
-        for name, own in leaves.items():
-            self.charge(name, own.devices, own.cpu, own.memory, own.jobs)
-
-    def usage_alone(self, name: str) -> Usage:
-        """What jobs of this very queue hold, children not counted."""
-        own = self.usage.get(name, Usage())
-        result = Usage(own.devices, own.cpu, own.memory, own.jobs)
-        for child in self.known.values():
-            if child.parent == name:
-                below = self.usage.get(child.name, Usage())
-                result.add(-below.devices, -below.cpu, -below.memory, -below.jobs)
-        return result
-
-    def path(self, name: str) -> tuple[str, ...]:
-        """From the root's child down to the queue."""
-        path = self._paths.get(name)
-        if path is None:
-            names, at = [name], self.known.get(name)
-            while at is not None and at.parent:
-                names.append(at.parent)
-                at = self.known.get(at.parent)
-            path = self._paths[name] = tuple(reversed(names))
-        return path
-
-    def charge(self, name: str, devices: int, cpu: int, memory: int, jobs: int) -> None:
-        for queue in self.path(name):
-            usage = self.usage.get(queue)
-            if usage is None:
-                usage = self.usage[queue] = Usage()
-            usage.add(devices, cpu, memory, jobs)
-
-    def share(self, name: str, totals: Totals) -> float:
-        """Dominant share of the subtree, by weight: 0 holds nothing, 1 with weight 1 holds the pool."""
-        usage = self.usage.get(name)
-        if usage is None:
-            return 0.0
-        queue = self.known.get(name)
-        parts = (
-            usage.devices / totals.devices if totals.devices else 0.0,
-            usage.cpu / totals.cpu if totals.cpu else 0.0,
-            usage.memory / totals.memory if totals.memory else 0.0,
-        )
-        return max(parts) / (queue.weight if queue else 1.0)
-
-    def limit_hit(self, name: str, milli: int) -> Queue | None:
-        """The queue, of this one and those above it, whose device limit this many more would break."""
-        for at in self.path(name):
-            queue = self.known.get(at)
-            if queue is None or queue.device_limit is None:
-                continue
-            usage = self.usage.get(at)
-            if (usage.devices if usage else 0) + milli > queue.device_limit * 1000:
-                return queue
-        return None
 
     # -- waiting jobs ----------------------------------------------------------------------------
 
@@ -173,6 +85,7 @@ class Queues:
         self.discard(job.job_id)
         self.jobs[job.job_id] = job
         bisect.insort(self.order.setdefault(job.queue, []), place_of(job))
+        self._count_waiting(job, 1)
         if job.not_before > now_known:
             self._held_back[job.job_id] = job.not_before
             heapq.heappush(self._deferred, (job.not_before, job.job_id))
@@ -198,6 +111,7 @@ class Queues:
         del order[bisect.bisect_left(order, place)]
         if not order:
             del self.order[job.queue]
+        self._count_waiting(job, -1)
         self._held_back.pop(job_id, None)
         likeness = self._likeness.pop(job_id, None)
         if likeness is not None:
@@ -222,92 +136,123 @@ class Queues:
         return bisect.bisect_left(self.order.get(job.queue, []), place_of(job)) + 1
 
     def waiting_below(self, name: str) -> int:
-        return sum(len(order) for queue, order in self.order.items() if name in self.path(queue))
+        return self.waiting.get(name, 0)
 
     def turn(self, totals: Totals) -> "Turn":
+        self.refresh()
         return Turn(self, totals, self._groups_of)
+
+
+class Branch:
+    """A queue in a turn, or the jobs of a queue itself beside its children: those are one more child.
+
+    `head`: what it would try next; None: nothing is left.
+    """
+
+    __slots__ = ("above", "below", "direct", "entry", "head", "line", "name", "own", "standing")
+
+    def __init__(self, name: str, above: "Branch | None", standing: float = 0.0, *, direct: bool = False) -> None:
+        self.name = name
+        self.above = above
+        self.standing = standing
+        self.direct = direct
+        self.own: list[tuple[int, bool, Place, Group]] = []
+        """Heads of the queue's own groups, (-priority, not within its quota, place, group): a heap."""
+        self.below: dict[str, Branch] = {}
+        self.line: list[Rank] = []
+        """The children in order: a heap, whose outdated entries are passed over."""
+        self.entry: Rank | None = None
+        self.head: tuple[bool, Place, Group] | None = None
+
+    def settle(self) -> None:
+        """Finds its head, and its place among its siblings, anew; so does each queue above it."""
+        line, below = self.line, self.below
+        while line and below[line[0][4]].entry is not line[0]:
+            heapq.heappop(line)
+        own = self.own
+        while own and not own[0][1] and not within_nominal(own[0][3].needs[1]):
+            priority, _, place, group = own[0]
+            heapq.heapreplace(own, (priority, True, place, group))
+        if own:
+            self.head = own[0][1:]
+        else:
+            self.head = below[line[0][4]].head if line else None
+        if self.above is None:
+            return
+        if self.head is None:
+            self.entry = None
+        else:
+            borrows, place, _ = self.head
+            self.entry = (place[0], borrows, self.standing, place, self.name)
+            heapq.heappush(self.above.line, self.entry)
+        self.above.settle()
 
 
 class Turn:
     """One cycle's walk over the waiting jobs. After `fits` the job has left the queue; after `skip`
-    its whole group is passed over until the next cycle."""
+    its whole group is passed over until the next cycle.
+
+    Among siblings the highest priority goes first; then, where there are quotas, what stays within its queue's
+    own before what borrows or has none: so nobody borrows what its owner waits for; then the least standing
+    (see `usage`), the earliest submitted of the jobs they would try, and the name.
+    """
 
     def __init__(self, queues: Queues, totals: Totals, groups: dict[str, dict[Likeness, Group]]) -> None:
         self._queues = queues
         self._totals = totals
-        self._heads: dict[str, list[tuple[Place, int, Group]]] = {}
-        ticket = 0
-        for name in sorted(groups):
-            heads: list[tuple[Place, int, Group]] = []
-            for group in groups[name].values():
-                ticket += 1
-                heads.append((group.order[0], ticket, group))
-            if heads:
-                heapq.heapify(heads)
-                self._heads[name] = heads
-        self._children: dict[str, set[str]] = {}
-        for name in self._heads:
-            above = ""
-            for at in queues.path(name):
-                self._children.setdefault(above, set()).add(at)
-                above = at
+        self._root = Branch("", None)
+        self._branches: dict[str, Branch] = {}
+        self._leaves: dict[str, Branch] = {}
+        """Branches with jobs, by queue."""
+        for name in sorted(name for name in groups if groups[name]):
+            branch = self._leaves[name] = self._leaf(name)
+            branch.own = [self._entry(group) for group in groups[name].values()]
+            heapq.heapify(branch.own)
+        for branch in self._leaves.values():
+            branch.settle()
 
-    def _best_priority(self, name: str) -> int | None:
-        heads = self._heads.get(name)
-        best = None if not heads else -heads[0][0][0]
-        for child in self._children.get(name, ()):
-            below = self._best_priority(child)
-            if below is not None and (best is None or below > best):
-                best = below
-        return best
+    def _entry(self, group: Group, position: int = 0) -> tuple[int, bool, Place, Group]:
+        place, quotas = group.order[position], self._queues.quotas
+        if group.needs[0] != quotas.version:
+            group.needs = (quotas.version, quotas.needs(self._queues.jobs[place[2]]))
+        return place[0], not within_nominal(group.needs[1]), place, group
+
+    def _leaf(self, name: str) -> Branch:
+        above = self._root
+        for at in self._queues.path(name):
+            branch = self._branches.get(at)
+            if branch is None:
+                branch = self._branches[at] = Branch(at, above, self._queues.standing(at, self._totals))
+                above.below[at] = branch
+            above = branch
+        if self._queues.children(name):
+            standing = self._queues.own_standing(name, self._totals)
+            above.below[name] = above = Branch(name, above, standing, direct=True)
+        return above
 
     def next(self) -> tuple[Job, Group] | None:
         """The job to try next, or None."""
-        at = ""
-        while True:
-            children = sorted(self._children.get(at, ()))
-            options = [(p, c) for c in children if (p := self._best_priority(c)) is not None]
-            own = self._heads.get(at)
-            if not options and not own:
-                return None
-            top = max([p for p, _ in options] + ([-own[0][0][0]] if own else []))
-            if own and -own[0][0][0] == top:
-                # Jobs in a queue that also has children go before its children's.
-                group = own[0][2]
-                return self._queues.jobs[own[0][0][2]], group
-            best = [c for p, c in options if p == top]
-            if len(best) == 1:
-                at = best[0]
-            else:
-                shares = [self._queues.share(c, self._totals) for c in best]
-                least = min(shares)
-                owed = [c for c, share in zip(best, shares, strict=True) if share == least]
-                at = owed[0] if len(owed) == 1 else min(owed, key=lambda c: (self._first(c, top), c))
-
-    def _first(self, name: str, priority: int) -> Place:
-        """The earliest head of that priority in the subtree."""
-        found = [h[0][0] for n in self._below(name) if (h := self._heads.get(n)) and -h[0][0][0] == priority]
-        return min(found)
-
-    def _below(self, name: str) -> Iterator[str]:
-        yield name
-        for child in self._children.get(name, ()):
-            yield from self._below(child)
+        head = self._root.head
+        return None if head is None else (self._queues.jobs[head[1][2]], head[2])
 
     def skip(self, group: Group) -> None:
         """Passes over the head group of its queue."""
-        heads = self._heads[group.likeness.queue]
-        heapq.heappop(heads)
-        if not heads:
-            del self._heads[group.likeness.queue]
+        branch = self._leaves[group.likeness.queue]
+        heapq.heappop(branch.own)
+        branch.settle()
 
     def fits(self, group: Group) -> None:
-        """The head job was placed and has left its group, or a place is kept for it: the group's next one
-        stands in line."""
-        heads = self._heads[group.likeness.queue]
-        place, ticket, _ = heads[0]
-        after = bisect.bisect_right(group.order, place)
+        """The head job was placed and charged and has left its group, or a place is kept for it: the group's
+        next one stands in line."""
+        branch = self._leaves[group.likeness.queue]
+        after = bisect.bisect_right(group.order, branch.own[0][2])
         if after < len(group.order):
-            heapq.heapreplace(heads, (group.order[after], ticket, group))
+            heapq.heapreplace(branch.own, self._entry(group, after))
         else:
-            self.skip(group)
+            heapq.heappop(branch.own)
+        at: Branch | None = branch
+        while at is not None and at.above is not None:
+            standing = self._queues.own_standing if at.direct else self._queues.standing
+            at.standing = standing(at.name, self._totals)
+            at = at.above
+        branch.settle()

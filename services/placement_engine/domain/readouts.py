@@ -34,8 +34,28 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaUsage:
+    """A queue's account for one accelerator (catalogue name, class, or "" for every device), in milli."""
+
+    accelerator: str
+    nominal: int
+    """What it owns: its quota, or its children's together where that is more."""
+    used: int
+    borrowed: int
+    """Used beyond nominal."""
+    lent: int
+    """Owned and not used, but held by others now."""
+    borrowable: int
+    """What it could take now beyond what is its own and not used."""
+
+
+@dataclass(frozen=True, slots=True)
 class QueueUsage:
-    """A queue's standing: what its subtree uses and waits for. `share` is dominant share / weight."""
+    """A queue's standing: what its subtree uses and waits for.
+
+    `share`: dominant share in normalised units / weight; `past_share`: the same with decay, as of the last
+    cycle. The lesser sum of both goes first. `quotas`: of the accelerators on which a quota limits it.
+    """
 
     name: str
     parent: str
@@ -47,6 +67,8 @@ class QueueUsage:
     running_jobs: int
     pending_jobs: int
     share: float
+    past_share: float = 0.0
+    quotas: tuple[QuotaUsage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

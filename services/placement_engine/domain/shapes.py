@@ -175,6 +175,8 @@ class Ask:
     """False where a profile tells that the deadline cannot be met."""
     scarcity: Floats
     """0..1, how rare a model is; 0 for jobs that name models."""
+    within_quota: Bools | None = None
+    """False where the queue's quotas leave no room now; None: everywhere there is. `in_time` has it too."""
 
     @property
     def time_bound(self) -> bool:

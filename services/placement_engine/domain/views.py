@@ -12,6 +12,7 @@ from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Claim, Job
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Queues, Totals
+from placement_engine.domain.quota_accounts import accounts
 from placement_engine.domain.readouts import DeviceView, MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.shapes import shape_of
 
@@ -80,6 +81,7 @@ def _device_blocked(fleet: Fleet, policy: Policy, device: DeviceFacts) -> str:
 
 
 def queue_usage(queues: Queues, totals: Totals) -> tuple[QueueUsage, ...]:
+    queues.refresh()
     names = sorted({*queues.known, *queues.usage, *queues.order})
     result = []
     for name in names:
@@ -96,6 +98,8 @@ def queue_usage(queues: Queues, totals: Totals) -> tuple[QueueUsage, ...]:
                 running_jobs=usage.jobs if usage else 0,
                 pending_jobs=queues.waiting_below(name),
                 share=queues.share(name, totals),
+                past_share=queues.past_share(name),
+                quotas=accounts(queues, name),
             )
         )
     return tuple(result)
@@ -171,7 +175,9 @@ def digest(fleet: Fleet, queues: Queues, claims: Mapping[str, Claim], kept: Sequ
         state.update(repr(queues.jobs[job_id]).encode())
     for name, usage in sorted(queues.usage.items()):
         if usage.devices or usage.cpu or usage.memory or usage.jobs:
-            state.update(repr((name, usage)).encode())
+            held = (usage.devices, usage.cpu, usage.memory, usage.jobs, sorted(usage.models.items()))
+            state.update(repr((name, held)).encode())
+    state.update(repr(queues.usage_history()).encode())
     state.update(repr(sorted(queues.known.items())).encode())
     state.update(repr((fleet.models.estimator.profiles(), fleet.models.estimator.catalogue())).encode())
     return state.digest()

@@ -11,6 +11,7 @@ from placement_engine.domain.filters.host_resources import HostResources
 from placement_engine.domain.filters.latency import LatencyTarget
 from placement_engine.domain.filters.pool import Pool
 from placement_engine.domain.filters.power_headroom import DevicePower, NodePower
+from placement_engine.domain.filters.queue_quota import QueueQuota
 from placement_engine.domain.filters.staleness import DeviceStaleness, Staleness
 from placement_engine.domain.filters.throttle import Throttle
 from placement_engine.domain.plugins import DeviceFilter, RowFilter
@@ -23,6 +24,7 @@ def row_filters(policy: Policy) -> tuple[RowFilter, ...]:
         Executor(),
         Pool(),
         LatencyTarget(),
+        QueueQuota(),
         Deadline(),
         Staleness(policy),
         HostResources(),

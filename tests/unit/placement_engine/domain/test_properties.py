@@ -18,6 +18,7 @@ from placement_engine.domain.model import (
     PowerDomain,
     Profile,
     Queue,
+    Quota,
 )
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.shapes import Shape
@@ -121,7 +122,9 @@ class TwoEngines(RuleBasedStateMachine):
                 ]
             )
         )
-        self.both(lambda e: e.set_queues([Queue("a", weight=2.0), Queue("b", device_limit=3)]))
+        quotas = (Quota("H100", 2000, 1000, 500), Quota("GPU", 4000))
+        queues = [Queue("a", weight=2.0, quotas=quotas), Queue("b", device_limit=3), Queue("c", quotas=quotas[:1])]
+        self.both(lambda e: e.set_queues(queues))
 
     @rule(data=st.data(), name=st.sampled_from(NODES))
     def node(self, data: st.DataObject, name: str) -> None:
@@ -218,6 +221,8 @@ class TwoEngines(RuleBasedStateMachine):
         usage = {u.name: u.used_milli for u in self.cached.queue_usage()}
         assert sum(usage.values()) == sum(used.values())
         assert usage.get("b", 0) <= 3000
+        for account in [account for one in self.cached.queue_usage() for account in one.quotas]:
+            assert 0 <= account.used <= (3000 if account.accelerator == "H100" else 4000)
 
 
 TwoEngines.TestCase.settings = settings(
