@@ -110,6 +110,8 @@ class Preemptor:
         lowest = min(self._preemptible, default=None)
         if not self._ending and (lowest is None or lowest > job.priority) and not self._quotas():
             return None
+        if ask.shape.needs_devices and not bool((ask.allowed & ask.in_time).any()):
+            return None  # a quota or the deadline leaves no accelerator
         self._plans_left -= 1
         plan = None
         if self._ending or (lowest is not None and lowest < job.priority):

@@ -252,7 +252,7 @@ def test_a_claim_of_groups_from_the_ledger_counts_the_same() -> None:
     first, second = an_engine(*nodes), an_engine(*nodes)
     for engine in (first, second):
         engine.set_accelerators(catalogue)
-    second.restore(Claim(gang, decided(first, gang).members))
+    second.restore(Claim(gang, decided(first, gang).members, placed_at=NOW))
     assert first.state_digest() == second.state_digest()
     first.release("j1")
     second.undo("j1", 0)

@@ -5,6 +5,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from placement_engine.domain.columns import CPU, HOST_MEMORY, NODE_WATTS
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.model import CycleResult, Decision, Job, Profile, Rejection
 from placement_engine.domain.policy import Policy
@@ -117,6 +118,16 @@ def test_only_what_the_reserved_start_needs_beyond_what_ends_is_kept() -> None:
     assert placed(engine, waits) == {"other": ["n1"]}
 
 
+def test_what_ends_covers_the_members_of_a_gang_once() -> None:
+    """Two members of 400 thousandths and 3 CPU wait for one job that holds 500 and 4: 300 and 2 are kept."""
+    for milli, cpu, may in ((200, 2000, True), (300, 0, False), (100, 3000, False)):
+        engine = an_engine(a_node("n1", 1, cpu_milli=8000), policy=EAGER)
+        placed(engine, a_job("r", device_milli=500, cpu_milli=4000, expected_duration_seconds=100.0))
+        placed(engine, a_job("w", device_milli=400, cpu_milli=3000, replicas=2, submitted_at=1.0))
+        long = a_job("long", device_milli=milli, cpu_milli=cpu, submitted_at=2.0)
+        assert bool(placed(engine, long)) is may, (milli, cpu)
+
+
 def test_no_reservation_before_the_wait_that_the_policy_asks_nor_without_a_forecast() -> None:
     engine = a_blocked_gang(policy=Policy(reservation_after_seconds=2000))
     assert placed(engine, a_job("w", devices=4, submitted_at=2.0)) == {"w": ["n1"]}
@@ -137,12 +148,18 @@ def test_a_start_that_misses_the_deadline_is_not_reserved() -> None:
 
 def test_a_cycle_leaves_no_booking_in_the_columns() -> None:
     engine = a_blocked_gang()
-    before = engine.state_digest()
+    fleet = engine._fleet
+
+    def held() -> tuple[bytes, bytes, list[tuple[str, list[tuple[str, int]]]]]:
+        hosts = fleet.columns.row[[CPU, HOST_MEMORY, NODE_WATTS]]
+        return fleet.columns.device.tobytes(), hosts.tobytes(), sorted((n, sorted(h)) for n, h in fleet.held.items())
+
+    before = held()
     for now in (NOW, NOW + 1, NOW + 150):
         engine.cycle(now)
         engine.explain("gang", now)
         engine.dry_run(a_job("x"), now)
-        assert engine.state_digest() == before
+        assert held() == before
 
 
 @st.composite
