@@ -304,7 +304,6 @@ class Engine:
         decisions: list[Decision] = []
         rejections: list[Rejection] = []
         preemptions: list[Preemption] = []
-        advice: list[Advice] = []
         considered = 0
         # 1. Drain: facts were applied as they came; what time alone changes is applied here.
         self._fleet.age(now)

@@ -298,6 +298,7 @@ class Bookings:
         for booking in [b for b in self.nominations.values() if b.job.priority < job.priority]:
             if _collide(members, booking.members):
                 self.drop(booking.job.job_id)
+        self._generation += 1
         booking = self._booking(job, ask, Keep.NOMINATED, Start(now, members, after))
         self.nominations[job.job_id] = booking
         self._put(booking)
@@ -313,6 +314,7 @@ class Bookings:
         if (
             known is not None
             and known[2] == job
+            and not self._taken_since(known[3])
             and (now < known[1] or (known[0] == self._generation and now < known[4]))
         ):
             start = known[3]
@@ -329,6 +331,10 @@ class Bookings:
         self.reservations[job.job_id] = booking
         self._put(booking)
         return known is None or known[3] is None or known[3].at != start.at
+
+    def _taken_since(self, start: Start | None) -> bool:
+        """Whether a nomination has been given what an earlier forecast counted on."""
+        return start is not None and any(_collide(start.members, b.members) for b in self.nominations.values())
 
     def _forecast(self, job: Job, ask: Ask, now: float) -> Start | None:
         with self.in_full():

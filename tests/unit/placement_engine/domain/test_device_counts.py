@@ -325,7 +325,7 @@ def test_an_accelerator_of_which_nothing_is_known_may_still_meet_the_deadline() 
     assert set(why(engine, a_job("j2", devices=1, models=("H100",), **job))) >= {"DEADLINE_CANNOT_BE_MET"}
     engine.withdraw("j2")
     assert placed(engine, a_job("j1", **job)) == {"j1": ["x"]}
-    assert set(why(engine, a_job("j3", **job))) == {"DEADLINE_NOT_MET", "DEVICES_BUSY"}
+    assert set(why(engine, a_job("j3", **job))) == {"DEADLINE_NOT_MET", "DEVICES_BUSY", "RESERVED"}
 
 
 def test_an_accelerator_that_lacks_the_memory_does_not_stand_for_a_surer_choice() -> None:

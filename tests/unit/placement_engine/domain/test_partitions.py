@@ -214,7 +214,7 @@ def test_restored_claims_bring_their_slices_back() -> None:
     for job in jobs:
         claim = engine.holds(job.job_id)
         assert claim is not None
-        rebuilt.restore(Claim(job, claim.members))
+        rebuilt.restore(claim)
     assert rebuilt.state_digest() == engine.state_digest()
     assert placed(rebuilt, a_part("d", "4g.40gb")) == placed(engine, a_part("d", "4g.40gb"))
 

@@ -1,5 +1,6 @@
 """Reservation and backfill: the reserved start, who may use what is reserved, and what each is told."""
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -147,7 +148,7 @@ def test_a_start_that_misses_the_deadline_is_not_reserved() -> None:
 
 
 def test_a_cycle_leaves_no_booking_in_the_columns() -> None:
-    engine = a_blocked_gang()
+    engine = a_blocked_gang(policy=replace(EAGER, usage_half_life_seconds=0))
     fleet = engine._fleet
 
     def held() -> tuple[bytes, bytes, list[tuple[str, list[tuple[str, int]]]]]:
