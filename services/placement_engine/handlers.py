@@ -62,15 +62,9 @@ class Admission:
             )
         if spec.pool not in self.pools():
             errors.append(FieldError("pool", spec.pool, f"unknown pool: use one of: {', '.join(sorted(self.pools()))}"))
-        for index, name in enumerate(spec.accelerators.models):
-            entry = catalogue.by_name(name)
-            if entry is None:
-                near = ", ".join(catalogue.nearest(name)) or "see `berth profiles accelerators`"
-                errors.append(
-                    FieldError(f"accelerators.models[{index}]", name, f"not in the catalogue: nearest: {near}")
-                )
-            else:
-                spec.accelerators.models[index] = entry.name
+        errors.extend(_resolve_models("", spec.accelerators))
+        for position, group in enumerate(spec.member_groups):
+            errors.extend(_resolve_models(f"members[{position}].", group.accelerators))
         if spec.HasField("deadline") and spec.deadline.ToNanoseconds() / 1e9 <= self.clock():
             errors.append(
                 FieldError("deadline", spec.deadline.ToJsonString(), "is in the past: write a later time, or none")
@@ -82,16 +76,19 @@ class Admission:
         return spec
 
     def _larger_than_pool(self, spec: jobs_pb2.JobSpec) -> list[FieldError]:
+        if spec.member_groups:
+            return [error for one in _alone(spec) for error in self._larger_than_pool(one)]
         capacity = self.capacity(spec)
-        if capacity is None or capacity.pool_nodes == 0 or capacity.members >= spec.replicas:
+        fewest = spec.min_replicas or spec.replicas
+        if capacity is None or capacity.pool_nodes == 0 or capacity.members >= fewest:
             return []
         each = spec.resources.devices or (spec.resources.device_milli / 1000)
         return [
             FieldError(
                 "replicas",
-                f"{spec.replicas} x {each:g} devices",
+                f"{fewest} x {each:g} devices",
                 f"larger than pool {spec.pool!r}: of its {capacity.pool_devices} devices {capacity.devices} match, and "
-                f"{capacity.members} of {spec.replicas} members fit at once when all is free: ask for fewer or smaller "
+                f"{capacity.members} of {fewest} members fit at once when all is free: ask for fewer or smaller "
                 "members, or for other accelerators",
             )
         ]
@@ -145,6 +142,36 @@ class Admission:
             if answer.conflict:
                 dead.append(DeadLetter(record, Conflict.code, str(conflict(submission, answer))))
         return dead
+
+
+def _resolve_models(where: str, selector: jobs_pb2.AcceleratorSelector) -> list[FieldError]:
+    """Writes the catalogue's names into the selector."""
+    errors = []
+    for index, name in enumerate(selector.models):
+        entry = catalogue.by_name(name)
+        if entry is None:
+            near = ", ".join(catalogue.nearest(name)) or "see `berth profiles accelerators`"
+            errors.append(
+                FieldError(f"{where}accelerators.models[{index}]", name, f"not in the catalogue: nearest: {near}")
+            )
+        else:
+            selector.models[index] = entry.name
+    return errors
+
+
+def _alone(spec: jobs_pb2.JobSpec) -> list[jobs_pb2.JobSpec]:
+    """Each group of a gang of several shapes as a job of its own."""
+    found = []
+    for group in spec.member_groups:
+        one = jobs_pb2.JobSpec()
+        one.CopyFrom(spec)
+        del one.member_groups[:]
+        one.replicas, one.min_replicas = group.replicas, group.min_replicas
+        one.resources.CopyFrom(group.resources)
+        if group.accelerators.ByteSize():
+            one.accelerators.CopyFrom(group.accelerators)
+        found.append(one)
+    return found
 
 
 def conflict(submission: Submission, answer: Accepted) -> Conflict:

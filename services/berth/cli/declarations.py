@@ -2,13 +2,20 @@
 
 queues:
   - {name: research, weight: 2, tenants: [vision, speech], device_limit: 64}
+  - name: vision
+    parent: research
+    quotas:                                 # what it owns; accelerator: a model, a class, or nothing for all
+      - {accelerator: H100-SXM, devices: 16, borrowing_limit: 8, lending_limit: 4}
+    reclaim: any                            # any | lower_priority | never: whose borrowed devices it takes back
+    protected: 10m                          # its jobs run so long before they are stopped for others
 pools:
   - name: default
     power_domains: [{level: rack, name: r07, cap_watts: 40000}]
 nodes:
   - name: n-001
     pool: default
-    devices: {model: H100-SXM, count: 8}    # or a list of such
+    devices: {model: H100-SXM, count: 8, numa: 2, link: 1, partitionable: false}    # or a list of such;
+                                            # numa, link: the devices are spread evenly over so many domains
     cpu: 96
     memory: 1Ti
     topology: {rack: r07, zone: a}
@@ -24,16 +31,21 @@ from typing import Any
 
 from berth import catalogue
 from berth.errors import FieldError, InvalidInput
-from berth.jobs import parse_quantity
+from berth.jobs import parse_duration, parse_quantity
 from berth.v1 import fleet_pb2 as pb
 
 __all__ = ["Declarations", "devices_of", "parse_declarations"]
 
 KINDS: dict[str, tuple[str, ...]] = {
-    "queues": ("name", "parent", "weight", "tenants", "device_limit"),
+    "queues": ("name", "parent", "weight", "tenants", "device_limit", "quotas", "reclaim", "protected"),
     "pools": ("name", "power_domains"),
     "nodes": ("name", "pool", "devices", "cpu", "memory", "topology", "labels", "power_cap", "executors"),
 }
+
+
+QUOTA_FIELDS = ("accelerator", "devices", "borrowing_limit", "lending_limit")
+DEVICE_FIELDS = ("model", "count", "numa", "link", "partitionable")
+RECLAIM = {"any": pb.RECLAIM_ANY, "lower_priority": pb.RECLAIM_LOWER_PRIORITY, "never": pb.RECLAIM_NEVER}
 
 
 @dataclass(slots=True)
@@ -124,8 +136,49 @@ class _Reader:
                 weight=weight,
                 tenants=[str(tenant) for tenant in entry.get("tenants") or ()],
                 device_limit=limit,
+                quotas=self.quotas(f"{where}.quotas", entry.get("quotas") or ()),
+                reclaim=self.reclaim(f"{where}.reclaim", entry.get("reclaim", "any")),
+                protected_seconds=parse_duration(f"{where}.protected", entry["protected"])
+                if entry.get("protected")
+                else 0.0,
             )
         )
+
+    def quotas(self, where: str, entries: Sequence[Mapping[str, Any]]) -> list[pb.Quota]:
+        made = []
+        for position, entry in enumerate(entries):
+            at = f"{where}[{position}]"
+            for key in entry:
+                if key not in QUOTA_FIELDS:
+                    self.unknown(f"{at}.{key}", str(key), QUOTA_FIELDS)
+            quota = pb.Quota(devices=float(entry.get("devices", 0)))
+            if given := str(entry.get("accelerator") or ""):
+                model = catalogue.resolve(given)
+                if model is None and given not in catalogue.DEVICE_CLASSES:
+                    near = ", ".join(catalogue.nearest(given)) or ", ".join(catalogue.DEVICE_CLASSES)
+                    self.fail(f"{at}.accelerator", given, f"neither a model of the catalogue nor a class; near: {near}")
+                quota.accelerator = model.name if model else given
+            for limit in ("borrowing_limit", "lending_limit"):
+                if entry.get(limit) is not None:
+                    setattr(quota, limit, float(entry[limit]))
+            made.append(quota)
+        return made
+
+    def reclaim(self, where: str, given: Any) -> Any:
+        if given not in RECLAIM:
+            self.fail(where, given, f"write one of: {', '.join(RECLAIM)}")
+        return RECLAIM.get(given, pb.RECLAIM_ANY)
+
+    def spread(self, where: str, group: Mapping[str, Any], devices: Sequence[pb.Device]) -> None:
+        for level in ("numa", "link"):
+            domains = int(group.get(level, 0))
+            if not 0 <= domains <= len(devices):
+                self.fail(f"{where}.{level}", domains, f"write 1 to {len(devices)} domains, or leave it out")
+                continue
+            for position, device in enumerate(devices if domains else ()):
+                device.topology[level] = str(position * domains // len(devices))
+        for device in devices:
+            device.partitionable = bool(group.get("partitionable", False))
 
     def pool(self, where: str, entry: Mapping[str, Any]) -> None:
         domains = []
@@ -151,7 +204,12 @@ class _Reader:
             if not 1 <= count <= 1024:
                 self.fail(f"{where}.devices.count", count, "write 1 to 1024")
                 continue
-            devices += devices_of(name, model, count, first=len(devices))
+            for key in group:
+                if key not in DEVICE_FIELDS:
+                    self.unknown(f"{where}.devices.{key}", str(key), DEVICE_FIELDS)
+            made = devices_of(name, model, count, first=len(devices))
+            self.spread(f"{where}.devices", group, made)
+            devices += made
         self.made.nodes.append(
             pb.Node(
                 name=name,

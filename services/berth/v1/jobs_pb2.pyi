@@ -649,6 +649,7 @@ class Job(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     state: Global___JobState.ValueType
     message: _builtins.str
@@ -659,6 +660,8 @@ class Job(_message.Message):
     """Raised with every change of state."""
     traceparent: _builtins.str
     """W3C traceparent of the job's trace."""
+    preemptions: _builtins.int
+    """How often it was stopped to make room for others."""
     @_builtins.property
     def spec(self) -> Global___JobSpec: ...
     @_builtins.property
@@ -692,10 +695,11 @@ class Job(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         members: _abc.Iterable[Global___MemberPlacement] | None = ...,
         traceparent: _builtins.str = ...,
+        preemptions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "bound_at", b"bound_at", "finished_at", b"finished_at", "placed_at", b"placed_at", "spec", b"spec", "started_at", b"started_at", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "attempt", b"attempt", "bound_at", b"bound_at", "finished_at", b"finished_at", "job_id", b"job_id", "members", b"members", "message", b"message", "placed_at", b"placed_at", "spec", b"spec", "started_at", b"started_at", "state", b"state", "submitted_at", b"submitted_at", "traceparent", b"traceparent", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "attempt", b"attempt", "bound_at", b"bound_at", "finished_at", b"finished_at", "job_id", b"job_id", "members", b"members", "message", b"message", "placed_at", b"placed_at", "preemptions", b"preemptions", "spec", b"spec", "started_at", b"started_at", "state", b"state", "submitted_at", b"submitted_at", "traceparent", b"traceparent", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

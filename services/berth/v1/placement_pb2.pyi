@@ -221,12 +221,18 @@ class Explanation(_message.Message):
     EVALUATED_AT_FIELD_NUMBER: _builtins.int
     NODES_CONSIDERED_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    EXPECTED_START_FIELD_NUMBER: _builtins.int
+    EXPECTED_START_AT_LEAST_FIELD_NUMBER: _builtins.int
+    EXPECTED_AFTER_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     state: _jobs_pb2.JobState.ValueType
     summary: _builtins.str
     """One sentence."""
     nodes_considered: _builtins.int
     queue_position: _builtins.int
+    expected_start_at_least: _builtins.bool
+    """True: more jobs stand before it than were simulated; it starts at `expected_start` or later."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
         """For a placed job: the chosen one first, then the next best."""
@@ -243,6 +249,20 @@ class Explanation(_message.Message):
 
     @_builtins.property
     def evaluated_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Remedy]:
+        """The remedies again as data, the smallest change first."""
+
+    @_builtins.property
+    def expected_start(self) -> _timestamp_pb2.Timestamp:
+        """When the job is expected to start, by a simulation of the queue and the expected durations of what runs. Absent:
+        not by the end of anything that is known to end.
+        """
+
+    @_builtins.property
+    def expected_after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The running jobs whose end it waits for."""
+
     def __init__(
         self,
         *,
@@ -256,14 +276,167 @@ class Explanation(_message.Message):
         evaluated_at: _timestamp_pb2.Timestamp | None = ...,
         nodes_considered: _builtins.int = ...,
         queue_position: _builtins.int = ...,
+        changes: _abc.Iterable[Global___Remedy] | None = ...,
+        expected_start: _timestamp_pb2.Timestamp | None = ...,
+        expected_start_at_least: _builtins.bool = ...,
+        expected_after: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluated_at", b"evaluated_at", "expectation", b"expectation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluated_at", b"evaluated_at", "expectation", b"expectation", "expected_start", b"expected_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "evaluated_at", b"evaluated_at", "expectation", b"expectation", "job_id", b"job_id", "nodes_considered", b"nodes_considered", "queue_position", b"queue_position", "reasons", b"reasons", "remedies", b"remedies", "state", b"state", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "changes", b"changes", "evaluated_at", b"evaluated_at", "expectation", b"expectation", "expected_after", b"expected_after", "expected_start", b"expected_start", "expected_start_at_least", b"expected_start_at_least", "job_id", b"job_id", "nodes_considered", b"nodes_considered", "queue_position", b"queue_position", "reasons", b"reasons", "remedies", b"remedies", "state", b"state", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class Remedy(_message.Message):
+    """A change that would admit a waiting job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NumbersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    KIND_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"fewer_devices", "fewer_replicas", "other_kind", "looser_topology", "after_job_ends", "quota", "heat"."""
+    message: _builtins.str
+    """For a person."""
+    @_builtins.property
+    def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Accelerators, jobs, devices or queues it speaks of."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        message: _builtins.str = ...,
+        numbers: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        subjects: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "numbers", b"numbers", "subjects", b"subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Remedy: _TypeAlias = Remedy  # noqa: Y015
+
+@_typing.final
+class Move(_message.Message):
+    """A running job that would sit elsewhere: node names by member."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+        targets: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "sources", b"sources", "targets", b"targets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Move: _TypeAlias = Move  # noqa: Y015
+
+@_typing.final
+class Advice(_message.Message):
+    """What the engine proposes, or says that it did, beyond placing jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NumbersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    MOVES_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    GIVEN_AT_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"cordon": a device takes no new work; "migrate": work should leave it; "defragment": moves that make a gang fit."""
+    subject: _builtins.str
+    """A device id or a job id."""
+    message: _builtins.str
+    pool: _builtins.str
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___Move]: ...
+    @_builtins.property
+    def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def given_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        message: _builtins.str = ...,
+        moves: _abc.Iterable[Global___Move] | None = ...,
+        numbers: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        given_at: _timestamp_pb2.Timestamp | None = ...,
+        pool: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["given_at", b"given_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["given_at", b"given_at", "kind", b"kind", "message", b"message", "moves", b"moves", "numbers", b"numbers", "pool", b"pool", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Advice: _TypeAlias = Advice  # noqa: Y015
 
 @_typing.final
 class Decision(_message.Message):
@@ -947,6 +1120,364 @@ class ListDecisionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDecisionsResponse: _TypeAlias = ListDecisionsResponse  # noqa: Y015
+
+@_typing.final
+class ListAdviceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    pool: _builtins.str
+    """Empty: every pool that this instance plans."""
+    def __init__(
+        self,
+        *,
+        pool: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAdviceRequest: _TypeAlias = ListAdviceRequest  # noqa: Y015
+
+@_typing.final
+class ListAdviceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADVICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def advice(self) -> _containers.RepeatedCompositeFieldContainer[Global___Advice]:
+        """Latest first; of one kind and subject only the latest."""
+
+    def __init__(
+        self,
+        *,
+        advice: _abc.Iterable[Global___Advice] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAdviceResponse: _TypeAlias = ListAdviceResponse  # noqa: Y015
+
+@_typing.final
+class DumpEngineRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    pool: _builtins.str
+    """Default "default"."""
+    def __init__(
+        self,
+        *,
+        pool: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpEngineRequest: _TypeAlias = DumpEngineRequest  # noqa: Y015
+
+@_typing.final
+class DumpEngineResponse(_message.Message):
+    """A part of the dump, in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpEngineResponse: _TypeAlias = DumpEngineResponse  # noqa: Y015
+
+@_typing.final
+class WhatIfRequest(_message.Message):
+    """Fleet, queues, policy and prices as they might be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class PricesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class PolicyEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    POOL_FIELD_NUMBER: _builtins.int
+    ADD_NODES_FIELD_NUMBER: _builtins.int
+    REMOVE_NODES_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    DEFAULT_DURATION_SECONDS_FIELD_NUMBER: _builtins.int
+    pool: _builtins.str
+    """Default "default"."""
+    default_duration_seconds: _builtins.float
+    """For jobs that declare none. 0: one hour."""
+    @_builtins.property
+    def add_nodes(self) -> _containers.RepeatedCompositeFieldContainer[_fleet_pb2.Node]: ...
+    @_builtins.property
+    def remove_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[_fleet_pb2.Queue]:
+        """Replace those of the same name, or come to them."""
+
+    @_builtins.property
+    def prices(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Catalogue name to dollars an hour."""
+
+    @_builtins.property
+    def policy(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Field of the engine's policy to its value, such as "heat_floor_celsius": "8"."""
+
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.JobSpec]:
+        """Jobs that come in addition, now."""
+
+    def __init__(
+        self,
+        *,
+        pool: _builtins.str = ...,
+        add_nodes: _abc.Iterable[_fleet_pb2.Node] | None = ...,
+        remove_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        queues: _abc.Iterable[_fleet_pb2.Queue] | None = ...,
+        prices: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        policy: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        jobs: _abc.Iterable[_jobs_pb2.JobSpec] | None = ...,
+        default_duration_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_nodes", b"add_nodes", "default_duration_seconds", b"default_duration_seconds", "jobs", b"jobs", "policy", b"policy", "pool", b"pool", "prices", b"prices", "queues", b"queues", "remove_nodes", b"remove_nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhatIfRequest: _TypeAlias = WhatIfRequest  # noqa: Y015
+
+@_typing.final
+class Outcome(_message.Message):
+    """How a simulated run went. Absent: nothing to count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FINISHED_FIELD_NUMBER: _builtins.int
+    JOBS_WAITING_FIELD_NUMBER: _builtins.int
+    MEAN_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    P95_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    MEAN_COMPLETION_SECONDS_FIELD_NUMBER: _builtins.int
+    MAKESPAN_SECONDS_FIELD_NUMBER: _builtins.int
+    UTILISATION_FIELD_NUMBER: _builtins.int
+    COST_DOLLARS_FIELD_NUMBER: _builtins.int
+    ENERGY_JOULES_FIELD_NUMBER: _builtins.int
+    FAIRNESS_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    jobs_finished: _builtins.int
+    jobs_waiting: _builtins.int
+    mean_wait_seconds: _builtins.float
+    p95_wait_seconds: _builtins.float
+    mean_completion_seconds: _builtins.float
+    makespan_seconds: _builtins.float
+    utilisation: _builtins.float
+    """0..1: device time in use until the last end."""
+    cost_dollars: _builtins.float
+    energy_joules: _builtins.float
+    fairness: _builtins.float
+    """0..1, Jain's index over the queues."""
+    preemptions: _builtins.int
+    def __init__(
+        self,
+        *,
+        jobs_finished: _builtins.int = ...,
+        jobs_waiting: _builtins.int = ...,
+        mean_wait_seconds: _builtins.float | None = ...,
+        p95_wait_seconds: _builtins.float | None = ...,
+        mean_completion_seconds: _builtins.float | None = ...,
+        makespan_seconds: _builtins.float | None = ...,
+        utilisation: _builtins.float | None = ...,
+        cost_dollars: _builtins.float | None = ...,
+        energy_joules: _builtins.float | None = ...,
+        fairness: _builtins.float | None = ...,
+        preemptions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_dollars", b"_cost_dollars", "_energy_joules", b"_energy_joules", "_fairness", b"_fairness", "_makespan_seconds", b"_makespan_seconds", "_mean_completion_seconds", b"_mean_completion_seconds", "_mean_wait_seconds", b"_mean_wait_seconds", "_p95_wait_seconds", b"_p95_wait_seconds", "_utilisation", b"_utilisation", "cost_dollars", b"cost_dollars", "energy_joules", b"energy_joules", "fairness", b"fairness", "makespan_seconds", b"makespan_seconds", "mean_completion_seconds", b"mean_completion_seconds", "mean_wait_seconds", b"mean_wait_seconds", "p95_wait_seconds", b"p95_wait_seconds", "utilisation", b"utilisation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_dollars", b"_cost_dollars", "_energy_joules", b"_energy_joules", "_fairness", b"_fairness", "_makespan_seconds", b"_makespan_seconds", "_mean_completion_seconds", b"_mean_completion_seconds", "_mean_wait_seconds", b"_mean_wait_seconds", "_p95_wait_seconds", b"_p95_wait_seconds", "_utilisation", b"_utilisation", "cost_dollars", b"cost_dollars", "energy_joules", b"energy_joules", "fairness", b"fairness", "jobs_finished", b"jobs_finished", "jobs_waiting", b"jobs_waiting", "makespan_seconds", b"makespan_seconds", "mean_completion_seconds", b"mean_completion_seconds", "mean_wait_seconds", b"mean_wait_seconds", "p95_wait_seconds", b"p95_wait_seconds", "preemptions", b"preemptions", "utilisation", b"utilisation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cost_dollars: _TypeAlias = _typing.Literal["cost_dollars"]  # noqa: Y015
+    _WhichOneofArgType__cost_dollars: _TypeAlias = _typing.Literal["_cost_dollars", b"_cost_dollars"]  # noqa: Y015
+    _WhichOneofReturnType__energy_joules: _TypeAlias = _typing.Literal["energy_joules"]  # noqa: Y015
+    _WhichOneofArgType__energy_joules: _TypeAlias = _typing.Literal["_energy_joules", b"_energy_joules"]  # noqa: Y015
+    _WhichOneofReturnType__fairness: _TypeAlias = _typing.Literal["fairness"]  # noqa: Y015
+    _WhichOneofArgType__fairness: _TypeAlias = _typing.Literal["_fairness", b"_fairness"]  # noqa: Y015
+    _WhichOneofReturnType__makespan_seconds: _TypeAlias = _typing.Literal["makespan_seconds"]  # noqa: Y015
+    _WhichOneofArgType__makespan_seconds: _TypeAlias = _typing.Literal["_makespan_seconds", b"_makespan_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__mean_completion_seconds: _TypeAlias = _typing.Literal["mean_completion_seconds"]  # noqa: Y015
+    _WhichOneofArgType__mean_completion_seconds: _TypeAlias = _typing.Literal["_mean_completion_seconds", b"_mean_completion_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__mean_wait_seconds: _TypeAlias = _typing.Literal["mean_wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__mean_wait_seconds: _TypeAlias = _typing.Literal["_mean_wait_seconds", b"_mean_wait_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__p95_wait_seconds: _TypeAlias = _typing.Literal["p95_wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__p95_wait_seconds: _TypeAlias = _typing.Literal["_p95_wait_seconds", b"_p95_wait_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__utilisation: _TypeAlias = _typing.Literal["utilisation"]  # noqa: Y015
+    _WhichOneofArgType__utilisation: _TypeAlias = _typing.Literal["_utilisation", b"_utilisation"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_dollars) -> _WhichOneofReturnType__cost_dollars | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__energy_joules) -> _WhichOneofReturnType__energy_joules | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fairness) -> _WhichOneofReturnType__fairness | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__makespan_seconds) -> _WhichOneofReturnType__makespan_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_completion_seconds) -> _WhichOneofReturnType__mean_completion_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_wait_seconds) -> _WhichOneofReturnType__mean_wait_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p95_wait_seconds) -> _WhichOneofReturnType__p95_wait_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__utilisation) -> _WhichOneofReturnType__utilisation | None: ...
+
+Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+@_typing.final
+class JobOutcome(_message.Message):
+    """One job in both runs; times in seconds from now. Absent: it does not start or end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    BASE_START_SECONDS_FIELD_NUMBER: _builtins.int
+    BASE_END_SECONDS_FIELD_NUMBER: _builtins.int
+    BASE_NODES_FIELD_NUMBER: _builtins.int
+    CHANGED_START_SECONDS_FIELD_NUMBER: _builtins.int
+    CHANGED_END_SECONDS_FIELD_NUMBER: _builtins.int
+    CHANGED_NODES_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    name: _builtins.str
+    base_start_seconds: _builtins.float
+    base_end_seconds: _builtins.float
+    changed_start_seconds: _builtins.float
+    changed_end_seconds: _builtins.float
+    @_builtins.property
+    def base_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def changed_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        base_start_seconds: _builtins.float | None = ...,
+        base_end_seconds: _builtins.float | None = ...,
+        base_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        changed_start_seconds: _builtins.float | None = ...,
+        changed_end_seconds: _builtins.float | None = ...,
+        changed_nodes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_end_seconds", b"_base_end_seconds", "_base_start_seconds", b"_base_start_seconds", "_changed_end_seconds", b"_changed_end_seconds", "_changed_start_seconds", b"_changed_start_seconds", "base_end_seconds", b"base_end_seconds", "base_start_seconds", b"base_start_seconds", "changed_end_seconds", b"changed_end_seconds", "changed_start_seconds", b"changed_start_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_end_seconds", b"_base_end_seconds", "_base_start_seconds", b"_base_start_seconds", "_changed_end_seconds", b"_changed_end_seconds", "_changed_start_seconds", b"_changed_start_seconds", "base_end_seconds", b"base_end_seconds", "base_nodes", b"base_nodes", "base_start_seconds", b"base_start_seconds", "changed_end_seconds", b"changed_end_seconds", "changed_nodes", b"changed_nodes", "changed_start_seconds", b"changed_start_seconds", "job_id", b"job_id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__base_end_seconds: _TypeAlias = _typing.Literal["base_end_seconds"]  # noqa: Y015
+    _WhichOneofArgType__base_end_seconds: _TypeAlias = _typing.Literal["_base_end_seconds", b"_base_end_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__base_start_seconds: _TypeAlias = _typing.Literal["base_start_seconds"]  # noqa: Y015
+    _WhichOneofArgType__base_start_seconds: _TypeAlias = _typing.Literal["_base_start_seconds", b"_base_start_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__changed_end_seconds: _TypeAlias = _typing.Literal["changed_end_seconds"]  # noqa: Y015
+    _WhichOneofArgType__changed_end_seconds: _TypeAlias = _typing.Literal["_changed_end_seconds", b"_changed_end_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__changed_start_seconds: _TypeAlias = _typing.Literal["changed_start_seconds"]  # noqa: Y015
+    _WhichOneofArgType__changed_start_seconds: _TypeAlias = _typing.Literal["_changed_start_seconds", b"_changed_start_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__base_end_seconds) -> _WhichOneofReturnType__base_end_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__base_start_seconds) -> _WhichOneofReturnType__base_start_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__changed_end_seconds) -> _WhichOneofReturnType__changed_end_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__changed_start_seconds) -> _WhichOneofReturnType__changed_start_seconds | None: ...
+
+Global___JobOutcome: _TypeAlias = JobOutcome  # noqa: Y015
+
+@_typing.final
+class WhatIfResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def base(self) -> Global___Outcome: ...
+    @_builtins.property
+    def changed(self) -> Global___Outcome: ...
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobOutcome]: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was assumed, such as durations that nobody declared."""
+
+    def __init__(
+        self,
+        *,
+        base: Global___Outcome | None = ...,
+        changed: Global___Outcome | None = ...,
+        jobs: _abc.Iterable[Global___JobOutcome] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "changed", b"changed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "changed", b"changed", "jobs", b"jobs", "notes", b"notes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhatIfResponse: _TypeAlias = WhatIfResponse  # noqa: Y015
 
 @_typing.final
 class Violation(_message.Message):

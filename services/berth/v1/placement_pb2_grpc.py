@@ -95,6 +95,21 @@ class PlacementServiceStub:
                 request_serializer=berth_dot_v1_dot_placement__pb2.ListDecisionsRequest.SerializeToString,
                 response_deserializer=berth_dot_v1_dot_placement__pb2.ListDecisionsResponse.FromString,
                 _registered_method=True)
+        self.ListAdvice = channel.unary_unary(
+                '/berth.v1.PlacementService/ListAdvice',
+                request_serializer=berth_dot_v1_dot_placement__pb2.ListAdviceRequest.SerializeToString,
+                response_deserializer=berth_dot_v1_dot_placement__pb2.ListAdviceResponse.FromString,
+                _registered_method=True)
+        self.DumpEngine = channel.unary_stream(
+                '/berth.v1.PlacementService/DumpEngine',
+                request_serializer=berth_dot_v1_dot_placement__pb2.DumpEngineRequest.SerializeToString,
+                response_deserializer=berth_dot_v1_dot_placement__pb2.DumpEngineResponse.FromString,
+                _registered_method=True)
+        self.WhatIf = channel.unary_unary(
+                '/berth.v1.PlacementService/WhatIf',
+                request_serializer=berth_dot_v1_dot_placement__pb2.WhatIfRequest.SerializeToString,
+                response_deserializer=berth_dot_v1_dot_placement__pb2.WhatIfResponse.FromString,
+                _registered_method=True)
         self.Audit = channel.unary_unary(
                 '/berth.v1.PlacementService/Audit',
                 request_serializer=berth_dot_v1_dot_placement__pb2.AuditRequest.SerializeToString,
@@ -180,6 +195,26 @@ class PlacementServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAdvice(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DumpEngine(self, request, context):
+        """The whole state of a pool's planner and its last decisions, for `berth debug replay`. For administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WhatIf(self, request, context):
+        """Runs the present queue forward twice on a virtual clock: as it is, and changed. For administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Audit(self, request, context):
         """Checks the invariants on the database itself.
         """
@@ -249,6 +284,21 @@ def add_PlacementServiceServicer_to_server(servicer, server):
                     servicer.ListDecisions,
                     request_deserializer=berth_dot_v1_dot_placement__pb2.ListDecisionsRequest.FromString,
                     response_serializer=berth_dot_v1_dot_placement__pb2.ListDecisionsResponse.SerializeToString,
+            ),
+            'ListAdvice': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAdvice,
+                    request_deserializer=berth_dot_v1_dot_placement__pb2.ListAdviceRequest.FromString,
+                    response_serializer=berth_dot_v1_dot_placement__pb2.ListAdviceResponse.SerializeToString,
+            ),
+            'DumpEngine': grpc.unary_stream_rpc_method_handler(
+                    servicer.DumpEngine,
+                    request_deserializer=berth_dot_v1_dot_placement__pb2.DumpEngineRequest.FromString,
+                    response_serializer=berth_dot_v1_dot_placement__pb2.DumpEngineResponse.SerializeToString,
+            ),
+            'WhatIf': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhatIf,
+                    request_deserializer=berth_dot_v1_dot_placement__pb2.WhatIfRequest.FromString,
+                    response_serializer=berth_dot_v1_dot_placement__pb2.WhatIfResponse.SerializeToString,
             ),
             'Audit': grpc.unary_unary_rpc_method_handler(
                     servicer.Audit,
@@ -581,6 +631,87 @@ class PlacementService:
             '/berth.v1.PlacementService/ListDecisions',
             berth_dot_v1_dot_placement__pb2.ListDecisionsRequest.SerializeToString,
             berth_dot_v1_dot_placement__pb2.ListDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAdvice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/berth.v1.PlacementService/ListAdvice',
+            berth_dot_v1_dot_placement__pb2.ListAdviceRequest.SerializeToString,
+            berth_dot_v1_dot_placement__pb2.ListAdviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DumpEngine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/berth.v1.PlacementService/DumpEngine',
+            berth_dot_v1_dot_placement__pb2.DumpEngineRequest.SerializeToString,
+            berth_dot_v1_dot_placement__pb2.DumpEngineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhatIf(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/berth.v1.PlacementService/WhatIf',
+            berth_dot_v1_dot_placement__pb2.WhatIfRequest.SerializeToString,
+            berth_dot_v1_dot_placement__pb2.WhatIfResponse.FromString,
             options,
             channel_credentials,
             insecure,

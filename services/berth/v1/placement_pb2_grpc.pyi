@@ -48,6 +48,11 @@ class PlacementServiceStub:
     ListPools: _grpc.UnaryUnaryMultiCallable[_placement_pb2.ListPoolsRequest, _placement_pb2.ListPoolsResponse]
     ApplyPools: _grpc.UnaryUnaryMultiCallable[_placement_pb2.ApplyPoolsRequest, _placement_pb2.ApplyPoolsResponse]
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_placement_pb2.ListDecisionsRequest, _placement_pb2.ListDecisionsResponse]
+    ListAdvice: _grpc.UnaryUnaryMultiCallable[_placement_pb2.ListAdviceRequest, _placement_pb2.ListAdviceResponse]
+    DumpEngine: _grpc.UnaryStreamMultiCallable[_placement_pb2.DumpEngineRequest, _placement_pb2.DumpEngineResponse]
+    """The whole state of a pool's planner and its last decisions, for `berth debug replay`. For administrators."""
+    WhatIf: _grpc.UnaryUnaryMultiCallable[_placement_pb2.WhatIfRequest, _placement_pb2.WhatIfResponse]
+    """Runs the present queue forward twice on a virtual clock: as it is, and changed. For administrators."""
     Audit: _grpc.UnaryUnaryMultiCallable[_placement_pb2.AuditRequest, _placement_pb2.AuditResponse]
     """Checks the invariants on the database itself."""
 
@@ -71,6 +76,11 @@ class PlacementServiceAsyncStub(PlacementServiceStub):
     ListPools: _aio.UnaryUnaryMultiCallable[_placement_pb2.ListPoolsRequest, _placement_pb2.ListPoolsResponse]  # type: ignore[assignment]
     ApplyPools: _aio.UnaryUnaryMultiCallable[_placement_pb2.ApplyPoolsRequest, _placement_pb2.ApplyPoolsResponse]  # type: ignore[assignment]
     ListDecisions: _aio.UnaryUnaryMultiCallable[_placement_pb2.ListDecisionsRequest, _placement_pb2.ListDecisionsResponse]  # type: ignore[assignment]
+    ListAdvice: _aio.UnaryUnaryMultiCallable[_placement_pb2.ListAdviceRequest, _placement_pb2.ListAdviceResponse]  # type: ignore[assignment]
+    DumpEngine: _aio.UnaryStreamMultiCallable[_placement_pb2.DumpEngineRequest, _placement_pb2.DumpEngineResponse]  # type: ignore[assignment]
+    """The whole state of a pool's planner and its last decisions, for `berth debug replay`. For administrators."""
+    WhatIf: _aio.UnaryUnaryMultiCallable[_placement_pb2.WhatIfRequest, _placement_pb2.WhatIfResponse]  # type: ignore[assignment]
+    """Runs the present queue forward twice on a virtual clock: as it is, and changed. For administrators."""
     Audit: _aio.UnaryUnaryMultiCallable[_placement_pb2.AuditRequest, _placement_pb2.AuditResponse]  # type: ignore[assignment]
     """Checks the invariants on the database itself."""
 
@@ -163,6 +173,29 @@ class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _placement_pb2.ListDecisionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_placement_pb2.ListDecisionsResponse, _abc.Awaitable[_placement_pb2.ListDecisionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListAdvice(
+        self,
+        request: _placement_pb2.ListAdviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_placement_pb2.ListAdviceResponse, _abc.Awaitable[_placement_pb2.ListAdviceResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DumpEngine(
+        self,
+        request: _placement_pb2.DumpEngineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_placement_pb2.DumpEngineResponse], _abc.AsyncIterator[_placement_pb2.DumpEngineResponse]]:
+        """The whole state of a pool's planner and its last decisions, for `berth debug replay`. For administrators."""
+
+    @_abc_1.abstractmethod
+    def WhatIf(
+        self,
+        request: _placement_pb2.WhatIfRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_placement_pb2.WhatIfResponse, _abc.Awaitable[_placement_pb2.WhatIfResponse]]:
+        """Runs the present queue forward twice on a virtual clock: as it is, and changed. For administrators."""
 
     @_abc_1.abstractmethod
     def Audit(

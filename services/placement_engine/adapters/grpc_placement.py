@@ -19,6 +19,7 @@ from placement_engine.world import World
 __all__ = ["PlacementServicer"]
 
 DEFAULT_WAIT_SECONDS = 30.0
+MOST_DEVICES = 10_000_000
 WATCH_POLL_SECONDS = 5.0
 PAGE_SIZE = 500
 LARGEST_PAGE = 10_000
@@ -269,6 +270,7 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
                 errors.append(
                     FieldError(f"queue[{queue.name}].device_limit", str(queue.device_limit), "write 0 for no limit")
                 )
+            errors.extend(_quota_errors(queue))
             queue.weight = queue.weight or 1.0
             merged[queue.name] = queue
         for queue in request.queues:
@@ -345,6 +347,27 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             return await fleet_store.audit(connection)
+
+
+def _quota_errors(queue: fleet_pb2.Queue) -> list[FieldError]:
+    errors = []
+    seen: set[str] = set()
+    for position, quota in enumerate(queue.quotas):
+        at = f"queue[{queue.name}].quotas[{position}]"
+        if quota.accelerator in seen:
+            errors.append(FieldError(f"{at}.accelerator", quota.accelerator, "one quota an accelerator: add them up"))
+        seen.add(quota.accelerator)
+        limits = [(name, getattr(quota, name)) for name in ("borrowing_limit", "lending_limit") if quota.HasField(name)]
+        for name, value in (("devices", quota.devices), *limits):
+            if not 0 <= value <= MOST_DEVICES:
+                errors.append(FieldError(f"{at}.{name}", str(value), f"write devices from 0 to {MOST_DEVICES}"))
+    if not 0 <= queue.protected_seconds < float("inf"):
+        errors.append(
+            FieldError(
+                f"queue[{queue.name}].protected_seconds", str(queue.protected_seconds), "write 0 or more seconds"
+            )
+        )
+    return errors
 
 
 class Standby(BerthError):

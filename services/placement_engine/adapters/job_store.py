@@ -30,7 +30,8 @@ __all__ = [
 
 COLUMNS = (
     "job_id, tenant, name, queue, pool, spec, traceparent, submitted_at, accepted_at, state, message, attempt, "
-    "version, placed_at, bound_at, started_at, finished_at, not_before, settled_version, lifecycle_version, members"
+    "version, placed_at, bound_at, started_at, finished_at, not_before, settled_version, lifecycle_version, members, "
+    "requeue, bind_failures, preemptions"
 )
 PLAN_CHANNEL = "berth_plan"
 WATCH_CHANNEL = "berth_watch"
@@ -181,11 +182,13 @@ async def save_jobs(connection: Connection, rows: Sequence[JobRow]) -> None:
         """UPDATE job AS j SET state = r.state, message = r.message, version = r.version, placed_at = r.placed_at,
                bound_at = r.bound_at, started_at = r.started_at, finished_at = r.finished_at,
                not_before = r.not_before, settled_version = r.settled_version,
-               lifecycle_version = r.lifecycle_version, members = r.members
+               lifecycle_version = r.lifecycle_version, members = r.members, requeue = r.requeue,
+               bind_failures = r.bind_failures, preemptions = r.preemptions
            FROM unnest($1::text[], $2::smallint[], $3::text[], $4::bigint[], $5::float8[], $6::float8[], $7::float8[],
-                       $8::float8[], $9::float8[], $10::bigint[], $11::bigint[], $12::bytea[])
+                       $8::float8[], $9::float8[], $10::bigint[], $11::bigint[], $12::bytea[], $13::boolean[],
+                       $14::int[], $15::int[])
              AS r (job_id, state, message, version, placed_at, bound_at, started_at, finished_at, not_before,
-                   settled_version, lifecycle_version, members)
+                   settled_version, lifecycle_version, members, requeue, bind_failures, preemptions)
            WHERE j.job_id = r.job_id""",
         [row.job_id for row in rows],
         [int(row.state) for row in rows],
@@ -199,6 +202,9 @@ async def save_jobs(connection: Connection, rows: Sequence[JobRow]) -> None:
         [row.settled_version for row in rows],
         [row.lifecycle_version for row in rows],
         [row.members for row in rows],
+        [row.requeue for row in rows],
+        [row.bind_failures for row in rows],
+        [row.preemptions for row in rows],
     )
     await notify(connection, WATCH_CHANNEL, [row.job_id for row in rows])
 

@@ -301,6 +301,7 @@ def job_to(row: JobRow) -> jobs_pb2.Job:
         attempt=row.attempt,
         version=row.version,
         traceparent=row.traceparent,
+        preemptions=row.preemptions,
     )
     job.spec.ParseFromString(row.spec)
     for field in ("submitted_at", "accepted_at", "placed_at", "bound_at", "started_at", "finished_at"):

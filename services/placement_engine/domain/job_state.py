@@ -7,7 +7,7 @@ carry a version that rises per job; what is not newer than the last is dropped.
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-__all__ = ["Event", "EventKind", "JobRow", "JobState", "Retry", "advance", "cancel", "is_over"]
+__all__ = ["Event", "EventKind", "JobRow", "JobState", "Retry", "advance", "cancel", "is_over", "preempt"]
 
 
 class JobState(IntEnum):
@@ -45,7 +45,11 @@ _SETTLED = frozenset({EventKind.BOUND, EventKind.BIND_FAILED, EventKind.BIND_UNK
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """A job as stored. Times are seconds since the epoch."""
+    """A job as stored. Times are seconds since the epoch.
+
+    `requeue`: a release that is under way ends in waiting again, not in a cancel. `bind_failures`: of binds in
+    a row. `preemptions`: how often it was stopped for others.
+    """
 
     job_id: str
     tenant: str
@@ -68,6 +72,9 @@ class JobRow:
     settled_version: int = 0
     lifecycle_version: int = 0
     members: bytes = b""
+    requeue: bool = False
+    bind_failures: int = 0
+    preemptions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +92,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often a bind is tried, and how long a job waits before the next: doubling, at most `longest` seconds."""
+    """How often in a row a bind is tried, and the wait before the next: doubling, at most `longest` seconds."""
 
     attempts: int = 5
     first_seconds: float = 1.0
     longest_seconds: float = 60.0
 
-    def delay(self, attempt: int) -> float:
-        return min(self.first_seconds * 2.0 ** max(attempt - 1, 0), self.longest_seconds)
+    def delay(self, failures: int) -> float:
+        return min(self.first_seconds * 2.0 ** max(failures - 1, 0), self.longest_seconds)
 
 
 def advance(row: JobRow, event: Event, retry: Retry) -> tuple[JobRow, bool]:
@@ -111,24 +118,25 @@ def advance(row: JobRow, event: Event, retry: Retry) -> tuple[JobRow, bool]:
         case EventKind.BOUND:
             forward = row.state is JobState.PLACED
             return replace(
-                row, bound_at=event.at, state=JobState.BOUND if forward else row.state, message=event.message
+                row,
+                bound_at=event.at,
+                state=JobState.BOUND if forward else row.state,
+                message=event.message if forward else row.message,
+                bind_failures=0,
             ), False
         case EventKind.BIND_UNKNOWN:
             return replace(row, message=event.message or "bind outcome not known yet; the claim is held"), False
         case EventKind.STARTED:
             forward = row.state in (JobState.PLACED, JobState.BOUND)
             return replace(row, started_at=event.at, state=JobState.RUNNING if forward else row.state), False
+        case EventKind.BIND_FAILED | EventKind.RELEASED if row.state is JobState.RELEASING and row.requeue:
+            return _wait_again(row, row.message), True
         case EventKind.BIND_FAILED if (
-            row.state is not JobState.RELEASING and event.retryable and (row.attempt < retry.attempts)
+            row.state is not JobState.RELEASING and event.retryable and (row.bind_failures + 1 < retry.attempts)
         ):
-            return replace(
-                row,
-                state=JobState.PENDING,
-                message=event.message,
-                members=b"",
-                placed_at=None,
-                not_before=event.at + retry.delay(row.attempt),
-            ), True
+            failures = row.bind_failures + 1
+            row = replace(row, bind_failures=failures, not_before=event.at + retry.delay(failures))
+            return _wait_again(row, event.message), True
         case EventKind.SUCCEEDED:
             state = JobState.SUCCEEDED
         case EventKind.RELEASED:
@@ -142,8 +150,21 @@ def advance(row: JobRow, event: Event, retry: Retry) -> tuple[JobRow, bool]:
         state=state,
         message=event.message or row.message,
         finished_at=event.at,
-        bound_at=row.bound_at,
+        requeue=False,
     ), True
+
+
+def _wait_again(row: JobRow, message: str) -> JobRow:
+    return replace(
+        row,
+        state=JobState.PENDING,
+        message=message,
+        members=b"",
+        placed_at=None,
+        bound_at=None,
+        started_at=None,
+        requeue=False,
+    )
 
 
 def _late(row: JobRow, event: Event) -> JobRow:
@@ -157,8 +178,25 @@ def _late(row: JobRow, event: Event) -> JobRow:
 
 def cancel(row: JobRow, now: float, reason: str) -> tuple[JobRow, bool]:
     """The job after a cancel, and whether the binder must release it."""
+    if row.state is JobState.RELEASING and row.requeue:
+        return replace(row, requeue=False, message=reason, version=row.version + 1), False
     if is_over(row.state) or row.state is JobState.RELEASING:
         return row, False
     if row.state is JobState.PENDING:
         return replace(row, state=JobState.CANCELLED, message=reason, finished_at=now, version=row.version + 1), False
     return replace(row, state=JobState.RELEASING, message=reason, version=row.version + 1), True
+
+
+def preempt(row: JobRow, attempt: int, reason: str) -> tuple[JobRow, bool]:
+    """The job after it was told to make room, and whether the binder must release it. The same row: that attempt
+    holds nothing any more, or is being released already."""
+    if row.attempt != attempt or row.state not in (JobState.PLACED, JobState.BOUND, JobState.RUNNING):
+        return row, False
+    return replace(
+        row,
+        state=JobState.RELEASING,
+        requeue=True,
+        message=reason,
+        version=row.version + 1,
+        preemptions=row.preemptions + 1,
+    ), True

@@ -101,8 +101,13 @@ def queue_usage(queues: Queues, totals: Totals) -> tuple[QueueUsage, ...]:
     return tuple(result)
 
 
+UNBOUNDED = 10**9
+"""Members that a node's CPU and memory hold of a job that asks for none of them."""
+
+
 def matching_capacity(fleet: Fleet, job: Job) -> MatchingCapacity:
-    """Nominal sizes: claims, health, heat and cordons pass, so they are not counted against the job."""
+    """Nominal sizes: claims, health, heat and cordons pass, so they are not counted against the job. The answer is the
+    same for jobs of one shape, whatever their number of members: it is kept by shape."""
     shape = shape_of(job)
     ask = make_ask(fleet, shape)
     devices = 0
@@ -111,7 +116,7 @@ def matching_capacity(fleet: Fleet, job: Job) -> MatchingCapacity:
         node = fleet.nodes[name].node
         if job.executor and job.executor not in node.executors:
             continue
-        host = job.replicas
+        host = UNBOUNDED
         if shape.cpu_milli > 0:
             host = min(host, node.cpu_milli // shape.cpu_milli)
         if shape.memory > 0:

@@ -38,6 +38,84 @@ labels: {team: vision}
 """
 
 
+SHAPES = """
+name: pretrain
+members:
+  - {name: leader, cpu: 4, memory: 8Gi}
+  - {name: worker, replicas: 4, min_replicas: 2, devices: 8, device_memory: 40Gi, accelerators: {classes: [GPU]}}
+topology: {level: block, required: true, preferred_level: rack, group_size: 5, group_level: scale-up}
+character: {operations: 1e18, bytes_moved: 2e15, dense_fraction: 0.25, precision: fp8}
+checkpoint_interval: 10m
+"""
+
+
+def test_a_gang_of_several_shapes_with_its_groups_and_character() -> None:
+    expected = pb.JobSpec(
+        name="pretrain", tenant="default", queue="default", pool="default", idempotency_key="pretrain",
+        kind=pb.JOB_KIND_BATCH, objective=pb.OBJECTIVE_COST, replicas=5, accelerators=pb.AcceleratorSelector(),
+        member_groups=[
+            pb.MemberGroup(
+                name="leader", replicas=1, resources=pb.Resources(cpu_milli=4000, memory_bytes=8 * 2**30),
+                accelerators=pb.AcceleratorSelector(),
+            ),
+            pb.MemberGroup(
+                name="worker", replicas=4, min_replicas=2, accelerators=pb.AcceleratorSelector(classes=["GPU"]),
+                resources=pb.Resources(devices=8, device_memory_bytes=40 * 2**30),
+            ),
+        ],
+        topology=pb.TopologyWish(
+            level="block", required=True, preferred_level="rack", group_size=5, group_level="scale-up"
+        ),
+        character=pb.WorkloadCharacter(operations=1e18, bytes_moved=2e15, dense_fraction=0.25, precision="fp8"),
+    )  # fmt: skip
+    expected.checkpoint_interval.FromSeconds(600)
+    assert parse_text(SHAPES) == expected
+    assert validate(validate(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "remedy"),
+    [
+        ({"min_replicas": 9}, "min_replicas", "1 to 1"),
+        ({"max_devices": 1, "devices": 2}, "max_devices", "at least"),
+        ({"max_devices": 2, "devices": 0, "cpu": 1}, "max_devices", "at least"),
+        ({"partition": "1g.10gb"}, "partition", "either"),
+        ({"partition": "1g 10gb", "devices": 0}, "partition", "1g.10gb"),
+        ({"device_memory_share": "20Gi"}, "device_memory_share", "either"),
+        ({"device_memory_share": "-1"}, "device_memory_share", "suffix"),
+        ({"members": 3, "devices": None}, "members", "list"),
+        ({"members": [{"name": "a", "cpu": 1}]}, "devices", "each entry"),
+        ({"members": [{"name": "a"}], "devices": None}, "members[0].devices", "ask for something"),
+        ({"members": [{"name": "a", "gpus": 1}], "devices": None}, "members[0].gpus", "unknown field"),
+        ({"members": [{"name": "a", "cpu": "x"}], "devices": None}, "members[0].cpu", "suffix"),
+        ({"members": [{"name": "a", "cpu": 1}] * 2, "devices": None}, "members[1].name", "another name"),
+        (
+            {"members": [{"name": "a", "cpu": 1, "accelerators": {"classes": ["X"]}}], "devices": None},
+            "members[0].accelerators.classes",
+            "GPU",
+        ),
+        ({"topology": {"level": "rack", "preferred_level": "zone"}}, "topology.preferred_level", "tighter"),
+        ({"topology": {"level": "rack", "group_size": 4}}, "topology.group_size", "divides"),
+        ({"topology": {"level": "rack", "group_size": 1}}, "topology.group_level", "together"),
+        ({"topology": {"required": True}}, "topology.level", "rack"),
+        ({"topology": {"levl": "rack"}}, "topology.levl", "did you mean 'level'"),
+        ({"topology": {"level": "rack", "group_size": "x"}}, "topology.group_size", "whole number"),
+        ({"character": {"operations": -1, "bytes_moved": 1}}, "character.operations", "finite"),
+        ({"character": {"operations": "much"}}, "character.operations", "number"),
+        ({"character": {"dense_fraction": 0.5}}, "character.operations", "both"),
+        ({"character": {"operations": 1, "dense_fraction": 2}}, "character.dense_fraction", "0 to 1"),
+        ({"character": {"operations": 1, "precision": "fp99"}}, "character.precision", "fp16"),
+        ({"checkpoint_interval": "-1m"}, "checkpoint_interval", "duration"),
+    ],
+)
+def test_each_mistake_in_a_shape_names_field_and_remedy(change: dict[str, Any], field: str, remedy: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_document({"name": "j", "devices": 1} | change)
+    found = {error.field: error.remedy for error in caught.value.errors}
+    assert field in found
+    assert remedy in found[field]
+
+
 def test_every_field_of_a_full_document() -> None:
     expected = pb.JobSpec(
         name="finetune-7b", tenant="research", queue="research", priority=10, kind=pb.JOB_KIND_TRAINING, replicas=8,

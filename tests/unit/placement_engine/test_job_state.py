@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement_engine.domain.job_state import Event, EventKind, JobRow, JobState, Retry, advance, cancel, is_over
+from placement_engine.domain.job_state import (
+    Event,
+    EventKind,
+    JobRow,
+    JobState,
+    Retry,
+    advance,
+    cancel,
+    is_over,
+    preempt,
+)
 
 PLACED = JobRow(
     "j", "t", "n", "q", "p", b"spec", "", 0.0, 0.0, state=JobState.PLACED, attempt=1, version=2, members=b"m"
@@ -42,13 +52,64 @@ def test_each_transition(start: JobState, kind: EventKind, retryable: bool, stat
 
 
 def test_a_bind_that_fails_too_often_fails_the_job() -> None:
-    last = replace(PLACED, attempt=3)
-    after, freed = advance(last, event(EventKind.BIND_FAILED, attempt=3, retryable=True), RETRY)
+    last = replace(PLACED, bind_failures=2)
+    after, freed = advance(last, event(EventKind.BIND_FAILED, retryable=True), RETRY)
     assert (after.state, freed) == (JobState.FAILED, True)
 
 
+def test_attempts_that_were_bound_do_not_count_as_failed_binds() -> None:
+    """A job that was preempted often is tried as patiently as a new one."""
+    seasoned = replace(PLACED, attempt=7)
+    after, freed = advance(seasoned, event(EventKind.BIND_FAILED, attempt=7, retryable=True), RETRY)
+    assert (after.state, after.bind_failures, freed) == (JobState.PENDING, 1, True)
+    again = replace(after, state=JobState.PLACED, attempt=8)
+    bound, _ = advance(again, event(EventKind.BOUND, 9, attempt=8), RETRY)
+    assert bound.bind_failures == 0
+
+
+def test_a_preempted_job_waits_again_with_all_traces_of_its_attempt_gone() -> None:
+    running = replace(PLACED, state=JobState.RUNNING, bound_at=3.0, started_at=4.0)
+    told, release = preempt(running, 1, "makes room for x")
+    assert release
+    assert told == replace(
+        running, state=JobState.RELEASING, requeue=True, message="makes room for x", version=3, preemptions=1
+    )
+    after, freed = advance(told, event(EventKind.RELEASED), RETRY)
+    assert freed
+    assert after == replace(
+        told, state=JobState.PENDING, requeue=False, members=b"", placed_at=None, bound_at=None, started_at=None,
+        version=4, lifecycle_version=1,
+    )  # fmt: skip
+    assert preempt(after, 1, "again") == (after, False)
+    assert preempt(running, 2, "of another attempt") == (running, False)
+    assert preempt(told, 1, "twice") == (told, False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"),
+    [
+        (EventKind.RELEASED, JobState.PENDING),
+        (EventKind.BIND_FAILED, JobState.PENDING),
+        (EventKind.SUCCEEDED, JobState.SUCCEEDED),
+        (EventKind.FAILED, JobState.FAILED),
+    ],
+)
+def test_how_a_preemption_ends(kind: EventKind, state: JobState) -> None:
+    told, _ = preempt(PLACED, 1, "room")
+    after, freed = advance(told, event(kind), RETRY)
+    assert (after.state, after.requeue, freed) == (state, False, True)
+
+
+def test_a_cancel_during_a_preemption_is_a_cancel() -> None:
+    told, _ = preempt(PLACED, 1, "room")
+    cancelled, release = cancel(told, 99.0, "enough")
+    assert (cancelled.state, cancelled.requeue, release) == (JobState.RELEASING, False, False)
+    after, freed = advance(cancelled, event(EventKind.RELEASED), RETRY)
+    assert (after.state, freed) == (JobState.CANCELLED, True)
+
+
 def test_back_off_doubles() -> None:
-    assert [Retry(longest_seconds=6.0).delay(attempt) for attempt in (1, 2, 3, 4)] == [1.0, 2.0, 4.0, 6.0]
+    assert [Retry(longest_seconds=6.0).delay(failures) for failures in (1, 2, 3, 4)] == [1.0, 2.0, 4.0, 6.0]
 
 
 EVENTS = st.lists(

@@ -544,6 +544,8 @@ def test_matching_capacity_refuses_gangs_larger_than_the_pool() -> None:
     engine = an_engine(a_node("a", 8), a_node("b", 4, schedulable=False), a_node("c", 2, "L4"), a_node("d", 0))
     placed(engine, a_job("busy", devices=8))
     assert engine.matching_capacity(a_job(devices=2, replicas=99)) == MatchingCapacity(14, 6, 14, 4)
+    # The number of members asked for changes nothing: the answer is kept for every job of the shape.
+    assert engine.matching_capacity(a_job(devices=2)) == MatchingCapacity(14, 6, 14, 4)
     assert engine.matching_capacity(a_job(models=("TPU",))) == MatchingCapacity(0, 0, 14, 4)
     assert engine.matching_capacity(a_job(device_milli=500, replicas=99, models=("L4",))) == MatchingCapacity(
         2, 4, 14, 4
