@@ -6,6 +6,7 @@ seconds since the epoch. An engine plans one pool; nodes and jobs of other pools
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from placement_engine.domain import views
 from placement_engine.domain.asks import with_deadline
@@ -18,6 +19,7 @@ from placement_engine.domain.explaining import (
     shared_power,
 )
 from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.forecast import Ends
 from placement_engine.domain.model import (
     Accelerator,
     Candidate,
@@ -58,6 +60,7 @@ class Engine:
         self._explainer = Explainer(self._fleet, policy, self._pipeline)
         self._queues = Queues()
         self._claims: dict[str, Claim] = {}
+        self._ends = Ends(self._fleet)
         self._totals = Totals()
         self._why: dict[Shape, tuple[float, tuple[object, ...], Why]] = {}
 
@@ -101,17 +104,20 @@ class Engine:
         """Replaces all profiles."""
         self._fleet.models.estimator.set_profiles(profiles)
         self._tables.forget()
+        self._ends.forget()
 
     def put_profile(self, profile: Profile) -> None:
         """Adds or replaces the profile of (workload, accelerator, devices)."""
         self._fleet.models.estimator.put_profile(profile)
         self._tables.forget(profile.workload)
+        self._ends.forget()
 
     def set_accelerators(self, accelerators: Iterable[Accelerator]) -> None:
         """Replaces the catalogue. To be set before claims are restored: their expected draw is read from it."""
         self._fleet.models.estimator.set_catalogue(accelerators)
         self._fleet.rewrite()
         self._tables.forget()
+        self._ends.forget()
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -138,6 +144,7 @@ class Engine:
         if claim is not None:
             for member in claim.members:
                 self._fleet.let_go(job_id, member)
+            self._ends.drop(job_id)
             self._charge(claim, -1)
 
     def restore(self, claim: Claim) -> None:
@@ -156,7 +163,15 @@ class Engine:
             # When it was claimed is not known: the first sample is taken to show it.
             self._fleet.hold(job_id, member, float("-inf"), peak * shape.fraction, shape.fraction)
         self._claims[job_id] = claim
+        self._ends.put(claim)
         self._charge(claim, 1)
+
+    def started(self, job_id: str, attempt: int, at: float) -> None:
+        """The attempt that holds claims runs since `at`. Ignored for any other attempt."""
+        claim = self._claims.get(job_id)
+        if claim is not None and claim.job.attempt == attempt and claim.started_at != at:
+            self._claims[job_id] = replace(claim, started_at=at)
+            self._ends.put(self._claims[job_id])
 
     def undo(self, job_id: str, attempt: int) -> None:
         """Takes back a decision that could not be committed: claims freed, the job waits again.
@@ -206,7 +221,7 @@ class Engine:
                 reservation = self._reserver.reserve(job, ask, table, now)
                 if reservation is not None:
                     # 6. Commit: the job leaves the queue and its queue is charged.
-                    decisions.append(self._commit(job, table, reservation))
+                    decisions.append(self._commit(job, table, reservation, now))
                     turn.fits(group)
                     continue
                 why = self._reasons(job, ask, now)
@@ -230,10 +245,11 @@ class Engine:
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
 
-    def _commit(self, job: Job, table: Table, reservation: Reservation) -> Decision:
+    def _commit(self, job: Job, table: Table, reservation: Reservation, now: float) -> Decision:
         self._queues.discard(job.job_id)
-        claim = Claim(job, reservation.members)
+        claim = Claim(job, reservation.members, placed_at=now)
         self._claims[job.job_id] = claim
+        self._ends.put(claim)
         self._charge(claim, 1)
         return self._decision(job, table, reservation)
 

@@ -45,6 +45,8 @@ class DeviceFacts:
     holds: dict[tuple[str, int], DeviceHold] = field(default_factory=dict)
     pending_watts: int = 0
     written: tuple[float, ...] = ()
+    supposed_idle: bool = False
+    """In a supposition: its work was taken out, though telemetry still shows it."""
 
     @property
     def used_milli(self) -> int:
@@ -87,6 +89,8 @@ class NodeFacts:
     """Upper estimate of the draw with what is claimed but not yet visible, in whole W."""
     headroom: float = float("inf")
     accelerators: int = 0
+    supposed_idle: int = 0
+    """Devices whose work a supposition took out."""
 
 
 @dataclass(slots=True)

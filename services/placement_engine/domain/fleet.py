@@ -244,14 +244,15 @@ class Fleet:
             touched = self._attach(facts, hold)
             self._write_after_claim(facts, touched)
 
-    def let_go(self, job_id: str, member: Member) -> None:
+    def let_go(self, job_id: str, member: Member) -> MemberHold | None:
+        """Frees a member's claim, and returns what was held, for `hold_again`."""
         on_node = self.held.get(member.node, {})
         hold = on_node.pop((job_id, member.member), None)
         if not on_node:
             self.held.pop(member.node, None)
         facts = self.nodes.get(member.node)
         if hold is None or facts is None:
-            return
+            return hold
         touched = []
         for claim in member.devices:
             device = facts.devices.get(claim.device_id)
@@ -263,6 +264,31 @@ class Fleet:
         if not hold.visible:
             self._shift_pending(facts, hold, -1)
         self._write_after_claim(facts, touched)
+        return hold
+
+    def hold_again(self, hold: MemberHold) -> None:
+        """Undoes `let_go`, or `suppose_ended`, to the last bit."""
+        facts = self.nodes.get(hold.member.node)
+        self.held.setdefault(hold.member.node, {})[hold.job_id, hold.member.member] = hold
+        if facts is not None:
+            self._suppose_idle(facts, hold.member, False)
+            self._write_after_claim(facts, self._attach(facts, hold))
+
+    def suppose_ended(self, job_id: str, member: Member) -> MemberHold | None:
+        """`let_go` as it will look once the work has left telemetry: where it was a device's last, the
+        device draws no more than an idle one, and what was used beyond the claims is free."""
+        facts = self.nodes.get(member.node)
+        if facts is not None:
+            self._suppose_idle(facts, member, True)
+        return self.let_go(job_id, member)
+
+    def _suppose_idle(self, facts: NodeFacts, member: Member, idle: bool) -> None:
+        for claim in member.devices:
+            device = facts.devices.get(claim.device_id)
+            if device is None or device.supposed_idle == idle or (idle and len(device.holds) > 1):
+                continue
+            device.supposed_idle = idle
+            facts.supposed_idle += 1 if idle else -1
 
     def _attach(self, facts: NodeFacts, hold: MemberHold) -> list[DeviceFacts]:
         member, touched = hold.member, []
@@ -327,7 +353,8 @@ class Fleet:
     def _write_device(self, device: DeviceFacts, facts: NodeFacts) -> None:
         c, policy, sample = self.columns, self._policy, device.sample
         total = device.total_bytes
-        memory = 0 if total is None else total - device.claimed_bytes() - device.foreign_bytes
+        foreign = 0 if device.supposed_idle else device.foreign_bytes
+        memory = 0 if total is None else total - device.claimed_bytes() - foreign
         values = (
             float(WHOLE_DEVICE - device.used_milli) if device.device.present else col.ABSENT,
             float(memory),
@@ -358,15 +385,27 @@ class Fleet:
     def _idle_watts(self, device: DeviceFacts) -> float:
         """Draw of an unclaimed device that does nothing; 0 where it works for others or is unknown."""
         draw, limit = device.draw.mean, self.device_limit(device) or self.models.tdp(device.device)
-        if device.holds or draw is None or limit is None or draw > self._policy.idle_power_fraction * limit:
+        if device.holds or draw is None or limit is None:
             return 0.0
+        most = self._policy.idle_power_fraction * limit
+        if draw > most:
+            return most if device.supposed_idle else 0.0
         return draw
+
+    def _surplus_watts(self, device: DeviceFacts) -> float:
+        """What telemetry still shows of work that a supposition took out."""
+        draw, limit = device.draw.mean, self.device_limit(device) or self.models.tdp(device.device)
+        if not device.supposed_idle or draw is None or limit is None:
+            return 0.0
+        return max(0.0, draw - self._policy.idle_power_fraction * limit)
 
     def _device_headroom(self, device: DeviceFacts) -> float:
         limit = self.device_limit(device)
         if limit is None:
             return math.inf
         draw = device.draw.upper(self._policy.power_sigma) or 0.0
+        if device.supposed_idle:
+            draw = (device.draw.mean or 0.0) - self._surplus_watts(device)
         if self._idle_watts(device) > 0:
             draw = 0.0
         return float(math.floor(limit - draw - device.pending_watts))
@@ -377,6 +416,8 @@ class Fleet:
             seen = facts.draw.upper(sigma) or 0.0
         else:
             seen = sum(device.draw.upper(sigma) or 0.0 for device in facts.devices.values())
+        if facts.supposed_idle:
+            seen -= sum(self._surplus_watts(device) for device in facts.devices.values())
         total = math.ceil(seen) + facts.pending_watts
         cap = facts.node.power_cap_watts
         facts.headroom = math.inf if cap is None else cap - total

@@ -295,7 +295,7 @@ def test_an_engine_rebuilt_from_the_ledger_decides_the_same(fleet: Any, batch: A
     rebuilt = an_engine(*shuffle(fleet, len(fleet)))
     for job in shuffle(batch[:half], half):
         if job.job_id in placed:
-            rebuilt.restore(Claim(job, placed[job.job_id].members))
+            rebuilt.restore(Claim(job, placed[job.job_id].members, placed_at=NOW))
         else:
             rebuilt.submit(job)
     assert rebuilt.state_digest() == engine.state_digest()
