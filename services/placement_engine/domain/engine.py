@@ -41,6 +41,7 @@ from placement_engine.domain.queues import Group, Queues, Totals
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reserve import Reservation, Reserver
 from placement_engine.domain.shapes import Ask, Shape, shape_of
+from placement_engine.domain.situation import Situation, situation_of
 from placement_engine.domain.tables import Pipeline, Table, Tables
 
 Why = tuple[tuple[Reason, ...], tuple[str, ...]]
@@ -393,6 +394,12 @@ class Engine:
     def matching_capacity(self, job: Job) -> MatchingCapacity:
         """What could ever match the job, by model, class, stack and executor, claims not counted."""
         return views.matching_capacity(self._fleet, job)
+
+    def situation(self, now: float) -> Situation:
+        """Facts, work and rules as they are, to run forward elsewhere."""
+        return situation_of(
+            self._fleet, self._queues, self._claims, self._ends, policy=self._policy, pool=self._pool, now=now
+        )
 
     def state_digest(self) -> bytes:
         """A hash of all facts and columns, free of caches and of the order of arrival."""

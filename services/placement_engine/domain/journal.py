@@ -33,6 +33,7 @@ INPUTS = (
     "release",
     "restore",
     "undo",
+    "started",
     "cycle",
 )
 """Methods of Engine that change what it decides; each call is an event."""
@@ -48,6 +49,7 @@ READOUTS = (
     "node_view",
     "queue_usage",
     "matching_capacity",
+    "situation",
     "state_digest",
 )
 """Members of Engine that change nothing it decides by."""

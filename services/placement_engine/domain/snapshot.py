@@ -1,6 +1,6 @@
 """Snapshots of an engine: a file that holds everything it decides by, and what it did last.
 
-    {"format": 1, "classes": ..., "messages": ..., "engine": the state, "journal": the last events, or absent}
+    {"format": 1, "taken_at": seconds, "classes": ..., "messages": ..., "engine": the state, "journal": the last events}
 
 `load` gives an engine with an equal digest that decides the same from there on. See `encoding` for the values.
 """
@@ -15,16 +15,16 @@ from placement_engine.domain.engine import Engine
 from placement_engine.domain.journal import Journal, Recorder
 from placement_engine.domain.pictures import SnapshotError, capture, revive
 
-__all__ = ["FORMAT", "SnapshotError", "dump", "from_bytes", "journal_of", "load", "to_bytes"]
+__all__ = ["FORMAT", "SnapshotError", "dump", "from_bytes", "journal_of", "load", "taken_at", "to_bytes"]
 
 _MAGIC = b"\x1f\x8b"
 Read = TypeVar("Read")
 
 
-def dump(engine: Engine) -> dict[str, Any]:
-    """The complete state as JSON-able data, with the journal of an engine that records."""
+def dump(engine: Engine, now: float | None = None) -> dict[str, Any]:
+    """The complete state as JSON-able data, with the journal of an engine that records. `now` is noted."""
     writer = Writer()
-    written: dict[str, Any] = {"engine": writer.picture(capture(engine))}
+    written: dict[str, Any] = {"taken_at": now, "engine": writer.picture(capture(engine))}
     if isinstance(engine, Recorder):
         written["journal"] = engine.journal.write(writer)
     return {**writer.tables(), **written}
@@ -40,6 +40,11 @@ def journal_of(document: Mapping[str, Any]) -> Journal | None:
     if not isinstance(document, Mapping) or "journal" not in document:
         return None
     return _reading(document, lambda reader: Journal.read(document["journal"], reader))
+
+
+def taken_at(document: Mapping[str, Any]) -> float | None:
+    """When the snapshot was taken; None: that was not noted."""
+    return None if document.get("taken_at") is None else float(document["taken_at"])
 
 
 def to_bytes(document: Mapping[str, Any]) -> bytes:

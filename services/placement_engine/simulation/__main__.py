@@ -11,6 +11,8 @@ import click
 from berth.cli.failures import report
 from berth.cli.progress import Progress
 from berth.errors import BerthError, InvalidInput
+from placement_engine.simulation.gang.command import gang
+from placement_engine.simulation.whatif.command import whatif
 
 __all__ = ["main", "root"]
 
@@ -19,7 +21,7 @@ COLUMNS = ("policy", "seed", "arrival", "allocation_percent", "failed_pods", "po
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def root() -> None:
-    """Replay a published trace offline and compare placement policies. No service is needed."""
+    """Run the placement engine offline: published traces, scenarios of your own, and what-if. No service is needed."""
 
 
 @root.command()
@@ -59,6 +61,10 @@ def openb(nodes_file: Path, pods_file: Path, seeds: str, policies: str, arrival:
     click.echo(table(COLUMNS, [asdict(row) for row in rows]))
     click.echo("\nmean of the seeds")
     click.echo(table(("policy", "arrival", "allocation_percent", "power_kw"), means(rows)))
+
+
+root.add_command(gang)
+root.add_command(whatif)
 
 
 def parse_seeds(text: str) -> list[int]:
