@@ -19,7 +19,7 @@ from placement_engine.domain.explaining import (
     shared_power,
 )
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.forecast import Ends
+from placement_engine.domain.forecast import Ends, earliest_start
 from placement_engine.domain.model import (
     Accelerator,
     Candidate,
@@ -34,14 +34,19 @@ from placement_engine.domain.model import (
     Queue,
     Reason,
     Rejection,
+    Remedy,
+    RemedyKind,
     ScoreTerm,
 )
 from placement_engine.domain.policy import Policy
+from placement_engine.domain.queue_forecast import QueueForecast, jobs_ahead
 from placement_engine.domain.queues import Group, Queues, Totals
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
+from placement_engine.domain.remedies import after_job_ends, changes_for
 from placement_engine.domain.reserve import Reservation, Reserver
 from placement_engine.domain.shapes import Ask, Shape, shape_of
 from placement_engine.domain.situation import Situation, situation_of
+from placement_engine.domain.supposition import Supposition
 from placement_engine.domain.tables import Pipeline, Table, Tables
 
 Why = tuple[tuple[Reason, ...], tuple[str, ...]]
@@ -360,7 +365,44 @@ class Engine:
             reasons, remedies = gate[0] + reasons, gate[1] + remedies
         elif not reasons and not isinstance(self.dry_run(job, now), Decision):
             reasons = (shared_power(job),)
-        return self._rejection(job, (reasons, remedies))
+        return self._outlook(self._rejection(job, (reasons, remedies)), job, ask, gate, now)
+
+    def _outlook(self, rejection: Rejection, job: Job, ask: Ask, gate: Why | None, now: float) -> Rejection:
+        """The rejection with the changes that would admit the job now, and when it will start without any."""
+
+        def fits(varied: Job) -> Decision | None:
+            answer = self.dry_run(varied, now)
+            return answer if isinstance(answer, Decision) else None
+
+        changes: list[Remedy] = []
+        if rejection.reasons:
+            levels = self._explainer.levels() if job.topology_required else []
+            changes += changes_for(job, fits, levels=levels, kinds=self._explainer.other_kinds(ask))
+            changes += (
+                [Remedy(RemedyKind.QUOTA, text, gate[0][0].numbers, (job.queue,)) for text in gate[1]] if gate else []
+            )
+            heat = self._explainer.heat_remedy(ask)
+            changes += [heat] if heat is not None else []
+        start = earliest_start(self._fleet, self._tables, self._reserver, self._ends, job=job, ask=ask, now=now)
+        if rejection.reasons and gate is None and start is not None and start.after:
+            changes.append(after_job_ends(start.at - now, start.after))
+        ahead, cut = jobs_ahead(self._queues, self._totals, job)
+        expected = QueueForecast(
+            self._fleet,
+            Supposition(self._fleet, self._tables, self._reserver),
+            self._ends,
+            ask_of=lambda one, at: with_deadline(self._fleet, self._tables.get(shape_of(one)).ask, one, at),
+            blocked=lambda one, at: one.not_before > at or self._gate(one, at) is not None,
+            charge=self._charge,
+        ).expected(ahead, job, now, cut=cut)
+        return replace(
+            rejection,
+            changes=tuple(changes),
+            remedies=tuple(change.message for change in changes),
+            expected_start=expected.at if expected is not None else None,
+            expected_start_at_least=expected is not None and expected.at_least,
+            expected_start_after=expected.after if expected is not None else (),
+        )
 
     # -- read-outs -------------------------------------------------------------------------------
 

@@ -188,10 +188,10 @@ def earliest_start(
                 fits, members = middle, found
         at, last = out[fits - 1]
         waited = {claim.job.job_id: claim for _, claim in out[:fits]}
-        return Start(at, members, _waited_for(members, waited, last.job.job_id))
+        return Start(at, members, waited_for(members, waited, last.job.job_id))
 
 
-def _waited_for(members: tuple[Member, ...], waited: Mapping[str, Claim], last: str) -> tuple[str, ...]:
+def waited_for(members: tuple[Member, ...], waited: Mapping[str, Claim], last: str) -> tuple[str, ...]:
     """Those that hold a device the members would have (all on their nodes, where they have none), and the last."""
     devices = {(m.node, d.device_id) for m in members for d in m.devices}
     nodes = {m.node for m in members}

@@ -49,6 +49,16 @@ class Supposition:
     def is_ended(self, job_id: str) -> bool:
         return job_id in self._ended
 
+    def start(self, job: Job, ask: Ask, now: float) -> tuple[Member, ...] | None:
+        """Supposes that the job starts where it fits; None: it does not. It is held until `stop`."""
+        found = self._reserver.reserve(job, ask, self._tables.get(ask.shape), now)
+        return None if found is None else found.members
+
+    def stop(self, claim: Claim) -> None:
+        """Takes back a `start`."""
+        for member in claim.members:
+            self._fleet.let_go(claim.job.job_id, member)
+
     def placement(self, job: Job, ask: Ask, now: float) -> tuple[Member, ...] | None:
         """Where the job would go, or None. Nothing stays claimed."""
         table = self._tables.get(ask.shape)
