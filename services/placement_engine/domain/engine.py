@@ -19,7 +19,7 @@ from placement_engine.domain.explaining import (
     shared_power,
 )
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.forecast import Ends, earliest_start
+from placement_engine.domain.forecast import Ends, Start, earliest_start
 from placement_engine.domain.model import (
     Accelerator,
     Candidate,
@@ -39,7 +39,7 @@ from placement_engine.domain.model import (
     ScoreTerm,
 )
 from placement_engine.domain.policy import Policy
-from placement_engine.domain.queue_forecast import QueueForecast, jobs_ahead
+from placement_engine.domain.queue_forecast import Expected, QueueForecast, jobs_ahead
 from placement_engine.domain.queues import Group, Queues, Totals
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.remedies import after_job_ends, changes_for
@@ -386,15 +386,7 @@ class Engine:
         start = earliest_start(self._fleet, self._tables, self._reserver, self._ends, job=job, ask=ask, now=now)
         if rejection.reasons and gate is None and start is not None and start.after:
             changes.append(after_job_ends(start.at - now, start.after))
-        ahead, cut = jobs_ahead(self._queues, self._totals, job)
-        expected = QueueForecast(
-            self._fleet,
-            Supposition(self._fleet, self._tables, self._reserver),
-            self._ends,
-            ask_of=lambda one, at: with_deadline(self._fleet, self._tables.get(shape_of(one)).ask, one, at),
-            blocked=lambda one, at: one.not_before > at or self._gate(one, at) is not None,
-            charge=self._charge,
-        ).expected(ahead, job, now, cut=cut)
+        expected = self._expected(job, start, now) if start is not None else None
         return replace(
             rejection,
             changes=tuple(changes),
@@ -403,6 +395,18 @@ class Engine:
             expected_start_at_least=expected is not None and expected.at_least,
             expected_start_after=expected.after if expected is not None else (),
         )
+
+    def _expected(self, job: Job, alone: Start, now: float) -> Expected | None:
+        ahead, cut = jobs_ahead(self._queues, self._totals, job)
+        forecast = QueueForecast(
+            self._fleet,
+            Supposition(self._fleet, self._tables, self._reserver),
+            self._ends,
+            ask_of=lambda one, at: with_deadline(self._fleet, self._tables.get(shape_of(one)).ask, one, at),
+            blocked=lambda one, at: one.not_before > at or self._gate(one, at) is not None,
+            charge=self._charge,
+        )
+        return forecast.expected(ahead, job, alone, now, cut=cut)
 
     # -- read-outs -------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.forecast import Ends, waited_for
+from placement_engine.domain.forecast import Ends, Start, waited_for
 from placement_engine.domain.model import Claim, Job, Member
 from placement_engine.domain.queues import Place, Queues, Totals, likeness_of, place_of
 from placement_engine.domain.shapes import Ask
@@ -93,25 +93,30 @@ class QueueForecast:
         self._ended: dict[str, Claim] = {}
         self._tries = 0
 
-    def expected(self, ahead: Sequence[Job], job: Job, now: float, *, cut: bool = False) -> Expected | None:
-        """When the job starts; None: not by the end of anything that is known to end. All is put back."""
+    def expected(self, ahead: Sequence[Job], job: Job, alone: Start, now: float, *, cut: bool) -> Expected | None:
+        """When the job starts; None: not by the end of anything that is known to end. All is put back.
+
+        `alone`: its start if nobody stood before it, which it cannot start before. `cut`: there are more ahead.
+        """
+        if not ahead and not self._blocked(job, now):
+            return Expected(alone.at, False, alone.after)
         with self._suppose:
             try:
-                return self._run([*ahead, job], job, now, cut)
+                return self._run([*ahead, job], job, alone, now, cut)
             finally:
                 self._put_back()
 
-    def _run(self, pending: list[Job], job: Job, now: float, cut: bool) -> Expected | None:
+    def _run(self, pending: list[Job], job: Job, alone: Start, now: float, cut: bool) -> Expected | None:
         coming = self._coming(now)
         soon: list[tuple[float, int, Claim]] = []
         at, last = now, ""
         while True:
-            members = self._start_what_fits(pending, job, at, soon)
+            members = self._start_what_fits(pending if at >= alone.at else pending[:-1], pending, job, at, soon)
             if members is not None:
                 after = waited_for(members, self._ended, last) if self._ended else ()
                 return Expected(at, cut, after)
             if self._tries >= MOST_TRIES:
-                return Expected(at, True, ())
+                return Expected(max(at, alone.at), True, alone.after)
             following = next(coming, None)
             if following is not None and (not soon or following[0] <= soon[0][0]):
                 at, claim = max(at, following[0]), following[1]
@@ -122,7 +127,7 @@ class QueueForecast:
                     coming = itertools.chain([following], coming)
                 at, _, claim = heapq.heappop(soon)
             else:
-                return Expected(at, True, ()) if cut else None
+                return Expected(max(at, alone.at), True, alone.after) if cut else None
             self._suppose.end(claim)
             self._charge(claim, -1)
             if claim.job.job_id not in self._ended:
@@ -132,11 +137,11 @@ class QueueForecast:
         return self._ends.in_order(now)
 
     def _start_what_fits(
-        self, pending: list[Job], wanted: Job, at: float, soon: list[tuple[float, int, Claim]]
+        self, tried: Sequence[Job], pending: list[Job], wanted: Job, at: float, soon: list[tuple[float, int, Claim]]
     ) -> tuple[Member, ...] | None:
-        """Starts the pending jobs that fit, in order; the members of the wanted one when it is its turn."""
+        """Starts the pending jobs to be tried that fit, in order; the members of the wanted one if it is among them."""
         failed = set()
-        for job in list(pending):
+        for job in tuple(tried):
             likeness = likeness_of(job)
             if likeness in failed:
                 continue
