@@ -98,7 +98,8 @@ class JobHistory:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What happened from `start` to `end`; `capacity` is device-seconds that were there, by accelerator."""
+    """What happened from `start` to `end`, the last end of a job or the cut; `capacity` is device-seconds that were
+    there in that time, by accelerator."""
 
     start: float
     end: float
@@ -148,6 +149,8 @@ class Clock:
         self._nodes = {node.name: node for node in situation.nodes}
         self._capacity: Counter[str] = Counter()
         self._present = self._count_present()
+        self._worked = (self._now, self._capacity.copy())
+        """The last end of a job, and the capacity up to it."""
         self._left: dict[str, float] = {}
         """Part of the job's work that is not done."""
         self._whole: dict[str, float] = {}
@@ -181,20 +184,20 @@ class Clock:
 
     def run(self, until: float = math.inf) -> History:
         """Runs until nothing is left to happen, or to `until`."""
-        self._plan()
-        idle = False
-        while self._events or (self.engine.waiting() and not idle):
-            next_event = self._events[0][0] if self._events else math.inf
-            tick = self._now + self._tick if self.engine.waiting() else math.inf
-            at = min(next_event, tick)
-            if at > until:
-                self._pass_to(until)
-                break
+        at, idle = self._now, False
+        while at <= until:
             self._pass_to(at)
             while self._events and self._events[0][0] <= at:
                 self._happen(heapq.heappop(self._events)[3])
-            # Nothing runs and nothing comes: one more plan, and what waits then waits for ever.
-            idle = not self._plan() and not self._events
+            # Nothing runs and nothing comes: what waits after one more tick waits for ever.
+            stuck, idle = idle, not self._plan() and not self._events
+            if not self._events and (stuck or not self.engine.waiting()):
+                break
+            next_event = self._events[0][0] if self._events else math.inf
+            at = min(next_event, at + self._tick if self.engine.waiting() else math.inf)
+        else:
+            self._pass_to(until)
+            self._worked = (self._now, self._capacity.copy())
         return self._history()
 
     def _pass_to(self, at: float) -> None:
@@ -283,6 +286,7 @@ class Clock:
     def _close(self, job_id: str, ending: Ending) -> None:
         span = self.jobs[job_id].spans[-1]
         span.ended, span.ending = self._now, ending
+        self._worked = (self._now, self._capacity.copy())
         self.engine.release(job_id)
 
     def _span(self, job: Job, claim: Claim, started: float) -> Span:
@@ -318,4 +322,5 @@ class Clock:
         notes = []
         if self._defaulted:
             notes.append(f"{self._defaulted} jobs declare no duration: {self._default:g} s is taken for each")
-        return History(self._start, self._now, self.jobs, dict(sorted(self._capacity.items())), tuple(notes))
+        end, capacity = self._worked
+        return History(self._start, end, self.jobs, dict(sorted(capacity.items())), tuple(notes))

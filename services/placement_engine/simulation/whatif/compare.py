@@ -87,7 +87,7 @@ def compare(
         histories.append(clock.run(math.inf if until is None else until))
     first, second = histories
     outcomes = outcome_of(first), outcome_of(second)
-    notes = list(dict.fromkeys((*outcomes[0].notes, *outcomes[1].notes)))
+    notes = _notes(outcomes[0].notes, outcomes[1].notes)
     if base.samples:
         notes.append("heat, errors and throttling stay as they were last heard")
     return Comparison(
@@ -98,6 +98,15 @@ def compare(
         base_history=first,
         changed_history=second,
     )
+
+
+def _notes(base: Sequence[str], changed: Sequence[str]) -> list[str]:
+    both = [note for note in base if note in changed]
+    return [
+        *both,
+        *(f"as it is: {note}" for note in base if note not in both),
+        *(f"changed: {note}" for note in changed if note not in both),
+    ]
 
 
 def changed(base: Situation, changes: Changes) -> tuple[Situation, tuple[Fact, ...]]:
