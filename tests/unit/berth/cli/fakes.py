@@ -206,6 +206,16 @@ class FakePlacementService(PlacementServiceServicer):
         )  # fmt: skip
         return placement_pb2.ListDecisionsResponse(decisions=[decision])
 
+    async def DumpEngine(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        for part in (b"a snapshot ", b"of ", request.pool.encode()):
+            yield placement_pb2.DumpEngineResponse(chunk=part)
+
+    async def WhatIf(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    async def ListAdvice(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     async def Audit(self, request: Any, context: Any) -> Any:
         return placement_pb2.AuditResponse(violations=self.violations, counts={"claims": 2, "jobs": 3})
 
