@@ -377,7 +377,8 @@ class Engine:
         changes: list[Remedy] = []
         if rejection.reasons:
             levels = self._explainer.levels() if job.topology_required else []
-            changes += changes_for(job, fits, levels=levels, kinds=self._explainer.other_kinds(ask))
+            kinds = self._explainer.other_kinds(ask)
+            changes += changes_for(job, fits, reasons=rejection.reasons, levels=levels, kinds=kinds)
             changes += (
                 [Remedy(RemedyKind.QUOTA, text, gate[0][0].numbers, (job.queue,)) for text in gate[1]] if gate else []
             )

@@ -7,23 +7,32 @@ found by bisection: where a job of some size fits, so does a smaller one.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from placement_engine.domain.model import Decision, Job, Remedy, RemedyKind
+from placement_engine.domain.model import Decision, Job, Reason, Remedy, RemedyKind
 
 __all__ = ["after_job_ends", "changes_for"]
 
 MOST_NAMED = 3
 MOST_KINDS = 12
+MOST_MEMBERS = 1024
 MILLI_STEP = 10
 
 Fits = Callable[[Job], Decision | None]
 
 
-def changes_for(job: Job, fits: Fits, *, levels: Sequence[str], kinds: Sequence[str]) -> list[Remedy]:
+def changes_for(
+    job: Job, fits: Fits, *, reasons: Sequence[Reason], levels: Sequence[str], kinds: Sequence[str]
+) -> list[Remedy]:
     """Changes of which each alone makes the job fit now, the smallest first: those that keep its size, then those
     that give up the least part of it.
 
-    `levels`: topology levels of the fleet, the tightest first. `kinds`: accelerators that the job does not accept.
+    `reasons`: why it waits. `levels`: topology levels of the fleet, the tightest first. `kinds`: accelerators that
+    the job does not accept. A gang of more than MOST_MEMBERS is not tried in other forms, which would take seconds:
+    only the members that its reasons count are told.
     """
+    if job.replicas > MOST_MEMBERS:
+        counted = max((int(one.numbers.get("replicas_that_fit", 0)) for one in reasons), default=0)
+        least = job.min_replicas or job.replicas
+        return [_of_replicas(counted, least)] if 0 < counted < least else []
     kept = [*_looser_topology(job, fits, levels), *_other_kind(job, fits, kinds)]
     smaller = [*_fewer_devices(job, fits), *_fewer_replicas(job, fits)]
     return kept + [remedy for _, remedy in sorted(smaller, key=lambda one: one[0])]
@@ -96,9 +105,12 @@ def _fewer_replicas(job: Job, fits: Fits) -> list[tuple[float, Remedy]]:
     most = _most(least - 1, lambda n: fits(replace(job, replicas=n, min_replicas=0)) is not None)
     if not most:
         return []
+    return [(1 - most / least, _of_replicas(most, least))]
+
+
+def _of_replicas(most: int, least: int) -> Remedy:
     numbers = {"replicas": float(most), "replicas_asked": float(least)}
-    message = f"{most} of {least} replicas would fit now"
-    return [(1 - most / least, Remedy(RemedyKind.FEWER_REPLICAS, message, numbers))]
+    return Remedy(RemedyKind.FEWER_REPLICAS, f"{most} of {least} replicas would fit now", numbers)
 
 
 def _most(limit: int, holds: Callable[[int], bool]) -> int:

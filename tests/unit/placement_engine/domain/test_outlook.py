@@ -76,6 +76,12 @@ def test_an_elastic_gang_is_told_by_what_it_needs_at_least() -> None:
     assert told == [(RemedyKind.FEWER_REPLICAS, {"replicas": 2.0, "replicas_asked": 8.0}, ())]
 
 
+def test_a_huge_gang_is_told_what_its_reasons_count() -> None:
+    engine = an_engine(a_node("n1", 3))
+    engine.submit(a_job("g", replicas=5000, models=("H100",)))
+    assert explained(engine, "g").remedies == ("3 of 5000 replicas would fit now",)
+
+
 def test_a_limit_of_the_queue_says_what_would_do() -> None:
     engine = an_engine(a_node("n1", 8))
     engine.set_queues([Queue("q", device_limit=4)])
