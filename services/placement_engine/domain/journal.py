@@ -2,7 +2,8 @@
 
 A Recorder is an Engine that notes each event before it takes it, and the answer after. It keeps a picture of
 itself and the events since; when those are too many it takes a fresh picture and drops the older half. So at
-any time between half of `limit` and `limit` events can be replayed, once so many have come.
+any time between half of `limit` and `limit` events can be replayed, once so many have come. A fresh picture
+pauses the engine for some 0.3 ms a node: a fleet of thousands of nodes wants a large limit, or 0, no journal.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -107,12 +108,16 @@ class Recorder(Engine):
         self._fresh: list[Event] = []
 
     @property
+    def records(self) -> bool:
+        return self._limit > 0
+
+    @property
     def journal(self) -> Journal:
         """The last events, from the oldest picture that is kept."""
         return Journal(self._start, (*self._old, *self._fresh))
 
     def _record(self, method: str, call: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
-        if self._deep:  # called by another event, which is the one that was told
+        if self._deep or not self._limit:  # called by another event, which is the one that was told
             return call(self, *arguments, **options)
         if len(self._fresh) >= max(1, self._limit // 2):
             self._rebase()

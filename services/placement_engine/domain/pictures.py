@@ -8,6 +8,7 @@ engine. What follows from the rest is named in DERIVED and made anew.
 Only classes of this package are made, without their constructors: to revive runs no code.
 """
 
+import gc
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
@@ -69,8 +70,14 @@ class Picture:
 def capture(engine: Engine) -> Picture:
     """The engine as it is now; later changes of the engine do not show. SnapshotError: a value cannot be kept."""
     walk = _Walk()
-    walk.value(engine, "engine")
-    walk.finish()
+    collects = gc.isenabled()
+    gc.disable()  # nothing becomes garbage here, and to look for it takes longer than the walk
+    try:
+        walk.value(engine, "engine")
+        walk.finish()
+    finally:
+        if collects:
+            gc.enable()
     return Picture(tuple(walk.parts))
 
 
@@ -115,8 +122,12 @@ def _is_message(kind: type) -> bool:
 
 
 @cache
-def _fresh(kind: type, names: tuple[str, ...]) -> tuple[Callable[[], Any] | None, ...]:
-    return tuple(DERIVED.get(f"{name_of(kind)}.{name}") for name in names)
+def _fresh(kind: type, names: tuple[str, ...]) -> tuple[tuple[int, Callable[[], Any]], ...]:
+    known = [(position, DERIVED.get(f"{name_of(kind)}.{name}")) for position, name in enumerate(names)]
+    return tuple((position, fresh) for position, fresh in known if fresh is not None)
+
+
+_PENDING = Part(type(None), ())
 
 
 class _Walk:
@@ -124,6 +135,7 @@ class _Walk:
         self.parts: list[Part] = []
         self._numbers: dict[int, Ref] = {}
         self._todo: list[tuple[int, Any, str]] = []
+        self._kept: list[Any] = []
 
     def value(self, value: Any, path: str) -> Any:
         """What stands for the value in a part: itself where nothing in it can change, else a Ref."""
@@ -157,7 +169,7 @@ class _Walk:
         if kind in _CONTAINERS or kind is np.ndarray or _of_core(kind):
             # What is inside waits its turn: a chain of facts may be longer than the stack.
             ref = self._numbers[id(value)] = Ref(len(self.parts))
-            self.parts.append(Part(kind, None))
+            self.parts.append(_PENDING)
             self._todo.append((ref.number, value, path))
             return ref
         raise SnapshotError(
@@ -195,15 +207,14 @@ class _Walk:
         names = attributes_of(kind)
         if names is None:
             names = tuple(vars(value))
-        values: list[Any] = []
-        for name, fresh in zip(names, _fresh(kind, names), strict=True):
-            attribute = getattr(value, name) if fresh is None else fresh()
-            if type(attribute) in SCALARS:
-                values.append(attribute)
-            elif fresh is None:
-                values.append(self.value(attribute, f"{path}.{name}"))
-            else:
-                values.append(Part(type(attribute), ()))
+        values = [getattr(value, name) for name in names]
+        derived = _fresh(kind, names)
+        for position, fresh in derived:
+            values[position] = fresh()
+            self._kept.append(values[position])  # while it lives its id is its own
+        for position, attribute in enumerate(values):
+            if type(attribute) not in SCALARS:
+                values[position] = self.value(attribute, f"{path}.{names[position]}")
         return Part(kind, values, names)
 
 

@@ -25,7 +25,7 @@ def dump(engine: Engine, now: float | None = None) -> dict[str, Any]:
     """The complete state as JSON-able data, with the journal of an engine that records. `now` is noted."""
     writer = Writer()
     written: dict[str, Any] = {"taken_at": now, "engine": writer.picture(capture(engine))}
-    if isinstance(engine, Recorder):
+    if isinstance(engine, Recorder) and engine.records:
         written["journal"] = engine.journal.write(writer)
     return {**writer.tables(), **written}
 

@@ -183,6 +183,14 @@ def test_the_journal_is_bounded_and_keeps_the_later_half() -> None:
     assert events[-1].arguments == ("j32",)
 
 
+def test_a_limit_of_nothing_records_nothing() -> None:
+    recorder = busy(Recorder(limit=0))
+    assert isinstance(recorder, Recorder)
+    assert recorder.journal.events == ()
+    assert through_a_file(recorder).state_digest() == recorder.state_digest()
+    assert snapshot.journal_of(snapshot.dump(recorder)) is None
+
+
 def test_a_recorder_decides_as_an_engine() -> None:
     assert busy(Recorder()).state_digest() == busy(Engine()).state_digest()
     assert type(snapshot.load(snapshot.dump(busy(Recorder())))) is Engine
