@@ -19,7 +19,7 @@ from placement_engine.domain.explaining import (
     shared_power,
 )
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.forecast import Ends, Start, earliest_start
+from placement_engine.domain.forecast import Ends, Start
 from placement_engine.domain.model import (
     Accelerator,
     Candidate,
@@ -30,23 +30,22 @@ from placement_engine.domain.model import (
     Node,
     NodeSample,
     PowerDomain,
+    Preemption,
     Profile,
     Queue,
     Reason,
     Rejection,
-    Remedy,
-    RemedyKind,
     ScoreTerm,
 )
 from placement_engine.domain.policy import Policy
-from placement_engine.domain.queue_forecast import Expected, QueueForecast, jobs_ahead
+from placement_engine.domain.preemption import Preemptor
+from placement_engine.domain.prospects import Prospects
 from placement_engine.domain.queues import Group, Queues, Totals
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
-from placement_engine.domain.remedies import after_job_ends, changes_for
+from placement_engine.domain.reservations import Bookings
 from placement_engine.domain.reserve import Reservation, Reserver
 from placement_engine.domain.shapes import Ask, Shape, shape_of
 from placement_engine.domain.situation import Situation, situation_of
-from placement_engine.domain.supposition import Supposition
 from placement_engine.domain.tables import Pipeline, Table, Tables
 
 Why = tuple[tuple[Reason, ...], tuple[str, ...]]
@@ -66,7 +65,27 @@ class Engine:
         self._explainer = Explainer(self._fleet, policy, self._pipeline)
         self._queues = Queues()
         self._claims: dict[str, Claim] = {}
+        self._ending: set[str] = set()
         self._ends = Ends(self._fleet)
+        self._bookings = Bookings(
+            self._fleet,
+            self._tables,
+            self._reserver,
+            self._ends,
+            policy,
+            claims=self._claims,
+            ending=self._ending,
+        )
+        self._preemptor = Preemptor(
+            self._fleet,
+            self._tables,
+            self._reserver,
+            self._bookings,
+            self._queues,
+            policy,
+            claims=self._claims,
+            ending=self._ending,
+        )
         self._totals = Totals()
         self._why: dict[Shape, tuple[float, tuple[object, ...], Why]] = {}
 
@@ -151,6 +170,7 @@ class Engine:
             for member in claim.members:
                 self._fleet.let_go(job_id, member)
             self._ends.drop(job_id)
+            self._ending.discard(job_id)
             self._charge(claim, -1)
 
     def restore(self, claim: Claim) -> None:
@@ -179,6 +199,19 @@ class Engine:
             self._claims[job_id] = replace(claim, started_at=at)
             self._ends.put(self._claims[job_id])
 
+    def ending(self, job_id: str) -> None:
+        """The claims of this job are being released: it was told to stop. Ignored if it holds nothing."""
+        if job_id in self._claims:
+            self._ending.add(job_id)
+
+    def undo_preemption(self, job_id: str, attempt: int) -> None:
+        """Takes back a preemption that could not be committed: the job runs on, what was kept in its place
+        is not kept. Ignored if that attempt holds nothing."""
+        claim = self._claims.get(job_id)
+        if claim is not None and claim.job.attempt == attempt and job_id in self._ending:
+            self._ending.discard(job_id)
+            self._bookings.stays(job_id)
+
     def undo(self, job_id: str, attempt: int) -> None:
         """Takes back a decision that could not be committed: claims freed, the job waits again.
         Ignored if that attempt holds nothing."""
@@ -190,6 +223,7 @@ class Engine:
             self._queues.add(claim.job)
 
     def _charge(self, claim: Claim, sign: int) -> None:
+        self._preemptor.count(claim.job, sign)
         self._queues.charge(
             claim.job.queue,
             sign * sum(device.milli for member in claim.members for device in member.devices),
@@ -209,33 +243,43 @@ class Engine:
         limit = self._policy.max_jobs_per_cycle if limit is None else limit
         decisions: list[Decision] = []
         rejections: list[Rejection] = []
+        preemptions: list[Preemption] = []
         considered = 0
         # 1. Drain: facts were applied as they came; what time alone changes is applied here.
         self._fleet.age(now)
         self._queues.wake(now)
+        self._preemptor.begin(now)
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)
-        while len(decisions) < limit and (head := turn.next()) is not None:
-            job, group = head
-            considered += 1
-            why = self._gate(job, now)
-            if why is None:
-                # 3. Filter and 4. score, on the rows that changed since this shape was last asked for.
-                table = self._tables.get(group.likeness.shape)
-                ask = with_deadline(self._fleet, table.ask, job, now)
-                # 5. Reserve: a gang whole or not at all.
-                reservation = self._reserver.reserve(job, ask, table, now)
-                if reservation is not None:
-                    # 6. Commit: the job leaves the queue and its queue is charged.
-                    decisions.append(self._commit(job, table, reservation, now))
-                    turn.fits(group)
-                    continue
-                why = self._reasons(job, ask, now)
-            # Backfill: jobs alike are passed over, others behind them may fit.
-            rejections.extend(self._tell(group, why, now))
-            turn.skip(group)
-        # 7. Publish.
-        return CycleResult(tuple(decisions), tuple(rejections), considered)
+        with self._bookings.cycle(self._queues.jobs):
+            while len(decisions) < limit and (head := turn.next()) is not None:
+                job, group = head
+                considered += 1
+                why = self._gate(job, now)
+                if why is None:
+                    # 3. Filter and 4. score, on the rows that changed since this shape was last asked for.
+                    table = self._tables.get(group.likeness.shape)
+                    ask = with_deadline(self._fleet, table.ask, job, now)
+                    # 5. Reserve: a gang whole or not at all, beside what is kept for others.
+                    found = self._bookings.place(job, ask, table, now)
+                    if found is not None:
+                        # 6. Commit: the job leaves the queue and its queue is charged.
+                        decisions.append(self._commit(job, *found, now))
+                        turn.fits(group)
+                        continue
+                    # 7. Or preempt: who is stopped leaves a place that is kept for the job until they are gone.
+                    stopped = self._preemptor.preempt(job, ask, self._totals, now)
+                    why = self._blocked(job, group, ask, now)
+                    if stopped is not None:
+                        preemptions.extend(stopped)
+                        rejections.extend(self._tell_one(group, job, why, now, bool(stopped)))
+                        turn.fits(group)
+                        continue
+                # Backfill: jobs alike are passed over, others behind them may fit.
+                rejections.extend(self._tell(group, why, now))
+                turn.skip(group)
+        # 8. Publish.
+        return CycleResult(tuple(decisions), tuple(rejections), considered, tuple(preemptions))
 
     def _gate(self, job: Job, now: float) -> Why | None:
         """What keeps a job from being placed, whatever the fleet."""
@@ -251,11 +295,21 @@ class Engine:
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
 
+    def _blocked(self, job: Job, group: Group, ask: Ask, now: float) -> Why:
+        """Keeps a start for a job that does not fit, where it is its turn; and says why it waits."""
+        with self._bookings.without((job.job_id,)):
+            held, how = self._bookings.held_back(job, ask, now)
+            reasons, remedies = self._reasons(job, ask, now)
+        if self._bookings.reserve(job, ask, now):
+            group.untold.add(job.job_id)
+        return held + reasons, how + remedies
+
     def _commit(self, job: Job, table: Table, reservation: Reservation, now: float) -> Decision:
         self._queues.discard(job.job_id)
         claim = Claim(job, reservation.members, placed_at=now)
         self._claims[job.job_id] = claim
         self._ends.put(claim)
+        self._bookings.placed(job, claim.members)
         self._charge(claim, 1)
         return self._decision(job, table, reservation)
 
@@ -309,10 +363,18 @@ class Engine:
         ids = [place[2] for place in group.order] if codes != group.told else sorted(group.untold)
         group.told = codes
         group.untold.clear()
-        return [self._rejection(self._queues.jobs[job_id], why) for job_id in ids]
+        return [self._rejection(self._queues.jobs[job_id], why, now) for job_id in ids]
 
-    def _rejection(self, job: Job, why: Why) -> Rejection:
+    def _tell_one(self, group: Group, job: Job, why: Why, now: float, news: bool) -> list[Rejection]:
+        """The rejection of a job whose place is kept, where there is news of it."""
+        if not news and job.job_id not in group.untold:
+            return []
+        group.untold.discard(job.job_id)
+        return [self._rejection(job, why, now)]
+
+    def _rejection(self, job: Job, why: Why, now: float) -> Rejection:
         reasons, remedies = why
+        reasons = self._bookings.promise(job.job_id, now) + reasons
         nodes = len(self._fleet.nodes)
         if not nodes:
             summary = f"waits: pool {self._pool!r} has no nodes"
@@ -333,20 +395,22 @@ class Engine:
         )
 
     def dry_run(self, job: Job, now: float) -> Decision | Rejection:
-        """Where the job would go now, alone. Changes nothing."""
+        """Where the job would go now, alone, beside what is kept for others. Changes nothing."""
         self._fleet.age(now)
         why = self._gate(job, now)
         if why is not None:
-            return self._rejection(job, why)
-        table = self._tables.get(shape_of(job))
-        ask = with_deadline(self._fleet, table.ask, job, now)
-        reservation = self._reserver.reserve(job, ask, table, now)
-        if reservation is None:
-            reasons, remedies = self._explainer.reasons(job, ask)
-            return self._rejection(job, (reasons or (shared_power(job),), remedies))
-        for member in reservation.members:
-            self._fleet.let_go(job.job_id, member)
-        return self._decision(job, table, reservation)
+            return self._rejection(job, why, now)
+        with self._bookings.as_of_last_cycle(job.job_id):
+            table = self._tables.get(shape_of(job))
+            ask = with_deadline(self._fleet, table.ask, job, now)
+            found = self._bookings.place(job, ask, table, now)
+            if found is None:
+                held, how = self._bookings.held_back(job, ask, now)
+                reasons, remedies = self._explainer.reasons(job, ask)
+                return self._rejection(job, (held + (reasons or (shared_power(job),)), how + remedies), now)
+            for member in found[1].members:
+                self._fleet.let_go(job.job_id, member)
+            return self._decision(job, *found)
 
     def explain(self, job_id: str, now: float) -> Rejection | None:
         """Why a waiting job waits, over the whole fleet. None: it is not waiting. A job that would
@@ -358,56 +422,35 @@ class Engine:
         gate = self._gate(job, now)
         if gate is None and job.not_before > now:
             gate = (backing_off(job, now),), ()
-        table = self._tables.get(shape_of(job))
-        ask = with_deadline(self._fleet, table.ask, job, now)
-        reasons, remedies = self._explainer.reasons(job, ask)
+        with self._bookings.as_of_last_cycle(job_id):
+            table = self._tables.get(shape_of(job))
+            ask = with_deadline(self._fleet, table.ask, job, now)
+            held, how = self._bookings.held_back(job, ask, now)
+            reasons, remedies = self._explainer.reasons(job, ask)
+        reasons, remedies = held + reasons, how + remedies
         if gate is not None:
             reasons, remedies = gate[0] + reasons, gate[1] + remedies
         elif not reasons and not isinstance(self.dry_run(job, now), Decision):
             reasons = (shared_power(job),)
-        return self._outlook(self._rejection(job, (reasons, remedies)), job, ask, gate, now)
+        rejection = self._rejection(job, (reasons, remedies), now)
+        booking = self._bookings.reservations.get(job_id)
+        booked = Start(booking.at, booking.members, tuple(booking.after)) if booking is not None else None
+        return self._prospects().of(rejection, job, ask, now, limits=gate, booked=booked, advice=how)
 
-    def _outlook(self, rejection: Rejection, job: Job, ask: Ask, gate: Why | None, now: float) -> Rejection:
-        """The rejection with the changes that would admit the job now, and when it will start without any."""
-
-        def fits(varied: Job) -> Decision | None:
-            answer = self.dry_run(varied, now)
-            return answer if isinstance(answer, Decision) else None
-
-        changes: list[Remedy] = []
-        if rejection.reasons:
-            levels = self._explainer.levels() if job.topology_required else []
-            kinds = self._explainer.other_kinds(ask)
-            changes += changes_for(job, fits, reasons=rejection.reasons, levels=levels, kinds=kinds)
-            changes += (
-                [Remedy(RemedyKind.QUOTA, text, gate[0][0].numbers, (job.queue,)) for text in gate[1]] if gate else []
-            )
-            heat = self._explainer.heat_remedy(ask)
-            changes += [heat] if heat is not None else []
-        start = earliest_start(self._fleet, self._tables, self._reserver, self._ends, job=job, ask=ask, now=now)
-        if rejection.reasons and gate is None and start is not None and start.after:
-            changes.append(after_job_ends(start.at - now, start.after))
-        expected = self._expected(job, start, now) if start is not None else None
-        return replace(
-            rejection,
-            changes=tuple(changes),
-            remedies=tuple(change.message for change in changes),
-            expected_start=expected.at if expected is not None else None,
-            expected_start_at_least=expected is not None and expected.at_least,
-            expected_start_after=expected.after if expected is not None else (),
-        )
-
-    def _expected(self, job: Job, alone: Start, now: float) -> Expected | None:
-        ahead, cut = jobs_ahead(self._queues, self._totals, job)
-        forecast = QueueForecast(
+    def _prospects(self) -> Prospects:
+        return Prospects(
             self._fleet,
-            Supposition(self._fleet, self._tables, self._reserver),
+            self._tables,
+            self._reserver,
             self._ends,
-            ask_of=lambda one, at: with_deadline(self._fleet, self._tables.get(shape_of(one)).ask, one, at),
-            blocked=lambda one, at: one.not_before > at or self._gate(one, at) is not None,
+            self._queues,
+            self._totals,
+            self._explainer,
+            dry_run=self.dry_run,
+            ask_of=lambda job, at: with_deadline(self._fleet, self._tables.get(shape_of(job)).ask, job, at),
+            blocked=lambda job, at: job.not_before > at or self._gate(job, at) is not None,
             charge=self._charge,
         )
-        return forecast.expected(ahead, job, alone, now, cut=cut)
 
     # -- read-outs -------------------------------------------------------------------------------
 
@@ -450,4 +493,5 @@ class Engine:
 
     def state_digest(self) -> bytes:
         """A hash of all facts and columns, free of caches and of the order of arrival."""
-        return views.digest(self._fleet, self._queues, self._claims)
+        kept = [repr(self._bookings.nominations[job_id]) for job_id in sorted(self._bookings.nominations)]
+        return views.digest(self._fleet, self._queues, self._claims, (*kept, *sorted(self._ending)))

@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from placement_engine.domain.asks import expectation, make_ask
+from placement_engine.domain.asks import expectation, make_ask, with_deadline
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Claim, Expectation, Job, Member
 from placement_engine.domain.reserve import Reserver
@@ -187,8 +187,19 @@ def earliest_start(
             else:
                 fits, members = middle, found
         at, last = out[fits - 1]
+        if not _in_time(fleet, ask, job, at, members):
+            return None
         waited = {claim.job.job_id: claim for _, claim in out[:fits]}
         return Start(at, members, waited_for(members, waited, last.job.job_id))
+
+
+def _in_time(fleet: Fleet, ask: Ask, job: Job, at: float, members: tuple[Member, ...]) -> bool:
+    """Whether a job that starts so late still meets its deadline."""
+    first = members[0]
+    if not first.devices:
+        return True
+    row = fleet.nodes[first.node].devices[first.devices[0].device_id].row
+    return bool(with_deadline(fleet, ask, job, at).in_time[fleet.by_row[row][1].model])
 
 
 def waited_for(members: tuple[Member, ...], waited: Mapping[str, Claim], last: str) -> tuple[str, ...]:

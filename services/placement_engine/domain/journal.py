@@ -35,6 +35,8 @@ INPUTS = (
     "restore",
     "undo",
     "started",
+    "ending",
+    "undo_preemption",
     "cycle",
 )
 """Methods of Engine that change what it decides; each call is an event."""

@@ -63,6 +63,26 @@ class Policy:
     cache_bytes: int = 128 * 1024 * 1024
     """Memory for the score tables of job shapes; the least recently used go first."""
 
+    reservations: int = 1
+    """Blocked jobs, the first in queue order, that have devices reserved for a start by the forecast; 0: none."""
+    reservation_after_seconds: float = 10.0
+    """A job that waits for less has none."""
+    backfill_tries: int = 32
+    """Most jobs in a cycle that are tried in what is reserved for others."""
+    forecasts_per_cycle: int = 4
+    forecast_claims: int = 1024
+    """Most running jobs that a forecast supposes to end."""
+    preemptions_per_cycle: int = 8
+    """Most blocked jobs in a cycle for which it is looked whom to stop; 0: nobody is ever preempted."""
+    preemption_candidates: int = 256
+    """Of the running jobs in order of harm, those looked at wherever they sit (more for a larger gang)."""
+    protected_seconds: float = 0.0
+    """A job is not stopped before it has run so long; a queue may say more."""
+    nomination_seconds: float = 60.0
+    """How long a place stays kept for a job that does not fit there though all who were stopped are gone."""
+    plan_retry_seconds: float = 1.0
+    """A forecast or a preemption that found no way is not tried again before this."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.fresh_seconds <= self.degraded_seconds <= self.unschedulable_seconds:
             raise ValueError(
@@ -73,6 +93,9 @@ class Policy:
             raise ValueError(f"policy power_alpha must be in (0, 1], got {self.power_alpha}")
         if self.max_jobs_per_cycle < 1:
             raise ValueError(f"policy max_jobs_per_cycle must be at least 1, got {self.max_jobs_per_cycle}")
+        for name in ("reservations", "reservation_after_seconds", "plan_retry_seconds", "protected_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"policy {name} must not be negative, got {getattr(self, name)}")
         for name in ("heat_hysteresis_celsius", "power_sigma", "power_settle_seconds", "next_best"):
             if getattr(self, name) < 0:
                 raise ValueError(f"policy {name} must not be negative, got {getattr(self, name)}")

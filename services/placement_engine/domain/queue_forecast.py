@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.forecast import Ends, Start, waited_for
 from placement_engine.domain.model import Claim, Job, Member
 from placement_engine.domain.queues import Place, Queues, Totals, likeness_of, place_of
@@ -75,7 +74,6 @@ class QueueForecast:
 
     def __init__(
         self,
-        fleet: Fleet,
         suppose: Supposition,
         ends: Ends,
         *,
@@ -83,7 +81,6 @@ class QueueForecast:
         blocked: Callable[[Job, float], bool],
         charge: Callable[[Claim, int], None],
     ) -> None:
-        self._fleet = fleet
         self._suppose = suppose
         self._ends = ends
         self._ask_of = ask_of

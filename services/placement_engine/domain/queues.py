@@ -2,6 +2,7 @@
 
 import bisect
 import heapq
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -23,10 +24,11 @@ class Likeness:
     required: bool
     deadline: float | None
     duration: float | None
+    """Where a deadline binds, as declared; else its power of two, since the short may be backfilled."""
 
 
 def likeness_of(job: Job) -> Likeness:
-    bound = job.deadline is not None
+    bound, duration = job.deadline is not None, job.expected_duration_seconds
     return Likeness(
         queue=job.queue,
         shape=shape_of(job),
@@ -34,7 +36,7 @@ def likeness_of(job: Job) -> Likeness:
         level=job.topology_level,
         required=job.topology_required,
         deadline=job.deadline,
-        duration=job.expected_duration_seconds if bound else None,
+        duration=duration if bound or duration is None else 2.0 ** math.frexp(duration)[1],
     )
 
 
@@ -304,10 +306,12 @@ class Turn:
             del self._heads[group.likeness.queue]
 
     def fits(self, group: Group) -> None:
-        """The head job was placed and has left its group: the group's next one stands in line."""
+        """The head job was placed and has left its group, or a place is kept for it: the group's next one
+        stands in line."""
         heads = self._heads[group.likeness.queue]
-        _, ticket, _ = heads[0]
-        if group.order:
-            heapq.heapreplace(heads, (group.order[0], ticket, group))
+        place, ticket, _ = heads[0]
+        after = bisect.bisect_right(group.order, place)
+        if after < len(group.order):
+            heapq.heapreplace(heads, (group.order[after], ticket, group))
         else:
             self.skip(group)

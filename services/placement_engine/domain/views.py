@@ -1,7 +1,7 @@
 """Read-outs of the core's state, and its digest."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -145,8 +145,9 @@ def _could_hold(device: DeviceFacts, need: float) -> bool:
     return need <= 0 or total is None or total >= need
 
 
-def digest(fleet: Fleet, queues: Queues, claims: Mapping[str, Claim]) -> bytes:
-    state = hashlib.sha256()
+def digest(fleet: Fleet, queues: Queues, claims: Mapping[str, Claim], kept: Sequence[str] = ()) -> bytes:
+    """`kept`: nominations, and the jobs that are being stopped."""
+    state = hashlib.sha256(repr(kept).encode())
     for name in sorted(fleet.nodes):
         facts = fleet.nodes[name]
         state.update(repr((facts.node, facts.used_cpu, facts.used_memory, facts.pending_watts)).encode())

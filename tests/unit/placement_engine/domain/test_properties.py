@@ -37,7 +37,9 @@ class Forgetful(Tables):
 
 
 def uncached(engine: Engine) -> Engine:
-    engine._tables = Forgetful(engine._fleet, engine._policy, engine._pipeline)
+    engine._tables = engine._bookings._tables = engine._preemptor._tables = Forgetful(
+        engine._fleet, engine._policy, engine._pipeline
+    )
     return engine
 
 

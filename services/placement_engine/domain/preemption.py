@@ -1,0 +1,243 @@
+"""Which running jobs are stopped for one that does not fit: by priority, and by what its queue owns.
+
+Who may be stopped:
+- by priority: jobs of strictly lower priority that are preemptible, in any queue;
+- by reclaim: jobs of queues that hold more than they own, if the waiting job's queue is entitled to what it
+  asks (`entitlement`). Preemptible jobs go first. One that is not preemptible is stopped only where a queue
+  above it has quotas, so that what it borrowed was borrowed knowingly: that is the price of borrowing.
+Nobody is stopped within the protected seconds of its start. A job is stopped whole, with all its members.
+Whom of them: `victims`. Until they are gone a nomination keeps their place (`reservations`).
+
+Why it comes to rest. By priority a preemption exchanges lower for strictly higher: a job is stopped by
+priority at most once for each arrival or restart of one above it, and chains run upwards only. By reclaim
+the one who takes stays within what its queue owns and the one who loses stays at or above it: what queues
+hold beyond what they own falls with each reclaim, and the same is not taken back. Priority goes first: a
+reclaim does not stop a job of higher priority than the one it is done for.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from placement_engine.domain.entitlement import entitled, may_take_from
+from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.model import Claim, Job, Member, Preemption, PreemptionKind
+from placement_engine.domain.policy import Policy
+from placement_engine.domain.queues import Queues, Totals
+from placement_engine.domain.reservations import Bookings
+from placement_engine.domain.reserve import Reserver
+from placement_engine.domain.shapes import Ask
+from placement_engine.domain.tables import Tables
+from placement_engine.domain.victims import Allow, Plan, Victim, find_plan, work_lost
+
+Milli = dict[int, int]
+"""Thousandths of devices by model number."""
+
+
+class Preemptor:
+    """Plans preemptions for one engine. `claims` and `ending` are the engine's own."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        tables: Tables,
+        reserver: Reserver,
+        bookings: Bookings,
+        queues: Queues,
+        policy: Policy,
+        *,
+        claims: Mapping[str, Claim],
+        ending: set[str],
+    ) -> None:
+        self._fleet = fleet
+        self._tables = tables
+        self._reserver = reserver
+        self._bookings = bookings
+        self._queues = queues
+        self._policy = policy
+        self._claims = claims
+        self._ending = ending
+        self._plans_left = 0
+        self._not_before: dict[str, tuple[float, Job]] = {}
+        self._order: list[Victim] = []
+        self._ordered_at = float("-inf")
+        self._preemptible: Counter[int] = Counter()
+
+    def begin(self, now: float) -> None:
+        """A cycle begins."""
+        if not 0 <= now - self._ordered_at < self._policy.plan_retry_seconds:
+            self._order = []
+        self._plans_left = self._policy.preemptions_per_cycle
+        self._not_before = {j: known for j, known in self._not_before.items() if j in self._queues.jobs}
+
+    def count(self, job: Job, sign: int) -> None:
+        """A job starts (1) or ends (-1) to hold claims."""
+        if job.preemptible:
+            self._preemptible[job.priority] += sign
+            if not self._preemptible[job.priority]:
+                del self._preemptible[job.priority]
+
+    def preempt(self, job: Job, ask: Ask, totals: Totals, now: float) -> tuple[Preemption, ...] | None:
+        """Stops who must be stopped, and keeps the place for the job. (): all that it needs is on its way
+        already. None: nothing can be freed for it."""
+        if self._bookings.is_nominated(job.job_id, now):
+            return ()
+        until, tried = self._not_before.get(job.job_id, (float("-inf"), job))
+        if self._plans_left <= 0 or (now < until and tried == job):
+            return None
+        plan = self._plan(job, ask, totals, now)
+        if plan is None:
+            self._not_before[job.job_id] = now + self._policy.plan_retry_seconds, job
+            return None
+        leaving = [j for j in sorted(self._ending) if _overlap(self._claims[j], plan)]
+        self._bookings.nominate(job, ask, plan.members, (*(v.job_id for v in plan.victims), *leaving), now)
+        self._ending.update(victim.job_id for victim in plan.victims)
+        return tuple(_preemption(victim, job, now) for victim in plan.victims)
+
+    def _plan(self, job: Job, ask: Ask, totals: Totals, now: float) -> Plan | None:
+        """By priority alone if that does, else with reclaim too."""
+        lowest = min(self._preemptible, default=None)
+        if not self._ending and (lowest is None or lowest > job.priority) and not self._quotas():
+            return None
+        self._plans_left -= 1
+        plan = None
+        if self._ending or (lowest is not None and lowest < job.priority):
+            lower = [v for v in self._by_harm(now) if v.claim.job.priority < job.priority and v.claim.job.preemptible]
+            plan = self._find(job, ask, now, lower, _anyone)
+        if plan is None:
+            owned = self._entitled(job, ask, totals)
+            if owned is not None:
+                plan = self._find(job, owned, now, *self._reclaim(job, totals, now))
+        return plan
+
+    def _quotas(self) -> bool:
+        return any(queue.quotas for queue in self._queues.known.values())
+
+    def _find(self, job: Job, ask: Ask, now: float, candidates: list[Victim], allow: Allow) -> Plan | None:
+        if not candidates and not self._ending:
+            return None
+        with self._bookings.without(self._bookings.yielding_to(job)), self._bookings.in_full():
+            return find_plan(
+                self._fleet,
+                self._tables,
+                self._reserver,
+                self._policy,
+                job=job,
+                ask=ask,
+                now=now,
+                candidates=candidates,
+                ending=[self._claims[job_id] for job_id in sorted(self._ending)],
+                allow=allow,
+            )
+
+    def _by_harm(self, now: float) -> list[Victim]:
+        """All running jobs that nothing protects, the least harm first; put in order once in a while only."""
+        if not self._order:
+            self._ordered_at = now
+            victims = (Victim(claim, work_lost(claim, now), PreemptionKind.PRIORITY) for claim in self._claims.values())
+            self._order = sorted(victims, key=lambda victim: victim.harm)
+        return [
+            victim
+            for victim in self._order
+            if victim.job_id not in self._ending
+            and self._claims.get(victim.job_id) is victim.claim
+            and not self._protected(victim.claim, now)
+        ]
+
+    def _protected(self, claim: Claim, now: float) -> bool:
+        if claim.started_at is None:
+            return False
+        queue = self._queues.known.get(claim.job.queue)
+        seconds = max(self._policy.protected_seconds, queue.protected_seconds if queue else 0.0)
+        return now - claim.started_at < seconds
+
+    # -- reclaim ---------------------------------------------------------------------------------
+
+    def _entitled(self, job: Job, ask: Ask, totals: Totals) -> Ask | None:
+        """The ask on the models of which the job's queue owns what it asks; None: on none. What is on its way
+        to others of the queue counts as theirs."""
+        asked = job.replicas * job.milli_per_member
+        if asked <= 0:
+            return None
+        models = self._fleet.models
+        top = self._queues.path(job.queue)[0]
+        pending: Milli = {}
+        for booking in self._bookings.nominations.values():
+            if booking.job.job_id != job.job_id and self._queues.path(booking.job.queue)[0] == top:
+                self._add(pending, booking.members)
+        mine = ask.in_time & ask.allowed
+        for m in np.flatnonzero(mine).tolist():
+            wanted = pending | {m: pending.get(m, 0) + asked}
+            mine[m] = models.counts[m] > 0 and entitled(self._queues, totals, job.queue, wanted)
+        return replace(ask, in_time=mine) if bool(mine.any()) else None
+
+    def _reclaim(self, job: Job, totals: Totals, now: float) -> tuple[list[Victim], Allow]:
+        """Candidates, with those of lower priority among them, and the rule by which they add up."""
+        leaving: dict[str, Milli] = {}
+        for job_id in sorted(self._ending):
+            claim = self._claims[job_id]
+            self._add(leaving.setdefault(self._queues.path(claim.job.queue)[0], {}), claim.members)
+
+        def allow(victim: Victim, chosen: list[Victim]) -> bool:
+            if victim.kind is PreemptionKind.PRIORITY:
+                return True
+            other = victim.claim.job
+            top = self._queues.path(other.queue)[0]
+            freed = dict(leaving.get(top, {}))
+            for one in (*chosen, victim):
+                if self._queues.path(one.claim.job.queue)[0] == top:
+                    self._add(freed, one.claim.members)
+            return may_take_from(
+                self._queues,
+                totals,
+                other.queue,
+                job.queue,
+                freed,
+                victim_priority=other.priority,
+                for_priority=job.priority,
+            )
+
+        candidates = []
+        for victim in self._by_harm(now):
+            other = victim.claim.job
+            if other.preemptible and other.priority < job.priority:
+                candidates.append(victim)
+            elif other.priority <= job.priority and (other.preemptible or self._has_quota(other.queue)):
+                reclaimed = replace(victim, kind=PreemptionKind.RECLAIM)
+                if allow(reclaimed, []):
+                    candidates.append(reclaimed)
+        return candidates, allow
+
+    def _has_quota(self, queue: str) -> bool:
+        known = self._queues.known
+        return any(known[at].quotas for at in self._queues.path(queue) if at in known)
+
+    def _add(self, milli: Milli, members: tuple[Member, ...]) -> None:
+        for member in members:
+            facts = self._fleet.nodes.get(member.node)
+            for claim in member.devices if facts is not None else ():
+                device = facts.devices.get(claim.device_id) if facts is not None else None
+                if device is not None:
+                    model = self._fleet.by_row[device.row][1].model
+                    milli[model] = milli.get(model, 0) + claim.milli
+
+
+def _anyone(victim: Victim, chosen: list[Victim]) -> bool:
+    return True
+
+
+def _overlap(claim: Claim, plan: Plan) -> bool:
+    nodes = {member.node for member in plan.members}
+    return any(member.node in nodes for member in claim.members)
+
+
+def _preemption(victim: Victim, job: Job, now: float) -> Preemption:
+    name = job.name or job.job_id
+    if victim.kind is PreemptionKind.RECLAIM:
+        message = f"queue {job.queue!r} takes back for {name} what {victim.claim.job.queue!r} holds beyond its own"
+    else:
+        message = f"makes room for {name} of priority {job.priority}, its own is {victim.claim.job.priority}"
+    lost = work_lost(victim.claim, now)
+    return Preemption(victim.job_id, victim.claim.job.attempt, job.job_id, victim.kind, lost, message)

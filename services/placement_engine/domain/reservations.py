@@ -1,0 +1,415 @@
+"""What is kept for jobs that wait: reservations with backfill (EASY), and what preemption frees.
+
+EASY (Lifka, "The ANL/IBM SP scheduling system", 1995): the first blocked job of a cycle, in queue order, that
+could ever start by the forecast gets a reservation: a time and the devices and host resources it will hold
+then. A job behind it may use them only if it is expected to end before that time, by the upper end of what
+is known of its duration; where that is unknown it may not. So no job behind delays the reserved start.
+
+A nomination keeps what a preemption frees, and the free devices that go with it, for the job it was done
+for, against every job that is not of higher priority.
+
+In a cycle both are claims in the name of the waiting job: the columns show them as taken, so they need no
+mask of their own. Outside of a cycle the columns are free of them.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.forecast import Ends, Start, earliest_start
+from placement_engine.domain.model import Claim, DeviceClaim, Job, Member, Reason
+from placement_engine.domain.policy import Policy
+from placement_engine.domain.reserve import Reservation, Reserver
+from placement_engine.domain.shapes import Ask
+from placement_engine.domain.tables import Table, Tables
+
+MOST_NAMED = 3
+MOST_EXPLAINED = 8
+"""Most jobs in a cycle for which it is looked whether a booking holds them back."""
+
+
+class Keep(Enum):
+    RESERVED = "reserved"
+    NOMINATED = "nominated"
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """`members` are kept for the waiting job from `at` on; `after` are the running jobs it waits for."""
+
+    job: Job
+    keep: Keep
+    at: float
+    members: tuple[Member, ...]
+    after: tuple[str, ...]
+    watts: float
+    """Expected peak on each device, W; 0 where unknown."""
+    fraction: float
+
+
+class Bookings:
+    """The reservations and nominations of one engine. `claims` and `ending` are the engine's own."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        tables: Tables,
+        reserver: Reserver,
+        ends: Ends,
+        policy: Policy,
+        *,
+        claims: Mapping[str, Claim],
+        ending: Collection[str],
+    ) -> None:
+        self._fleet = fleet
+        self._tables = tables
+        self._reserver = reserver
+        self._ends = ends
+        self._policy = policy
+        self._claims = claims
+        self._ending = ending
+        self.nominations: dict[str, Booking] = {}
+        self._freed_at: dict[str, float] = {}
+        self.reservations: dict[str, Booking] = {}
+        """Of the present cycle, or else of the last."""
+        self._on: dict[str, tuple[Booking, tuple[Member, ...]]] = {}
+        self._tries = 0
+        self._words = 0
+        self._generation = 0
+        self._clock_left = -1
+        self._forecasts: dict[str, tuple[int, float, Job, Start | None]] = {}
+        self._forecasts_left = 0
+
+    # -- a cycle ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def cycle(self, waiting: Mapping[str, Job]) -> Iterator[None]:
+        """Nominations are kept from the start, reservations as they are made; both are let go at the end."""
+        if self._fleet.columns.clock != self._clock_left:
+            self._generation += 1
+        for job_id, booking in list(self.nominations.items()):
+            job = waiting.get(job_id)
+            if job is None or job != booking.job:
+                self.drop(job_id)
+        self._forecasts = {j: known for j, known in self._forecasts.items() if j in waiting}
+        self.reservations = {}
+        self._tries, self._words = self._policy.backfill_tries, MOST_EXPLAINED
+        self._forecasts_left = self._policy.forecasts_per_cycle
+        with self._kept(self.nominations.values()):
+            yield
+        self._clock_left = self._fleet.columns.clock
+
+    @contextmanager
+    def as_of_last_cycle(self, job_id: str) -> Iterator[None]:
+        """For questions between cycles: all bookings but the job's own are kept."""
+        self._tries, self._words = 1, 1
+        bookings = (*self.nominations.values(), *self.reservations.values())
+        with self._kept(b for b in bookings if b.job.job_id != job_id):
+            yield
+
+    @contextmanager
+    def _kept(self, bookings: Collection[Booking] | Iterator[Booking]) -> Iterator[None]:
+        try:
+            for booking in bookings:
+                self._put(booking)
+            yield
+        finally:
+            for job_id in reversed(list(self._on)):
+                self._take(job_id)
+
+    @contextmanager
+    def in_full(self) -> Iterator[None]:
+        """For suppositions, in which jobs that bookings wait for may be taken out: those devices stay booked."""
+        bookings = [booking for booking, _ in self._on.values()]
+        for booking in bookings:
+            self._take(booking.job.job_id)
+            self._put(booking, in_full=True)
+        try:
+            yield
+        finally:
+            for booking in bookings:
+                self._take(booking.job.job_id)
+                self._put(booking)
+
+    @contextmanager
+    def without(self, job_ids: Collection[str]) -> Iterator[None]:
+        """These bookings are let go meanwhile."""
+        taken = [self._on[job_id][0] for job_id in job_ids if job_id in self._on]
+        for booking in taken:
+            self._take(booking.job.job_id)
+        try:
+            yield
+        finally:
+            for booking in taken:
+                self._put(booking)
+
+    def _put(self, booking: Booking, *, in_full: bool = False) -> None:
+        members = booking.members if in_full else self._beyond_what_ends(booking)
+        self._on[booking.job.job_id] = booking, members
+        for member in members:
+            watts = 0.0 if in_full else booking.watts
+            self._fleet.hold(_holder(booking.job.job_id), member, float("inf"), watts, booking.fraction)
+
+    def _take(self, job_id: str) -> None:
+        _, members = self._on.pop(job_id)
+        for member in members:
+            self._fleet.let_go(_holder(job_id), member)
+
+    def _beyond_what_ends(self, booking: Booking) -> tuple[Member, ...]:
+        """What must stay free now: the members, less what the jobs it waits for still hold there themselves."""
+        milli: dict[tuple[str, str], int] = {}
+        host: dict[str, tuple[int, int]] = {}
+        for job_id in booking.after if booking.keep is Keep.RESERVED else self._leaving(booking):
+            claim = self._claims.get(job_id)
+            for member in claim.members if claim is not None else ():
+                cpu, memory = host.get(member.node, (0, 0))
+                host[member.node] = cpu + member.cpu_milli, memory + member.memory_bytes
+                for device in member.devices:
+                    key = member.node, device.device_id
+                    milli[key] = milli.get(key, 0) + device.milli
+        result = []
+        for member in booking.members:
+            devices: list[DeviceClaim] = []
+            for device in member.devices:
+                key = member.node, device.device_id
+                covered = min(device.milli, milli.get(key, 0))
+                milli[key] = milli.get(key, 0) - covered
+                if device.milli > covered:
+                    devices.append(replace(device, milli=device.milli - covered))
+            cpu, memory = host.get(member.node, (0, 0))
+            less_cpu, less_memory = min(cpu, member.cpu_milli), min(memory, member.memory_bytes)
+            host[member.node] = cpu - less_cpu, memory - less_memory
+            left = replace(
+                member,
+                devices=tuple(devices),
+                cpu_milli=member.cpu_milli - less_cpu,
+                memory_bytes=member.memory_bytes - less_memory,
+            )
+            if left.devices or left.cpu_milli or left.memory_bytes:
+                result.append(left)
+        return tuple(result)
+
+    # -- placing ---------------------------------------------------------------------------------
+
+    def place(self, job: Job, ask: Ask, table: Table, now: float) -> tuple[Table, Reservation] | None:
+        """Claims for the job beside what is kept for others, or in it where the job may. None: it does not fit."""
+        with self.without((job.job_id,)):
+            if job.job_id in self.nominations:
+                table = self._tables.get(ask.shape)
+            reservation = self._reserver.reserve(job, ask, table, now)
+            if reservation is not None:
+                return table, reservation
+            return self._pass_over(job, ask, now)
+
+    def placed(self, job: Job, members: tuple[Member, ...]) -> None:
+        """The job has its claims: nothing is kept for it, nor for those of lower priority whose place it took."""
+        self._generation += 1
+        nodes = {member.node for member in members}
+        gone = [
+            b.job.job_id
+            for b in (*self.nominations.values(), *self.reservations.values())
+            if b.job.job_id == job.job_id
+            or (
+                b.keep is Keep.NOMINATED
+                and b.job.priority < job.priority
+                and not nodes.isdisjoint(m.node for m in b.members)
+            )
+        ]
+        for job_id in gone:
+            self.drop(job_id)
+
+    def drop(self, job_id: str) -> None:
+        """Nothing is kept any more for the job."""
+        if job_id in self._on:
+            self._take(job_id)
+        self.nominations.pop(job_id, None)
+        self._freed_at.pop(job_id, None)
+        self.reservations.pop(job_id, None)
+
+    def _pass_over(self, job: Job, ask: Ask, now: float) -> tuple[Table, Reservation] | None:
+        """Lower nominations give way; a reservation does to a job that ends before its start."""
+        lower = [job_id for job_id in self.yielding_to(job) if job_id in self._on]
+        reserved = [b for b, members in self._on.values() if b.keep is Keep.RESERVED and members]
+        if reserved:
+            in_time = self._ends_before(job, ask, now, min(b.at for b in reserved))
+            if in_time is not None:
+                ask = in_time
+            else:
+                reserved = []
+        over = [*lower, *(b.job.job_id for b in reserved)]
+        if not over or self._tries <= 0:
+            return None
+        self._tries -= 1
+        with self.without(over):
+            table = self._tables.get(ask.shape)
+            reservation = self._reserver.reserve(job, ask, table, now)
+        return None if reservation is None else (table, reservation)
+
+    def _ends_before(self, job: Job, ask: Ask, now: float, at: float) -> Ask | None:
+        """The ask on the accelerators where the job surely ends by then; None: on none."""
+        if job.expected_duration_seconds is None or now >= at:
+            return None
+        if not ask.shape.needs_devices:
+            return ask if now + job.expected_duration_seconds <= at else None
+        models = self._fleet.models
+        in_time = ask.in_time.copy()
+        for m in range(in_time.shape[0]):
+            if in_time[m] and ask.allowed[m] and models.counts[m] > 0:
+                expected = self._ends.expectation(job, models.names[m])
+                seconds = (expected.duration_seconds or 0.0) * (1 + (expected.relative_uncertainty or 0.0))
+                in_time[m] = now + seconds <= at
+        return replace(ask, in_time=in_time) if bool((in_time & ask.allowed).any()) else None
+
+    # -- nominations -----------------------------------------------------------------------------
+
+    def _leaving(self, booking: Booking) -> list[str]:
+        """Those whose end the job still waits for. One that was stopped may have been placed again since."""
+        return [job_id for job_id in booking.after if job_id in self._ending]
+
+    def is_nominated(self, job_id: str, now: float) -> bool:
+        """Whether a place is kept for the job. Where it does not fit there though all are gone (what they did
+        is still to leave telemetry), the place is kept for some seconds more."""
+        booking = self.nominations.get(job_id)
+        if booking is None:
+            return False
+        if self._leaving(booking):
+            return True
+        if now - self._freed_at.setdefault(job_id, now) < self._policy.nomination_seconds:
+            return True
+        self.drop(job_id)
+        return False
+
+    def yielding_to(self, job: Job) -> list[str]:
+        """Whose nominations do not count for the job: its own, and those of lower priority."""
+        return [
+            job_id
+            for job_id, booking in self.nominations.items()
+            if job_id == job.job_id or booking.job.priority < job.priority
+        ]
+
+    def stays(self, job_id: str) -> None:
+        """A job that was to be stopped was not: what was kept in its place is not to be had."""
+        for booking in [b for b in self.nominations.values() if job_id in b.after]:
+            self.drop(booking.job.job_id)
+
+    # -- reserving -------------------------------------------------------------------------------
+
+    def nominate(self, job: Job, ask: Ask, members: tuple[Member, ...], after: tuple[str, ...], now: float) -> None:
+        """Keeps `members` for the job, against all of not higher priority, until it is placed."""
+        for booking in [b for b in self.nominations.values() if b.job.priority < job.priority]:
+            taken = {m.node for m in members}
+            if not taken.isdisjoint(m.node for m in booking.members):
+                self.drop(booking.job.job_id)
+        booking = self._booking(job, ask, Keep.NOMINATED, Start(now, members, after))
+        self.nominations[job.job_id] = booking
+        self._put(booking)
+
+    def reserve(self, job: Job, ask: Ask, now: float) -> bool:
+        """Reserves for a blocked job, if its turn has come and the forecast sees a start. True: a new promise."""
+        policy = self._policy
+        if job.job_id in self.nominations:
+            return False
+        if len(self.reservations) >= policy.reservations or now - job.submitted_at < policy.reservation_after_seconds:
+            return False
+        known = self._forecasts.get(job.job_id)
+        fresh = known is not None and known[2] == job and now < known[1]
+        if known is not None and fresh and (known[0] == self._generation or known[3] is None):
+            start = known[3]
+        elif self._forecasts_left <= 0:
+            return False
+        else:
+            self._forecasts_left -= 1
+            start = self._forecast(job, ask, now)
+        if start is None:
+            return False
+        booking = self._booking(job, ask, Keep.RESERVED, start)
+        self.reservations[job.job_id] = booking
+        self._put(booking)
+        return known is None or known[3] is None or known[3].at != start.at
+
+    def _forecast(self, job: Job, ask: Ask, now: float) -> Start | None:
+        with self.in_full():
+            start = earliest_start(
+                self._fleet,
+                self._tables,
+                self._reserver,
+                self._ends,
+                job=job,
+                ask=ask,
+                now=now,
+                ending=self._ending,
+                most=self._policy.forecast_claims,
+            )
+        until = now + self._policy.plan_retry_seconds
+        if start is not None:
+            until = next((end for end, _ in self._ends.in_order(now)), float("inf"))
+        self._forecasts[job.job_id] = self._generation, until, job, start
+        return start
+
+    def _booking(self, job: Job, ask: Ask, keep: Keep, start: Start) -> Booking:
+        first = start.members[0]
+        facts = self._fleet.nodes[first.node]
+        watts = 0.0
+        if first.devices:
+            row = facts.devices[first.devices[0].device_id].row
+            watts = float(ask.watts[self._fleet.by_row[row][1].model])
+        return Booking(job, keep, start.at, start.members, start.after, watts, ask.shape.fraction)
+
+    # -- words -----------------------------------------------------------------------------------
+
+    def promise(self, job_id: str, now: float) -> tuple[Reason, ...]:
+        """What is kept for the job itself, as a reason why it waits."""
+        booking = self.nominations.get(job_id) or self.reservations.get(job_id)
+        if booking is None:
+            return ()
+        wait = max(0.0, booking.at - now)
+        after = list(booking.after) if booking.keep is Keep.RESERVED else self._leaving(booking)
+        numbers = {"jobs_before": float(len(after)), "devices": _devices(booking.members)}
+        if booking.keep is Keep.NOMINATED:
+            message = (
+                f"is given the devices of {_named(after)}, being stopped" if after else "its devices are kept for it"
+            )
+            return (Reason("Preemption", "PREEMPTING", 0, 0, message, numbers),)
+        message = f"starts in about {wait:.0f} s, after {_named(after)}"
+        return (Reason("Reservation", "RESERVED", 0, 0, message, numbers | {"starts_in_seconds": wait}),)
+
+    def held_back(self, job: Job, ask: Ask, now: float) -> tuple[tuple[Reason, ...], tuple[str, ...]]:
+        """Reason and remedy, where the job would fit but for what is kept for others."""
+        kept = [(b, members) for b, members in self._on.values() if members and b.job.job_id != job.job_id]
+        if not kept or self._words <= 0:
+            return (), ()
+        self._words -= 1
+        with self.without([b.job.job_id for b, _ in kept]):
+            found = self._reserver.reserve(job, ask, self._tables.get(ask.shape), now)
+            for member in found.members if found is not None else ():
+                self._fleet.let_go(job.job_id, member)
+        if found is None:
+            return (), ()
+        booking = min((b for b, _ in kept), key=lambda b: (b.keep is Keep.NOMINATED, b.at, b.job.job_id))
+        wait = max(0.0, booking.at - now)
+        name = booking.job.name or booking.job.job_id
+        if booking.keep is Keep.NOMINATED:
+            message = f"what is free is kept for job {name}, for which jobs are being stopped"
+            return (Reason("Reservation", "HELD_FOR_NOMINATION", 0, 0, message),), ()
+        numbers = {"reserved_start_in_seconds": wait}
+        message = f"would delay the start of job {name} in about {wait:.0f} s"
+        remedy = f"declare an expected_duration below {wait:.0f} s to be backfilled"
+        return (Reason("Reservation", "HELD_FOR_RESERVATION", 0, 0, message, numbers),), (remedy,)
+
+
+def _holder(job_id: str) -> str:
+    """In whose name a booking is held in the columns: not the job's, which may take its claims meanwhile."""
+    return f"kept for {job_id}"
+
+
+def _devices(members: tuple[Member, ...]) -> float:
+    return sum(device.milli for member in members for device in member.devices) / 1000
+
+
+def _named(job_ids: Collection[str]) -> str:
+    names = list(job_ids)
+    more = len(names) - MOST_NAMED
+    word = "job" if len(names) == 1 else "jobs"
+    return f"{word} {', '.join(names[:MOST_NAMED])}" + (f" and {more} more" if more > 0 else "")

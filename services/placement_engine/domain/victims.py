@@ -1,0 +1,272 @@
+"""The least harmful set of running jobs without which a waiting one fits.
+
+Two kinds of proposals are tried: the cheapest nodes (for a gang, the cheapest steps over the nodes of one
+model, within one domain where the job requires that), and the plain order of harm. From each, every victim
+that is not needed is dropped, the costliest first; the least harm wins. So without any one of its victims
+the job would not fit. Whether it fits is asked of the reserver on a supposition: every filter is kept.
+"""
+
+import heapq
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from placement_engine.domain.columns import FREE, Ints
+from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.forecast import could_use
+from placement_engine.domain.model import Claim, Job, Member, PreemptionKind
+from placement_engine.domain.policy import Policy
+from placement_engine.domain.reserve import Reserver
+from placement_engine.domain.shapes import Ask
+from placement_engine.domain.supposition import Supposition
+from placement_engine.domain.tables import Tables
+
+CPU_ONLY = 0.001
+"""A member without devices counts as this part of a device in the work lost."""
+MOST_SCOPES = 8
+"""Nodes, or domains, that are tried in earnest: the cheapest by estimate."""
+
+Harm = tuple[int, float, int, float, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A running job that may be stopped. `lost`: device-seconds of work."""
+
+    claim: Claim
+    lost: float
+    kind: PreemptionKind
+
+    @property
+    def job_id(self) -> str:
+        return self.claim.job.job_id
+
+    @property
+    def harm(self) -> Harm:
+        """Order of stopping: the preemptible, then by work lost, then the lower priority, then the younger."""
+        job, began = self.claim.job, self.claim.started_at
+        return int(not job.preemptible), self.lost, job.priority, -math.inf if began is None else -began, job.job_id
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`members`: where the waiting job goes once the victims, and those that are being stopped, are gone."""
+
+    victims: tuple[Victim, ...]
+    members: tuple[Member, ...]
+
+    @property
+    def harm(self) -> tuple[int, float, int, tuple[str, ...]]:
+        reluctant = sum(1 for victim in self.victims if not victim.claim.job.preemptible)
+        lost = math.fsum(victim.lost for victim in self.victims)
+        return reluctant, lost, len(self.victims), tuple(victim.job_id for victim in self.victims)
+
+
+Allow = Callable[[Victim, list[Victim]], bool]
+"""Whether a victim may be added to those chosen."""
+
+
+def work_lost(claim: Claim, now: float) -> float:
+    """Device-seconds that are lost if the job is stopped now: since its last checkpoint, else since its start."""
+    if claim.started_at is None:
+        return 0.0
+    seconds = max(0.0, now - claim.started_at)
+    if claim.job.checkpoint_seconds:
+        seconds = math.fmod(seconds, claim.job.checkpoint_seconds)
+    return seconds * sum(sum(d.milli for d in m.devices) / 1000 or CPU_ONLY for m in claim.members)
+
+
+def find_plan(
+    fleet: Fleet,
+    tables: Tables,
+    reserver: Reserver,
+    policy: Policy,
+    *,
+    job: Job,
+    ask: Ask,
+    now: float,
+    candidates: Iterable[Victim],
+    ending: Collection[Claim],
+    allow: Allow,
+) -> Plan | None:
+    """`candidates` in order of harm; `ending` are on their way out. None: not even all of them would do."""
+    with Supposition(fleet, tables, reserver) as suppose:
+        for claim in ending:
+            suppose.end(claim)
+        members = suppose.placement(job, ask, now)
+        if members is not None:
+            return Plan((), members)
+        useful = [victim for victim in candidates if could_use(fleet, ask, victim.claim)]
+        if not useful:
+            return None
+        attempt = Attempt(suppose, job, ask, now, allow)
+        enough = max(policy.preemption_candidates, 2 * job.replicas * max(1, ask.shape.slots))
+        proposals = [*_scopes(fleet, tables, job, ask, useful), _doubling(useful[:enough])]
+        plans = [plan for batches in proposals if (plan := attempt.follow(batches)) is not None]
+        return min(plans, key=lambda plan: plan.harm) if plans else None
+
+
+class Attempt:
+    """Tries proposals on a supposition; each leaves it as it was."""
+
+    def __init__(self, suppose: Supposition, job: Job, ask: Ask, now: float, allow: Allow) -> None:
+        self._suppose = suppose
+        self._job, self._ask, self._now = job, ask, now
+        self._allow = allow
+
+    def follow(self, batches: Iterable[list[Victim]]) -> Plan | None:
+        """Takes batch after batch out until the job fits, then drops who is not needed."""
+        chosen: list[Victim] = []
+        members = None
+        try:
+            for batch in batches:
+                before = len(chosen)
+                for victim in batch:
+                    if not self._suppose.is_ended(victim.job_id) and self._allow(victim, chosen):
+                        self._suppose.end(victim.claim)
+                        chosen.append(victim)
+                if len(chosen) > before and (members := self._placement()) is not None:
+                    break
+            if members is None:
+                return None
+            for victim in sorted(chosen, key=lambda v: v.harm, reverse=True):
+                self._suppose.resume(victim.job_id)
+                found = self._placement()
+                if found is None:
+                    self._suppose.end(victim.claim)
+                else:
+                    members = found
+                    chosen.remove(victim)
+            return Plan(tuple(sorted(chosen, key=lambda v: v.harm)), members)
+        finally:
+            for victim in chosen:
+                self._suppose.resume(victim.job_id)
+
+    def _placement(self) -> tuple[Member, ...] | None:
+        return self._suppose.placement(self._job, self._ask, self._now)
+
+
+def _doubling(victims: list[Victim]) -> Iterator[list[Victim]]:
+    start, size = 0, 1
+    while start < len(victims):
+        yield victims[start : start + size]
+        start, size = start + size, 2 * size
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Victims on one row whose end makes room for `gain` members more, by estimate."""
+
+    victims: tuple[Victim, ...]
+    gain: int
+
+    @property
+    def cost(self) -> tuple[int, float]:
+        reluctant = sum(1 for victim in self.victims if not victim.claim.job.preemptible)
+        return reluctant, sum(victim.lost for victim in self.victims) / max(1, self.gain)
+
+
+def _scopes(fleet: Fleet, tables: Tables, job: Job, ask: Ask, useful: list[Victim]) -> list[Iterator[list[Victim]]]:
+    """Proposals of victims that sit together, the cheapest by estimate."""
+    room, need = _room(fleet, tables, ask)
+    steps = {row: _steps(found, int(room[row]), need) for row, found in _by_row(fleet, ask, useful).items()}
+    missing: dict[tuple[int, int], int] = {}
+    scopes: dict[tuple[int, int], list[int]] = {}
+    columns = fleet.columns
+    if job.replicas == 1:
+        scopes = {(0, row): [row] for row, found in steps.items() if found}
+        missing = dict.fromkeys(scopes, 1)
+    else:
+        domains = fleet.domains(job.topology_level)[0] if job.topology_level and job.topology_required else None
+        for row in range(columns.rows):
+            model = int(columns.model[row]) if ask.shape.needs_devices else 0
+            scope = model, -1 if domains is None else int(domains[row])
+            if row not in steps and room[row] < need:
+                continue
+            missing[scope] = missing.get(scope, job.replicas) - int(room[row]) // need
+            if steps.get(row):
+                scopes.setdefault(scope, []).append(row)
+    ranked = []
+    for scope, rows in scopes.items():
+        batches = _cheapest(fleet, steps, rows, missing[scope])
+        if batches:
+            first = Step(tuple(batches[0]), 1)
+            names = min(fleet.by_row[row][0].node.name for row in rows)
+            ranked.append((first.cost, names, scope, batches))
+    ranked.sort(key=lambda one: one[:3])
+    return [iter(batches) for *_, batches in ranked[:MOST_SCOPES]]
+
+
+def _room(fleet: Fleet, tables: Tables, ask: Ask) -> tuple[Ints, int]:
+    """By row what is free for such members, and what one needs: thousandths of devices, or of CPU cores."""
+    shape, columns = ask.shape, fleet.columns
+    table = tables.get(shape)
+    if shape.whole:
+        return 1000 * table.usable.sum(axis=0), 1000 * shape.whole
+    if shape.milli:
+        free = columns.device[FREE, :, : columns.rows]
+        return (free * table.usable).sum(axis=0).clip(min=0).astype(int), shape.milli
+    return columns.row[1, : columns.rows].clip(min=0).astype(int), max(1, shape.cpu_milli)
+
+
+def _by_row(fleet: Fleet, ask: Ask, useful: list[Victim]) -> dict[int, list[tuple[Victim, int]]]:
+    """Victims by row, in order of harm, with what each would free there; those that free nothing there last."""
+    found: dict[int, list[tuple[Victim, int]]] = {}
+    others: dict[int, list[tuple[Victim, int]]] = {}
+    for victim in useful:
+        frees: dict[int, int] = {}
+        for member in victim.claim.members:
+            facts = fleet.nodes.get(member.node)
+            if facts is None:
+                continue
+            for row in facts.rows:
+                if not ask.shape.needs_devices:
+                    frees[facts.rows[0].row] = frees.get(facts.rows[0].row, 0) + member.cpu_milli
+                    break
+                if ask.allowed[row.model] and ask.in_time[row.model]:
+                    frees.setdefault(row.row, 0)
+            for claim in member.devices if ask.shape.needs_devices else ():
+                device = facts.devices.get(claim.device_id)
+                if device is not None and device.row in frees:
+                    frees[device.row] += claim.milli
+        for row_number, milli in frees.items():
+            (found if milli else others).setdefault(row_number, []).append((victim, milli))
+    for row_number, rest in others.items():
+        found.setdefault(row_number, []).extend(rest)
+    return found
+
+
+def _steps(victims: list[tuple[Victim, int]], room: int, need: int) -> list[Step]:
+    steps: list[Step] = []
+    group: list[Victim] = []
+    for victim, milli in victims:
+        group.append(victim)
+        gain = (room + milli) // need - room // need
+        room += milli
+        if gain > 0:
+            steps.append(Step(tuple(group), gain))
+            group = []
+    if group:
+        steps.append(Step(tuple(group), 0))
+    return steps
+
+
+def _cheapest(fleet: Fleet, steps: dict[int, list[Step]], rows: list[int], missing: int) -> list[list[Victim]]:
+    """Steps in order of cost, those of one row in theirs: enough for what is missing first, then one by one."""
+    heap = [(steps[row][0].cost, fleet.by_row[row][0].node.name, row, 0) for row in rows]
+    heapq.heapify(heap)
+    first: list[Victim] = []
+    rest: list[list[Victim]] = []
+    while heap:
+        _, name, row, position = heapq.heappop(heap)
+        step = steps[row][position]
+        if missing > 0:
+            first += step.victims
+            missing -= step.gain
+        else:
+            rest.append(list(step.victims))
+        if position + 1 < len(steps[row]):
+            heapq.heappush(heap, (steps[row][position + 1].cost, name, row, position + 1))
+    if missing > 0 and not first:
+        return []
+    return [first, *rest[:MOST_SCOPES], [victim for step in rest[MOST_SCOPES:] for victim in step]]
