@@ -49,7 +49,8 @@ class Result:
     explain_milliseconds: float
 
 
-def a_fleet(nodes: int, rng: random.Random, *, recorded: bool = False) -> Engine:
+def a_fleet(nodes: int, rng: random.Random, alike: int = 1, *, recorded: bool = False) -> Engine:
+    """Racks of 8 nodes, blocks of 128, zones of 2,560. `alike` nodes in a row have one model."""
     engine = Recorder(limit=2_000_000) if recorded else Engine()
     engine.set_accelerators(
         Accelerator(name, "GPU", "ROCm" if "AMD" in name else "CUDA", gib * GIB, bandwidth, peak, watts, price)
@@ -61,7 +62,8 @@ def a_fleet(nodes: int, rng: random.Random, *, recorded: bool = False) -> Engine
         for name, _, watts, peak, _, _, _ in MODELS
     )
     for number in range(nodes):
-        name, gib, watts, *_ = rng.choices(MODELS, [m[-1] for m in MODELS])[0]
+        if number % alike == 0:
+            name, gib, watts, *_ = rng.choices(MODELS, [m[-1] for m in MODELS])[0]
         node = f"node-{number:05d}"
         stack = "ROCm" if "AMD" in name else "CUDA"
         engine.apply_node(
@@ -70,7 +72,11 @@ def a_fleet(nodes: int, rng: random.Random, *, recorded: bool = False) -> Engine
                 devices=tuple(Device(f"{node}/{i}", i, name, "GPU", stack, gib * GIB, watts) for i in range(8)),
                 cpu_milli=128_000,
                 memory_bytes=1024 * GIB,
-                topology={"rack": f"rack-{number // 8}"},
+                topology={
+                    "rack": f"rack-{number // 8:04d}",
+                    "block": f"block-{number // 128:03d}",
+                    "zone": f"zone-{number // 2560}",
+                },
                 power_cap_watts=8 * watts + 2500,
             )
         )

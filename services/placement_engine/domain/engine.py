@@ -10,18 +10,21 @@ from dataclasses import replace
 
 from placement_engine.domain import views
 from placement_engine.domain.asks import with_deadline
+from placement_engine.domain.defragment import Defragmenter
 from placement_engine.domain.explaining import (
     Explainer,
     backing_off,
     deadline_passed,
     holds_claims,
     limit_reason,
-    shared_power,
 )
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.forecast import Ends, Start
+from placement_engine.domain.gang_reasons import not_together
+from placement_engine.domain.gangs import Gangs, as_placed, sizes
 from placement_engine.domain.model import (
     Accelerator,
+    Advice,
     Candidate,
     Claim,
     CycleResult,
@@ -44,9 +47,10 @@ from placement_engine.domain.queues import Group, Queues, Totals
 from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reservations import Bookings
 from placement_engine.domain.reserve import Reservation, Reserver
-from placement_engine.domain.shapes import Ask, Shape, shape_of
+from placement_engine.domain.shapes import Ask, Shape, cut_to, gang_of, lead_job, least_milli, shape_of, shapes_of
 from placement_engine.domain.situation import Situation, situation_of
 from placement_engine.domain.tables import Pipeline, Table, Tables
+from placement_engine.domain.topology import Topology
 
 Why = tuple[tuple[Reason, ...], tuple[str, ...]]
 """Reasons and remedies."""
@@ -61,8 +65,10 @@ class Engine:
         self._fleet = Fleet(policy)
         self._pipeline = Pipeline(policy)
         self._tables = Tables(self._fleet, policy, self._pipeline)
-        self._reserver = Reserver(self._fleet, policy, self._pipeline)
-        self._explainer = Explainer(self._fleet, policy, self._pipeline)
+        topology = Topology(self._fleet)
+        gangs = Gangs(self._fleet, policy, self._pipeline, topology, self._table_of)
+        self._reserver = Reserver(self._fleet, policy, gangs.reserve)
+        self._explainer = Explainer(self._fleet, policy, self._pipeline, topology)
         self._queues = Queues()
         self._claims: dict[str, Claim] = {}
         self._ending: set[str] = set()
@@ -86,8 +92,20 @@ class Engine:
             claims=self._claims,
             ending=self._ending,
         )
+        self._defragmenter = Defragmenter(
+            self._fleet,
+            self._tables,
+            self._reserver,
+            self._bookings,
+            policy,
+            claims=self._claims,
+            ending=self._ending,
+        )
         self._totals = Totals()
         self._why: dict[Shape, tuple[float, tuple[object, ...], Why]] = {}
+
+    def _table_of(self, shape: Shape) -> Table:
+        return self._tables.get(shape)
 
     # -- facts -----------------------------------------------------------------------------------
 
@@ -167,8 +185,7 @@ class Engine:
         """Frees what a job holds. Unknown ids are ignored."""
         claim = self._claims.pop(job_id, None)
         if claim is not None:
-            for member in claim.members:
-                self._fleet.let_go(job_id, member)
+            self._fleet.let_go_all(job_id, claim.members)
             self._ends.drop(job_id)
             self._ending.discard(job_id)
             self._charge(claim, -1)
@@ -181,9 +198,11 @@ class Engine:
         if waiting is not None and waiting.attempt <= claim.job.attempt:
             self._queues.discard(job_id)
         self.release(job_id)
-        shape = shape_of(claim.job)
+        names = [group.name for group in claim.job.groups] or [""]
+        shapes = dict(zip(names, shapes_of(claim.job), strict=True))
         estimator = self._fleet.models.estimator
         for member in claim.members:
+            shape = shapes.get(member.group) or shape_of(claim.job)
             model = member.devices[0].model if member.devices else ""
             peak = estimator.estimate(shape.workload, model, shape.gang_devices).peak_watts or 0.0
             # When it was claimed is not known: the first sample is taken to show it.
@@ -244,11 +263,13 @@ class Engine:
         decisions: list[Decision] = []
         rejections: list[Rejection] = []
         preemptions: list[Preemption] = []
+        advice: list[Advice] = []
         considered = 0
         # 1. Drain: facts were applied as they came; what time alone changes is applied here.
         self._fleet.age(now)
         self._queues.wake(now)
         self._preemptor.begin(now)
+        self._defragmenter.begin(self._queues.jobs)
         # 2. Order the queue: priority, weighted fair share, submit time, id.
         turn = self._queues.turn(self._totals)
         with self._bookings.cycle(self._queues.jobs):
@@ -261,14 +282,14 @@ class Engine:
                     table = self._tables.get(group.likeness.shape)
                     ask = with_deadline(self._fleet, table.ask, job, now)
                     # 5. Reserve: a gang whole or not at all, beside what is kept for others.
-                    found = self._bookings.place(job, ask, table, now)
+                    found = self._bookings.place(self._sized(job), ask, table, now)
                     if found is not None:
                         # 6. Commit: the job leaves the queue and its queue is charged.
                         decisions.append(self._commit(job, *found, now))
                         turn.fits(group)
                         continue
-                    # 7. Or preempt: who is stopped leaves a place that is kept for the job until they are gone.
-                    stopped = self._preemptor.preempt(job, ask, self._totals, now)
+                    # 7. Or make room: who is stopped leaves a place that is kept for the job until they are gone.
+                    stopped = self._make_room(job, ask, now, advice)
                     why = self._blocked(job, group, ask, now)
                     if stopped is not None:
                         preemptions.extend(stopped)
@@ -279,7 +300,7 @@ class Engine:
                 rejections.extend(self._tell(group, why, now))
                 turn.skip(group)
         # 8. Publish.
-        return CycleResult(tuple(decisions), tuple(rejections), considered, tuple(preemptions))
+        return CycleResult(tuple(decisions), tuple(rejections), considered, tuple(preemptions), tuple(advice))
 
     def _gate(self, job: Job, now: float) -> Why | None:
         """What keeps a job from being placed, whatever the fleet."""
@@ -287,13 +308,23 @@ class Engine:
             return (holds_claims(job),), ()
         if job.deadline is not None and now > job.deadline:
             return (deadline_passed(job, now),), ("submit it again with a later deadline",)
-        asked = job.replicas * job.milli_per_member
+        asked = least_milli(job)
         queue = self._queues.limit_hit(job.queue, asked) if asked else None
         if queue is None:
             return None
         usage = self._queues.usage.get(queue.name)
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
+
+    def _make_room(self, job: Job, ask: Ask, now: float, advice: list[Advice]) -> tuple[Preemption, ...] | None:
+        """Who is stopped for a job that does not fit, by preemption or else by moves; None: no place is kept."""
+        stopped = self._preemptor.preempt(job, ask, self._totals, now)
+        if stopped is None and self._defragmenter.may_look(job, now):
+            moves = self._defragmenter.propose(job, ask, self._preemptor.by_harm(now), now)
+            if moves is not None:
+                advice.append(moves[0])
+                stopped = moves[1] or None
+        return stopped
 
     def _blocked(self, job: Job, group: Group, ask: Ask, now: float) -> Why:
         """Keeps a start for a job that does not fit, where it is its turn; and says why it waits."""
@@ -303,6 +334,12 @@ class Engine:
         if self._bookings.reserve(job, ask, now):
             group.untold.add(job.job_id)
         return held + reasons, how + remedies
+
+    def _sized(self, job: Job) -> Job:
+        """An elastic gang wishes for no more than the limits of its queue leave."""
+        if not job.min_replicas and not job.groups:
+            return job
+        return cut_to(job, lambda milli: self._queues.limit_hit(job.queue, milli) is None)
 
     def _commit(self, job: Job, table: Table, reservation: Reservation, now: float) -> Decision:
         self._queues.discard(job.job_id)
@@ -324,7 +361,7 @@ class Engine:
             terms = table.terms_of(row, model, self._pipeline)
             if row == reservation.row and reservation.tightness is not None:
                 weight = self._policy.weights.topology
-                terms += (ScoreTerm("Topology", reservation.tightness, weight, "1 is one node"),)
+                terms += (ScoreTerm("Topology", reservation.tightness, weight, "1 is one node, one domain"),)
                 score += weight * reservation.tightness
             name = self._fleet.models.names[model] if table.ask.shape.needs_devices else ""
             candidates.append(Candidate(by_row[row][0].node.name, name, score, terms))
@@ -333,25 +370,29 @@ class Engine:
         where = members[0].node
         if len(members) > 1:
             where = f"{len({member.node for member in members})} nodes, first {where}"
+        expected = table.expectation(self._fleet, lead_job(job), model)
+        if job.replicas > 1 or job.groups:
+            expected = as_placed(expected, job, members)
+        size = sizes(job, members) if job.replicas > 1 or job.groups else "on "
         return Decision(
             job_id=job.job_id,
             attempt=job.attempt,
             members=members,
             candidates=tuple(candidates),
-            expectation=table.expectation(self._fleet, job, model),
+            expectation=expected,
             nodes_considered=len(self._fleet.nodes),
-            summary=f"placed on {where}: best of {len(self._fleet.nodes)} nodes, score {candidates[0].score:.2f}",
+            summary=f"placed {size}{where}: best of {len(self._fleet.nodes)} nodes, score {candidates[0].score:.2f}",
         )
 
     def _reasons(self, job: Job, ask: Ask, now: float) -> Why:
         """Reasons over the whole fleet, at most so old as the policy says."""
-        key = (job.replicas, job.topology_level, job.topology_required, ask.in_time.tobytes())
+        key = (gang_of(job), ask.in_time.tobytes())
         known = self._why.get(ask.shape)
         if known is not None and known[1] == key and 0 <= now - known[0] < self._policy.reasons_max_age_seconds:
             return known[2]
         why = self._explainer.reasons(job, ask)
         if not why[0]:
-            why = (shared_power(job),), ()
+            why = (not_together(job),), ()
         if len(self._why) > 1024:
             self._why.clear()
         self._why[ask.shape] = (now, key, why)
@@ -403,13 +444,12 @@ class Engine:
         with self._bookings.as_of_last_cycle(job.job_id):
             table = self._tables.get(shape_of(job))
             ask = with_deadline(self._fleet, table.ask, job, now)
-            found = self._bookings.place(job, ask, table, now)
+            found = self._bookings.place(self._sized(job), ask, table, now)
             if found is None:
                 held, how = self._bookings.held_back(job, ask, now)
                 reasons, remedies = self._explainer.reasons(job, ask)
-                return self._rejection(job, (held + (reasons or (shared_power(job),)), how + remedies), now)
-            for member in found[1].members:
-                self._fleet.let_go(job.job_id, member)
+                return self._rejection(job, (held + (reasons or (not_together(job),)), how + remedies), now)
+            self._fleet.let_go_all(job.job_id, found[1].members)
             return self._decision(job, *found)
 
     def explain(self, job_id: str, now: float) -> Rejection | None:
@@ -431,7 +471,7 @@ class Engine:
         if gate is not None:
             reasons, remedies = gate[0] + reasons, gate[1] + remedies
         elif not reasons and not isinstance(self.dry_run(job, now), Decision):
-            reasons = (shared_power(job),)
+            reasons = (not_together(job),)
         rejection = self._rejection(job, (reasons, remedies), now)
         booking = self._bookings.reservations.get(job_id)
         booked = Start(booking.at, booking.members, tuple(booking.after)) if booking is not None else None

@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from placement_engine.domain.asks import make_ask
-from placement_engine.domain.columns import ABSENT, COOL, FREE, Bools, Floats, Ints
+from placement_engine.domain.columns import ABSENT, COOL, FREE, Bools, Ints
 from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.gang_reasons import Demand, GangReasons
 from placement_engine.domain.model import Job, Queue, Reason, Remedy, RemedyKind
 from placement_engine.domain.models import CPU_CLASS
 from placement_engine.domain.plugins import RowFilter
 from placement_engine.domain.policy import Policy, UnknownPolicy
 from placement_engine.domain.reserve import members_per_row
-from placement_engine.domain.shapes import Ask
+from placement_engine.domain.shapes import Ask, jobs_of, own_ask, shapes_of
 from placement_engine.domain.tables import Pipeline
+from placement_engine.domain.topology import Topology
 
 PASSES = 127
 MOST_NAMED = 3
@@ -35,25 +37,29 @@ class Trace:
     """Members each row could take now."""
     most_devices: int
     """Most usable devices on one node that fails for their number alone."""
+    usable: Bools
+    """Devices that pass every filter: (slots, rows)."""
 
 
 class Explainer:
-    def __init__(self, fleet: Fleet, policy: Policy, pipeline: Pipeline) -> None:
+    def __init__(self, fleet: Fleet, policy: Policy, pipeline: Pipeline, topology: Topology) -> None:
         self._fleet = fleet
+        self._gangs = GangReasons(fleet, topology)
         self._policy = policy
         self._pipeline = pipeline
         self._filters: tuple[RowFilter, ...] = (*pipeline.row_filters, *pipeline.device_filters)
 
     def reasons(self, job: Job, ask: Ask) -> tuple[tuple[Reason, ...], tuple[str, ...]]:
         """(reasons, the largest first; remedies) of the fleet as it is. No reasons: the job would fit."""
-        trace = self._trace(ask, job.replicas)
-        reasons = list(self._filter_reasons(ask, trace))
-        members = self._members(job, ask, trace)
-        if members >= job.replicas:
+        asks = [own_ask(make_ask(self._fleet, shape), ask) for shape in shapes_of(job)] if job.groups else [ask]
+        traces = [self._trace(own, one.replicas) for own, one in zip(asks, jobs_of(job), strict=True)]
+        demands = [Demand(own, trace.fits, trace.usable) for own, trace in zip(asks, traces, strict=True)]
+        short = self._gangs.shortfall(job, demands)
+        if short is None:
             return (), ()
-        if members > 0:
-            reasons.insert(0, _gang_reason(job, members))
-        return tuple(reasons), tuple(self._remedies(job, ask, trace, members))
+        own, trace = asks[short.part], traces[short.part]
+        reasons = (*short.reasons, *self._filter_reasons(own, trace))
+        return reasons, (*short.remedies, *self._remedies(job, demands, short.part, trace))
 
     def _trace(self, ask: Ask, limit: int) -> Trace:
         fleet, pipeline = self._fleet, self._pipeline
@@ -83,6 +89,7 @@ class Explainer:
             blame=blame,
             fits=np.where(live, fits, 0),
             most_devices=int(short.max()) if short.shape[0] else 0,
+            usable=usable,
         )
 
     def _filter_reasons(self, ask: Ask, trace: Trace) -> list[Reason]:
@@ -106,36 +113,15 @@ class Explainer:
             )
         return sorted(reasons, key=lambda r: (-r.nodes, -r.devices, r.plugin, r.code))
 
-    def _by_model(self, ask: Ask) -> Ints:
-        models = self._fleet.columns.model[: self._fleet.columns.rows]
-        return models if ask.shape.needs_devices else np.zeros_like(models)
-
-    def _members(self, job: Job, ask: Ask, trace: Trace) -> int:
-        """The most members that fit at once now, on one model and within the level if it is required."""
-        return _most(self._groups(job, ask, trace, job.topology_required), trace.fits.astype(np.float64))
-
-    def _groups(self, job: Job, ask: Ask, trace: Trace, within_level: bool) -> Ints:
-        """Number of the group that each row would share a gang with, -1 for none."""
-        groups = self._by_model(ask).copy()
-        if within_level and job.topology_level and job.replicas > 1:
-            domains, names = self._fleet.domains(job.topology_level)
-            groups = np.where(domains >= 0, groups * max(1, len(names)) + domains, -1)
-        return groups
-
     # -- remedies --------------------------------------------------------------------------------
 
-    def _remedies(self, job: Job, ask: Ask, trace: Trace, members: int) -> list[str]:
-        shape, found = ask.shape, []
-        if 0 < members < job.replicas:
-            found.append(f"{members} of {job.replicas} replicas would fit now")
+    def _remedies(self, job: Job, demands: list[Demand], part: int, trace: Trace) -> list[str]:
+        ask = demands[part].ask
+        shape, found = ask.shape, list[str]()
         if shape.whole > 1 and 0 < trace.most_devices < shape.whole:
             found.append(f"a replica with {trace.most_devices} instead of {shape.whole} devices would fit now")
-        if job.topology_required and job.topology_level and job.replicas > 1:
-            anywhere = _most(self._groups(job, ask, trace, False), trace.fits.astype(np.float64))
-            if anywhere >= job.replicas:
-                found.append(f"it would fit now if one {job.topology_level} were preferred, not required")
         if shape.needs_devices and (shape.models or shape.classes or shape.stacks):
-            names = self._free_models(job, ask)
+            names = self._free_models(job, demands, part)
             if names:
                 found.append("it would fit now on " + ", ".join(names[:MOST_NAMED]))
         heat = self.heat_remedy(ask)
@@ -143,16 +129,16 @@ class Explainer:
             found.append(heat.message)
         return found
 
-    def _free_models(self, job: Job, ask: Ask) -> list[str]:
+    def _free_models(self, job: Job, demands: list[Demand], part: int) -> list[str]:
         """Other accelerators that would hold the whole job now."""
+        ask = demands[part].ask
         wider = make_ask(self._fleet, replace(ask.shape, models=(), classes=(), stacks=()))
-        trace = self._trace(wider, job.replicas)
-        groups = self._groups(job, wider, trace, job.topology_required)
-        models = self._by_model(wider)
+        trace = self._trace(wider, jobs_of(job)[part].replicas)
+        models = self._fleet.columns.model[: self._fleet.columns.rows]
         names = []
         for model in np.unique(models[trace.fits > 0]).tolist():
-            fits = np.where(models == model, trace.fits, 0).astype(np.float64)
-            if not ask.allowed[model] and _most(groups, fits) >= job.replicas:
+            there = Demand(wider, np.where(models == model, trace.fits, 0), trace.usable)
+            if not ask.allowed[model] and self._gangs.fits(job, [*demands[:part], there, *demands[part + 1 :]]):
                 names.append(self._fleet.models.names[model] or "a device without a model")
         return sorted(set(names))
 
@@ -211,36 +197,6 @@ class Explainer:
             for level, domain in facts.node.topology.items():
                 names.setdefault(level, set()).add(domain)
         return sorted(names, key=lambda level: (-len(names[level]), level))
-
-
-def _most(groups: Ints, fits: Floats) -> int:
-    inside = groups >= 0
-    if not bool(inside.any()):
-        return 0
-    return int(np.bincount(groups[inside], weights=fits[inside]).max())
-
-
-def _gang_reason(job: Job, members: int) -> Reason:
-    where = f"in one {job.topology_level}" if job.topology_level and job.topology_required else "on one model"
-    return Reason(
-        plugin="Gang",
-        code="GANG_TOO_LARGE_NOW",
-        nodes=0,
-        devices=0,
-        message=f"{members} of {job.replicas} replicas fit at once {where}",
-        numbers={"replicas": float(job.replicas), "replicas_that_fit": float(members)},
-    )
-
-
-def shared_power(job: Job) -> Reason:
-    return Reason(
-        plugin="PowerHeadroom",
-        code="SHARED_POWER_SHORT",
-        nodes=0,
-        devices=0,
-        message=f"each of {job.replicas} replicas fits alone, together they exceed a power budget above their nodes",
-        numbers={"replicas": float(job.replicas)},
-    )
 
 
 def limit_reason(queue: Queue, used_milli: int, asked_milli: int) -> tuple[Reason, str]:

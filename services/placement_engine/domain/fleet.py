@@ -5,7 +5,8 @@ that a row's version moves only when a score could change.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -59,7 +60,10 @@ class Fleet:
         self._domains: dict[tuple[str, str], DomainFacts] = {}
         self._rank: Ints | None = None
         self.by_row: dict[int, tuple[NodeFacts, RowFacts]] = {}
-        self._levels: dict[str, tuple[int, Ints, list[str]]] = {}
+        self._unwritten: dict[int, tuple[NodeFacts, dict[int, DeviceFacts]]] | None = None
+        """Nodes, by number, whose columns wait to be written with these devices; None: they are written at once."""
+        self._late: dict[int, DomainFacts] | None = None
+        """Power domains whose rows wait to be written; None: they are written at once."""
 
     # -- nodes -----------------------------------------------------------------------------------
 
@@ -153,19 +157,6 @@ class Fleet:
             return 0
         bit = self._executor_bits.get(executor)
         return -1 if bit is None else 1 << bit
-
-    def domains(self, level: str) -> tuple[Ints, list[str]]:
-        """Number of each row's domain at a topology level, -1 without one, and the names by number."""
-        known = self._levels.get(level)
-        if known is None or known[0] != self.structure:
-            names = sorted({d for f in self.nodes.values() if (d := f.node.topology.get(level))})
-            numbers = {name: number for number, name in enumerate(names)}
-            of_row = np.full(self.columns.rows, -1, dtype=np.intp)
-            for facts in self.nodes.values():
-                for row in facts.rows:
-                    of_row[row.row] = numbers.get(facts.node.topology.get(level, ""), -1)
-            known = self._levels[level] = (self.structure, of_row, names)
-        return known[1], known[2]
 
     def rank(self) -> Ints:
         """Order of node names by row: the tie-break."""
@@ -312,6 +303,49 @@ class Fleet:
                 device.pending_watts += sign * watts
             facts.pending_watts += sign * watts
 
+    def hold_all(
+        self, job_id: str, members: Sequence[Member], since: float, peak_watts: float, fraction: float
+    ) -> None:
+        """`hold` for several members; the columns of their nodes are written once."""
+        with self.written_once():
+            for member in members:
+                self.hold(job_id, member, since, peak_watts, fraction)
+
+    def let_go_all(self, job_id: str, members: Sequence[Member]) -> None:
+        """`let_go` for several members; the columns of their nodes are written once."""
+        if len(members) == 1:
+            self.let_go(job_id, members[0])
+            return
+        with self.power_domains_later(), self.written_once():
+            for member in members:
+                self.let_go(job_id, member)
+
+    @contextmanager
+    def written_once(self) -> Iterator[None]:
+        """Claims made or freed inside this are in the facts at once, in the columns at its end."""
+        self._unwritten = {}
+        try:
+            yield
+        finally:
+            unwritten, self._unwritten = self._unwritten, None
+            for facts, devices in unwritten.values():
+                self._write_after_claim(facts, devices.values())
+
+    @contextmanager
+    def power_domains_later(self) -> Iterator[None]:
+        """Rows of a power domain are many: they are written at the end of this. Until then `budget_above`
+        tells what is left."""
+        if self._late is not None:
+            yield
+            return
+        self._late = {}
+        try:
+            yield
+        finally:
+            late, self._late = self._late, None
+            for domain in late.values():
+                self._write_domain(domain)
+
     # -- power domains ---------------------------------------------------------------------------
 
     def set_power_domains(self, domains: Iterable[PowerDomain]) -> None:
@@ -327,13 +361,22 @@ class Fleet:
         for facts in self.nodes.values():
             self._write_node(facts)
 
+    def budget_above(self, facts: NodeFacts) -> float:
+        """W left under the power domains above a node, counted as its rows count it; inf where there is none."""
+        domains = [self._domains[key] for key in facts.node.topology.items() if key in self._domains]
+        return min((_headroom(domain) for domain in domains), default=math.inf)
+
+    def nodes_short_of(self, facts: NodeFacts, watts: float) -> set[str]:
+        """Nodes under those power domains above this one that have less than so many W left."""
+        domains = [self._domains[key] for key in facts.node.topology.items() if key in self._domains]
+        return set().union(*(domain.nodes for domain in domains if _headroom(domain) < watts))
+
     def power_domains(self) -> Mapping[tuple[str, str], DomainFacts]:
         return self._domains
 
     def _write_domain(self, domain: DomainFacts) -> None:
         """Headroom in steps of a thousandth of the cap, rounded down: small changes disturb nobody."""
-        step = max(1.0, domain.cap / 1000)
-        headroom = math.floor((domain.cap - domain.draw) / step) * step
+        headroom = _headroom(domain)
         if headroom != domain.headroom:
             domain.headroom = headroom
             for name in domain.nodes:
@@ -345,6 +388,9 @@ class Fleet:
         self._write_after_claim(facts, facts.devices.values())
 
     def _write_after_claim(self, facts: NodeFacts, devices: Iterable[DeviceFacts]) -> None:
+        if self._unwritten is not None:
+            self._unwritten.setdefault(facts.number, (facts, {}))[1].update((id(one), one) for one in devices)
+            return
         for device in devices:
             self._write_device(device, facts)
         self._write_power(facts)
@@ -427,7 +473,10 @@ class Fleet:
                 domain = self._domains.get(key)
                 if domain is not None:
                     domain.draw += change
-                    self._write_domain(domain)
+                    if self._late is None:
+                        self._write_domain(domain)
+                    else:
+                        self._late[id(domain)] = domain
 
     def _write_rows(self, facts: NodeFacts) -> None:
         node, c = facts.node, self.columns
@@ -467,6 +516,11 @@ class Fleet:
             for device in facts.devices.values():
                 device.nominal_bytes = self.models.memory(device.device)
             self._write_node(facts)
+
+
+def _headroom(domain: DomainFacts) -> float:
+    step = max(1.0, domain.cap / 1000)
+    return math.floor((domain.cap - domain.draw) / step) * step
 
 
 _WRITTEN_ROWS = [

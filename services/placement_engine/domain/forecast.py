@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 from placement_engine.domain.asks import expectation, make_ask, with_deadline
 from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.gangs import as_placed
 from placement_engine.domain.model import Claim, Expectation, Job, Member
 from placement_engine.domain.reserve import Reserver
-from placement_engine.domain.shapes import Ask, Shape, shape_of
+from placement_engine.domain.shapes import Ask, Shape, gang_of, shape_of
 from placement_engine.domain.supposition import Supposition
 from placement_engine.domain.tables import Tables
 
@@ -46,7 +47,7 @@ class Ends:
         self._fleet = fleet
         self._order: list[tuple[float, str]] = []
         self._claims: dict[str, tuple[Claim, float | None]] = {}
-        self._expected: dict[tuple[Shape, str, int, float], Expectation] = {}
+        self._expected: dict[tuple[Shape, str, tuple[object, ...], float], Expectation] = {}
         self._counts: tuple[int, ...] = ()
 
     def put(self, claim: Claim) -> None:
@@ -55,7 +56,7 @@ class Ends:
         end, began = None, began_at(claim)
         if began is not None:
             model = claim.members[0].devices[0].model if claim.members and claim.members[0].devices else ""
-            seconds = self.expectation(claim.job, model).duration_seconds
+            seconds = as_placed(self.expectation(claim.job, model), claim.job, claim.members).duration_seconds
             end = None if seconds is None else began + seconds
         self._claims[claim.job.job_id] = claim, end
         if end is not None:
@@ -85,7 +86,7 @@ class Ends:
         if declared is None:
             return Expectation(model, 0)
         shape = shape_of(job)
-        key = (shape, model, job.replicas, declared)
+        key = (shape, model, gang_of(job), declared)
         known = self._expected.get(key)
         if known is None:
             models = self._fleet.models

@@ -29,7 +29,6 @@ PACKAGE = "placement_engine.domain"
 DERIVED: dict[str, Callable[[], Any]] = {
     "tables.Tables._tables": OrderedDict,
     "tables.Tables._counts": tuple,
-    "fleet.Fleet._levels": dict,
     "fleet.Fleet._rank": lambda: None,
 }
 """Attributes that are caches of other state, and what they start as."""

@@ -12,6 +12,15 @@ class UnknownPolicy(Enum):
     REFUSE = "refuse"
 
 
+class DefragmentPolicy(Enum):
+    """What becomes of moves that would make a waiting job fit."""
+
+    OFF = "off"
+    PROPOSE = "propose"
+    ACT = "act"
+    """Preemptible jobs are moved; moves of others are proposed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """Weight of each score plugin; every plugin's value is in 0..1."""
@@ -80,6 +89,11 @@ class Policy:
     """A job is not stopped before it has run so long; a queue may say more."""
     nomination_seconds: float = 60.0
     """How long a place stays kept for a job that does not fit there though all who were stopped are gone."""
+    defragment: DefragmentPolicy = DefragmentPolicy.PROPOSE
+    defragment_moves: int = 3
+    """Most running jobs that one plan moves."""
+    defragment_after_seconds: float = 60.0
+    """Moves are looked for once a job has waited so long, and at most once in that time."""
     plan_retry_seconds: float = 1.0
     """A forecast or a preemption that found no way is not tried again before this."""
 
@@ -93,7 +107,13 @@ class Policy:
             raise ValueError(f"policy power_alpha must be in (0, 1], got {self.power_alpha}")
         if self.max_jobs_per_cycle < 1:
             raise ValueError(f"policy max_jobs_per_cycle must be at least 1, got {self.max_jobs_per_cycle}")
-        for name in ("reservations", "reservation_after_seconds", "plan_retry_seconds", "protected_seconds"):
+        for name in (
+            "reservations",
+            "reservation_after_seconds",
+            "plan_retry_seconds",
+            "protected_seconds",
+            "defragment_after_seconds",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"policy {name} must not be negative, got {getattr(self, name)}")
         for name in ("heat_hysteresis_celsius", "power_sigma", "power_settle_seconds", "next_best"):

@@ -104,7 +104,7 @@ class Preemptor:
         self._plans_left -= 1
         plan = None
         if self._ending or (lowest is not None and lowest < job.priority):
-            lower = [v for v in self._by_harm(now) if v.claim.job.priority < job.priority and v.claim.job.preemptible]
+            lower = [v for v in self.by_harm(now) if v.claim.job.priority < job.priority and v.claim.job.preemptible]
             plan = self._find(job, ask, now, lower, _anyone)
         if plan is None:
             owned = self._entitled(job, ask, totals)
@@ -132,7 +132,7 @@ class Preemptor:
                 allow=allow,
             )
 
-    def _by_harm(self, now: float) -> list[Victim]:
+    def by_harm(self, now: float) -> list[Victim]:
         """All running jobs that nothing protects, the least harm first; put in order once in a while only."""
         if not self._order:
             self._ordered_at = now
@@ -200,13 +200,23 @@ class Preemptor:
             )
 
         candidates = []
-        for victim in self._by_harm(now):
+        known: dict[tuple[str, int, tuple[tuple[int, int], ...]], bool] = {}
+        for victim in self.by_harm(now):
             other = victim.claim.job
             if other.preemptible and other.priority < job.priority:
                 candidates.append(victim)
-            elif other.priority <= job.priority and (other.preemptible or self._has_quota(other.queue)):
+            elif (
+                other.queue != job.queue
+                and other.priority <= job.priority
+                and (other.preemptible or self._has_quota(other.queue))
+            ):
                 reclaimed = replace(victim, kind=PreemptionKind.RECLAIM)
-                if allow(reclaimed, []):
+                frees: Milli = {}
+                self._add(frees, victim.claim.members)
+                key = other.queue, other.priority, tuple(sorted(frees.items()))
+                if key not in known:
+                    known[key] = allow(reclaimed, [])
+                if known[key]:
                     candidates.append(reclaimed)
         return candidates, allow
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from placement_engine.domain.model import Job, Queue
-from placement_engine.domain.shapes import Shape, shape_of
+from placement_engine.domain.shapes import Shape, gang_of, shape_of
 
 Place = tuple[int, float, str]
 """Order within a queue: (-priority, submitted at, job id)."""
@@ -19,9 +19,7 @@ class Likeness:
 
     queue: str
     shape: Shape
-    replicas: int
-    level: str
-    required: bool
+    gang: tuple[object, ...]
     deadline: float | None
     duration: float | None
     """Where a deadline binds, as declared; else its power of two, since the short may be backfilled."""
@@ -32,9 +30,7 @@ def likeness_of(job: Job) -> Likeness:
     return Likeness(
         queue=job.queue,
         shape=shape_of(job),
-        replicas=job.replicas,
-        level=job.topology_level,
-        required=job.topology_required,
+        gang=gang_of(job),
         deadline=job.deadline,
         duration=duration if bound or duration is None else 2.0 ** math.frexp(duration)[1],
     )

@@ -22,7 +22,7 @@ from placement_engine.domain.forecast import Ends, Start, earliest_start
 from placement_engine.domain.model import Claim, DeviceClaim, Job, Member, Reason
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.reserve import Reservation, Reserver
-from placement_engine.domain.shapes import Ask
+from placement_engine.domain.shapes import Ask, lead_job, least_replicas
 from placement_engine.domain.tables import Table, Tables
 
 MOST_NAMED = 3
@@ -79,7 +79,8 @@ class Bookings:
         self._words = 0
         self._generation = 0
         self._clock_left = -1
-        self._forecasts: dict[str, tuple[int, float, Job, Start | None]] = {}
+        self._forecasts: dict[str, tuple[int, float, Job, Start | None, float]] = {}
+        """Generation, until when it is taken as it is, the job, its start, until when it is if nothing changes."""
         self._forecasts_left = 0
 
     # -- a cycle ---------------------------------------------------------------------------------
@@ -91,7 +92,7 @@ class Bookings:
             self._generation += 1
         for job_id, booking in list(self.nominations.items()):
             job = waiting.get(job_id)
-            if job is None or job != booking.job:
+            if job_id not in self._ending and (job is None or not _same(job, booking.job)):
                 self.drop(job_id)
         self._forecasts = {j: known for j, known in self._forecasts.items() if j in waiting}
         self.reservations = {}
@@ -148,14 +149,12 @@ class Bookings:
     def _put(self, booking: Booking, *, in_full: bool = False) -> None:
         members = booking.members if in_full else self._beyond_what_ends(booking)
         self._on[booking.job.job_id] = booking, members
-        for member in members:
-            watts = 0.0 if in_full else booking.watts
-            self._fleet.hold(_holder(booking.job.job_id), member, float("inf"), watts, booking.fraction)
+        watts = 0.0 if in_full else booking.watts
+        self._fleet.hold_all(_holder(booking.job.job_id), members, float("inf"), watts, booking.fraction)
 
     def _take(self, job_id: str) -> None:
         _, members = self._on.pop(job_id)
-        for member in members:
-            self._fleet.let_go(_holder(job_id), member)
+        self._fleet.let_go_all(_holder(job_id), members)
 
     def _beyond_what_ends(self, booking: Booking) -> tuple[Member, ...]:
         """What must stay free now: the members, less what the jobs it waits for still hold there themselves."""
@@ -206,16 +205,11 @@ class Bookings:
     def placed(self, job: Job, members: tuple[Member, ...]) -> None:
         """The job has its claims: nothing is kept for it, nor for those of lower priority whose place it took."""
         self._generation += 1
-        nodes = {member.node for member in members}
         gone = [
             b.job.job_id
             for b in (*self.nominations.values(), *self.reservations.values())
             if b.job.job_id == job.job_id
-            or (
-                b.keep is Keep.NOMINATED
-                and b.job.priority < job.priority
-                and not nodes.isdisjoint(m.node for m in b.members)
-            )
+            or (b.keep is Keep.NOMINATED and b.job.priority < job.priority and _collide(members, b.members))
         ]
         for job_id in gone:
             self.drop(job_id)
@@ -253,12 +247,13 @@ class Bookings:
             return None
         if not ask.shape.needs_devices:
             return ask if now + job.expected_duration_seconds <= at else None
-        models = self._fleet.models
+        lead, models = lead_job(job), self._fleet.models
+        longest = lead.replicas / least_replicas(lead)  # an elastic gang may get no more than its least
         in_time = ask.in_time.copy()
         for m in range(in_time.shape[0]):
             if in_time[m] and ask.allowed[m] and models.counts[m] > 0:
                 expected = self._ends.expectation(job, models.names[m])
-                seconds = (expected.duration_seconds or 0.0) * (1 + (expected.relative_uncertainty or 0.0))
+                seconds = (expected.duration_seconds or 0.0) * (1 + (expected.relative_uncertainty or 0.0)) * longest
                 in_time[m] = now + seconds <= at
         return replace(ask, in_time=in_time) if bool((in_time & ask.allowed).any()) else None
 
@@ -299,8 +294,7 @@ class Bookings:
     def nominate(self, job: Job, ask: Ask, members: tuple[Member, ...], after: tuple[str, ...], now: float) -> None:
         """Keeps `members` for the job, against all of not higher priority, until it is placed."""
         for booking in [b for b in self.nominations.values() if b.job.priority < job.priority]:
-            taken = {m.node for m in members}
-            if not taken.isdisjoint(m.node for m in booking.members):
+            if _collide(members, booking.members):
                 self.drop(booking.job.job_id)
         booking = self._booking(job, ask, Keep.NOMINATED, Start(now, members, after))
         self.nominations[job.job_id] = booking
@@ -314,8 +308,11 @@ class Bookings:
         if len(self.reservations) >= policy.reservations or now - job.submitted_at < policy.reservation_after_seconds:
             return False
         known = self._forecasts.get(job.job_id)
-        fresh = known is not None and known[2] == job and now < known[1]
-        if known is not None and fresh and (known[0] == self._generation or known[3] is None):
+        if (
+            known is not None
+            and known[2] == job
+            and (now < known[1] or (known[0] == self._generation and now < known[4]))
+        ):
             start = known[3]
         elif self._forecasts_left <= 0:
             return False
@@ -323,6 +320,8 @@ class Bookings:
             self._forecasts_left -= 1
             start = self._forecast(job, ask, now)
         if start is None:
+            return False
+        if any(member.node not in self._fleet.nodes for member in start.members):
             return False
         booking = self._booking(job, ask, Keep.RESERVED, start)
         self.reservations[job.job_id] = booking
@@ -344,17 +343,18 @@ class Bookings:
             )
         until = now + self._policy.plan_retry_seconds
         if start is not None:
-            until = next((end for end, _ in self._ends.in_order(now)), float("inf"))
-        self._forecasts[job.job_id] = self._generation, until, job, start
+            until = min(until, start.at)
+        unchanged_until = next((end for end, _ in self._ends.in_order(now, self._ending)), float("inf"))
+        self._forecasts[job.job_id] = self._generation, until, job, start, unchanged_until
         return start
 
     def _booking(self, job: Job, ask: Ask, keep: Keep, start: Start) -> Booking:
         first = start.members[0]
         facts = self._fleet.nodes[first.node]
         watts = 0.0
-        if first.devices:
-            row = facts.devices[first.devices[0].device_id].row
-            watts = float(ask.watts[self._fleet.by_row[row][1].model])
+        device = facts.devices.get(first.devices[0].device_id) if first.devices else None
+        if device is not None:
+            watts = float(ask.watts[self._fleet.by_row[device.row][1].model])
         return Booking(job, keep, start.at, start.members, start.after, watts, ask.shape.fraction)
 
     # -- words -----------------------------------------------------------------------------------
@@ -383,8 +383,8 @@ class Bookings:
         self._words -= 1
         with self.without([b.job.job_id for b, _ in kept]):
             found = self._reserver.reserve(job, ask, self._tables.get(ask.shape), now)
-            for member in found.members if found is not None else ():
-                self._fleet.let_go(job.job_id, member)
+            if found is not None:
+                self._fleet.let_go_all(job.job_id, found.members)
         if found is None:
             return (), ()
         booking = min((b for b, _ in kept), key=lambda b: (b.keep is Keep.NOMINATED, b.at, b.job.job_id))
@@ -402,6 +402,18 @@ class Bookings:
 def _holder(job_id: str) -> str:
     """In whose name a booking is held in the columns: not the job's, which may take its claims meanwhile."""
     return f"kept for {job_id}"
+
+
+def _same(job: Job, booked: Job) -> bool:
+    """Whether the waiting job is the one that was booked for: another attempt at it is."""
+    return replace(job, attempt=booked.attempt, not_before=booked.not_before) == booked
+
+
+def _collide(members: tuple[Member, ...], others: tuple[Member, ...]) -> bool:
+    """Whether both want a device, or, without devices, a node."""
+    mine = {(m.node, d.device_id) for m in members for d in m.devices} or {(m.node, "") for m in members}
+    theirs = {(m.node, d.device_id) for m in others for d in m.devices} or {(m.node, "") for m in others}
+    return not mine.isdisjoint(theirs)
 
 
 def _devices(members: tuple[Member, ...]) -> float:

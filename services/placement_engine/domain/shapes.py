@@ -1,11 +1,14 @@
 """What a member of a gang demands, apart from whose it is: jobs of one shape share their scores."""
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 
 from placement_engine.domain.columns import Bools, Floats
-from placement_engine.domain.model import WHOLE_DEVICE, Job, Objective
+from placement_engine.domain.model import WHOLE_DEVICE, Job, MemberGroup, Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,95 @@ class Shape:
         return self.milli_per_device / WHOLE_DEVICE
 
 
+def least_replicas(job: Job) -> int:
+    """The fewest members that a job of one shape starts with."""
+    return min(job.min_replicas or job.replicas, job.replicas)
+
+
+def least_milli(job: Job) -> int:
+    """Thousandths of devices that a gang starts with at least."""
+    if not job.groups:
+        return least_replicas(job) * job.milli_per_member
+    return sum(least_replicas(one) * one.milli_per_member for one in jobs_of(job))
+
+
+def cut_to(job: Job, admits: Callable[[int], bool]) -> Job:
+    """The job with the wished sizes of its elastic groups cut, the last group first, until `admits` (thousandths
+    of devices) says yes; at its least where it never does."""
+    parts = jobs_of(job)
+    sizes = [one.replicas for one in parts]
+
+    def admitted(part: int, size: int) -> bool:
+        wished = (*sizes[:part], size, *sizes[part + 1 :])
+        return admits(sum(size * one.milli_per_member for size, one in zip(wished, parts, strict=True)))
+
+    for part in reversed(range(len(parts))):
+        if admitted(part, sizes[part]):
+            break
+        options = range(sizes[part], least_replicas(parts[part]) - 1, -1)
+        sizes[part] = options[min(bisect_left(options, True, key=partial(admitted, part)), len(options) - 1)]
+    if not job.groups:
+        return replace(job, replicas=sizes[0], min_replicas=least_replicas(job))
+    groups = zip(job.groups, sizes, strict=True)
+    return replace(job, groups=tuple(replace(group, replicas=size) for group, size in groups))
+
+
+def jobs_of(job: Job) -> tuple[Job, ...]:
+    """A gang of several shapes as jobs of one shape each, in group order; of one shape: the job itself."""
+    if not job.groups:
+        return (job,)
+    return tuple(_job_of(job, group) for group in job.groups)
+
+
+def _job_of(job: Job, group: MemberGroup) -> Job:
+    demand = {name: getattr(group, name) for name in _DEMAND}
+    selectors = {name: getattr(group, name) or getattr(job, name) for name in ("models", "classes", "stacks")}
+    return replace(job, groups=(), **demand, **selectors)
+
+
+_DEMAND = tuple(f.name for f in fields(MemberGroup) if f.name not in ("name", "models", "classes", "stacks"))
+
+
+def lead_of(job: Job) -> int:
+    """The group whose shape stands for the gang: the one with the most devices in all, the first of equals."""
+    wished = [one.replicas * one.milli_per_member for one in jobs_of(job)]
+    return wished.index(max(wished))
+
+
+def lead_job(job: Job) -> Job:
+    """The members of the lead group as a job of their own; of one shape: the job itself."""
+    return jobs_of(job)[lead_of(job)] if job.groups else job
+
+
+def gang_of(job: Job) -> tuple[object, ...]:
+    """All that tells gangs of one shape apart when they are placed."""
+    if job.replicas == 1 and not job.topology_level and not job.preferred_level and not job.groups:
+        return ()
+    return (
+        job.replicas,
+        job.min_replicas,
+        job.groups,
+        job.topology_level,
+        job.topology_required,
+        job.preferred_level,
+        job.group_size,
+        job.group_level,
+    )
+
+
+def shapes_of(job: Job) -> tuple[Shape, ...]:
+    """The shape of each group, in order; of one shape: that one."""
+    if not job.groups:
+        return (shape_of(job),)
+    parts = jobs_of(job)
+    devices = max(1, sum(part.replicas * max(1, part.devices) for part in parts if part.milli_per_member))
+    return tuple(replace(shape_of(part), gang_devices=devices) for part in parts)
+
+
 def shape_of(job: Job) -> Shape:
+    """Of a gang of several shapes: its lead group's."""
+    if job.groups:
+        return shapes_of(job)[lead_of(job)]
     return Shape(
         whole=job.devices,
         milli=0 if job.devices else job.device_milli,
@@ -88,3 +179,10 @@ class Ask:
     @property
     def time_bound(self) -> bool:
         return not bool(np.all(self.in_time))
+
+
+def own_ask(group: Ask, job: Ask) -> Ask:
+    """A group's ask with the accelerators struck out that are struck out for its job."""
+    if not job.time_bound or not group.shape.needs_devices:
+        return group
+    return replace(group, in_time=group.in_time & job.in_time)

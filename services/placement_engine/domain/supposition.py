@@ -7,12 +7,14 @@ columns are then what they were, bit for bit (`Engine.state_digest` is the test)
 
 from types import TracebackType
 
+import numpy as np
+
 from placement_engine.domain.facts import MemberHold
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Claim, Job, Member
 from placement_engine.domain.reserve import Reserver
 from placement_engine.domain.shapes import Ask
-from placement_engine.domain.tables import Tables
+from placement_engine.domain.tables import EXCLUDED, Table, Tables
 
 
 class Supposition:
@@ -23,6 +25,7 @@ class Supposition:
         self._tables = tables
         self._reserver = reserver
         self._ended: dict[str, list[MemberHold]] = {}
+        self._held: list[tuple[str, Member]] = []
 
     def __enter__(self) -> "Supposition":
         return self
@@ -30,6 +33,9 @@ class Supposition:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for holder, member in reversed(self._held):
+            self._fleet.let_go(holder, member)
+        self._held.clear()
         for job_id in reversed(list(self._ended)):
             self.resume(job_id)
 
@@ -38,13 +44,15 @@ class Supposition:
         job_id = claim.job.job_id
         if job_id in self._ended:
             return
-        taken = [self._fleet.suppose_ended(job_id, member) for member in claim.members]
+        with self._fleet.power_domains_later(), self._fleet.written_once():
+            taken = [self._fleet.suppose_ended(job_id, member) for member in claim.members]
         self._ended[job_id] = [hold for hold in taken if hold is not None]
 
     def resume(self, job_id: str) -> None:
         """Supposes that the job runs on."""
-        for hold in self._ended.pop(job_id, ()):
-            self._fleet.hold_again(hold)
+        with self._fleet.power_domains_later(), self._fleet.written_once():
+            for hold in self._ended.pop(job_id, ()):
+                self._fleet.hold_again(hold)
 
     def is_ended(self, job_id: str) -> bool:
         return job_id in self._ended
@@ -56,15 +64,30 @@ class Supposition:
 
     def stop(self, claim: Claim) -> None:
         """Takes back a `start`."""
-        for member in claim.members:
-            self._fleet.let_go(claim.job.job_id, member)
+        self._fleet.let_go_all(claim.job.job_id, claim.members)
+
+    def hold(self, job_id: str, members: tuple[Member, ...]) -> None:
+        """Supposes that the job sits there, until the end of the supposition."""
+        for member in members:
+            self._held.append((f"supposed {job_id}", member))
+            self._fleet.hold(*self._held[-1], float("inf"), 0.0, 1.0)
 
     def placement(self, job: Job, ask: Ask, now: float) -> tuple[Member, ...] | None:
         """Where the job would go, or None. Nothing stays claimed."""
         table = self._tables.get(ask.shape)
+        if job.replicas > 1 and not job.groups and not self._enough(job, ask, table):
+            return None
         found = self._reserver.reserve(job, ask, table, now)
         if found is None:
             return None
-        for member in found.members:
-            self._fleet.let_go(job.job_id, member)
+        self._fleet.let_go_all(job.job_id, found.members)
         return found.members
+
+    def _enough(self, job: Job, ask: Ask, table: Table) -> bool:
+        """Whether usable devices alone would do for a gang on some model: quickly said no."""
+        if not ask.shape.whole:
+            return True
+        members = table.usable.sum(axis=0) // ask.shape.whole
+        members[table.score == EXCLUDED] = 0
+        by_model = np.bincount(self._fleet.columns.model[: members.shape[0]], weights=members)
+        return int(by_model.max(initial=0)) >= (job.min_replicas or job.replicas)

@@ -1,9 +1,9 @@
 """The least harmful set of running jobs without which a waiting one fits.
 
-Two kinds of proposals are tried: the cheapest nodes (for a gang, the cheapest steps over the nodes of one
-model, within one domain where the job requires that), and the plain order of harm. From each, every victim
-that is not needed is dropped, the costliest first; the least harm wins. So without any one of its victims
-the job would not fit. Whether it fits is asked of the reserver on a supposition: every filter is kept.
+Proposals are the cheapest nodes (for a gang, the cheapest steps over the nodes of one model, within one
+domain where the job requires that), or else the plain order of harm. From each, every victim that is not
+needed is dropped, the costliest first; the least harm wins. So without any one of its victims the job would
+not fit. Whether it fits is asked of the reserver on a supposition: every filter is kept.
 """
 
 import heapq
@@ -88,8 +88,10 @@ def find_plan(
     candidates: Iterable[Victim],
     ending: Collection[Claim],
     allow: Allow,
+    accept: Callable[[Plan], bool] = lambda plan: True,
 ) -> Plan | None:
-    """`candidates` in order of harm; `ending` are on their way out. None: not even all of them would do."""
+    """`candidates` in order of harm; `ending` are on their way out. None: not even all of them would do.
+    A plan that is not accepted is passed over."""
     with Supposition(fleet, tables, reserver) as suppose:
         for claim in ending:
             suppose.end(claim)
@@ -101,9 +103,17 @@ def find_plan(
             return None
         attempt = Attempt(suppose, job, ask, now, allow)
         enough = max(policy.preemption_candidates, 2 * job.replicas * max(1, ask.shape.slots))
-        proposals = [*_scopes(fleet, tables, job, ask, useful), _doubling(useful[:enough])]
-        plans = [plan for batches in proposals if (plan := attempt.follow(batches)) is not None]
-        return min(plans, key=lambda plan: plan.harm) if plans else None
+        best: Plan | None = None
+        for cost, batches in _scopes(fleet, tables, job, ask, useful):
+            if best is not None and best.harm[:2] <= cost:
+                break  # the others are dearer even by estimate
+            plan = attempt.follow(batches)
+            if plan is not None and (best is None or plan.harm < best.harm) and accept(plan):
+                best = plan
+        if best is None:
+            best = attempt.follow(_doubling(useful[:enough]))
+            return best if best is not None and accept(best) else None
+        return best
 
 
 class Attempt:
@@ -129,18 +139,28 @@ class Attempt:
                     break
             if members is None:
                 return None
-            for victim in sorted(chosen, key=lambda v: v.harm, reverse=True):
-                self._suppose.resume(victim.job_id)
-                found = self._placement()
-                if found is None:
-                    self._suppose.end(victim.claim)
-                else:
-                    members = found
-                    chosen.remove(victim)
+            members = self._trim(chosen, sorted(chosen, key=lambda v: v.harm, reverse=True), members)
             return Plan(tuple(sorted(chosen, key=lambda v: v.harm)), members)
         finally:
             for victim in chosen:
                 self._suppose.resume(victim.job_id)
+
+    def _trim(self, chosen: list[Victim], group: list[Victim], members: tuple[Member, ...]) -> tuple[Member, ...]:
+        """Drops from `chosen` who is not needed of the group: all of it, or else of one half and then the other."""
+        for victim in group:
+            self._suppose.resume(victim.job_id)
+        found = self._placement()
+        if found is not None:
+            ids = {victim.job_id for victim in group}
+            chosen[:] = [victim for victim in chosen if victim.job_id not in ids]
+            return found
+        for victim in group:
+            self._suppose.end(victim.claim)
+        if len(group) > 1:
+            half = len(group) // 2
+            members = self._trim(chosen, group[:half], members)
+            members = self._trim(chosen, group[half:], members)
+        return members
 
     def _placement(self) -> tuple[Member, ...] | None:
         return self._suppose.placement(self._job, self._ask, self._now)
@@ -153,48 +173,64 @@ def _doubling(victims: list[Victim]) -> Iterator[list[Victim]]:
         start, size = start + size, 2 * size
 
 
+Cost = tuple[int, float]
+"""Of victims: how many are not preemptible, and the work lost, by estimate."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Victims on one row whose end makes room for `gain` members more, by estimate."""
+    """Victims on one row whose end makes room for `gain` members more, by estimate; `cost` is for each of them."""
 
     victims: tuple[Victim, ...]
     gain: int
-
-    @property
-    def cost(self) -> tuple[int, float]:
-        reluctant = sum(1 for victim in self.victims if not victim.claim.job.preemptible)
-        return reluctant, sum(victim.lost for victim in self.victims) / max(1, self.gain)
+    cost: Cost
 
 
-def _scopes(fleet: Fleet, tables: Tables, job: Job, ask: Ask, useful: list[Victim]) -> list[Iterator[list[Victim]]]:
-    """Proposals of victims that sit together, the cheapest by estimate."""
+def _cost(victims: Iterable[Victim], gain: int = 1) -> Cost:
+    reluctant, lost = 0, 0.0
+    for victim in victims:
+        reluctant += not victim.claim.job.preemptible
+        lost += victim.lost
+    return reluctant, lost / max(1, gain)
+
+
+Scope = tuple[Cost, list[list[Victim]]]
+"""Estimated harm, and victims in batches."""
+
+
+def _scopes(fleet: Fleet, tables: Tables, job: Job, ask: Ask, useful: list[Victim]) -> list[Scope]:
+    """Proposals of victims that sit together, the cheapest by estimate first."""
     room, need = _room(fleet, tables, ask)
     steps = {row: _steps(found, int(room[row]), need) for row, found in _by_row(fleet, ask, useful).items()}
-    missing: dict[tuple[int, int], int] = {}
-    scopes: dict[tuple[int, int], list[int]] = {}
+    missing: dict[tuple[int, str], int] = {}
+    scopes: dict[tuple[int, str], list[int]] = {}
     columns = fleet.columns
     if job.replicas == 1:
-        scopes = {(0, row): [row] for row, found in steps.items() if found}
+        scopes = {(row, ""): [row] for row, found in steps.items() if found}
         missing = dict.fromkeys(scopes, 1)
     else:
-        domains = fleet.domains(job.topology_level)[0] if job.topology_level and job.topology_required else None
+        level = job.topology_level if job.topology_required else ""
         for row in range(columns.rows):
             model = int(columns.model[row]) if ask.shape.needs_devices else 0
-            scope = model, -1 if domains is None else int(domains[row])
+            if row not in fleet.by_row:
+                continue
+            scope = model, fleet.by_row[row][0].node.topology.get(level, "")
             if row not in steps and room[row] < need:
                 continue
             missing[scope] = missing.get(scope, job.replicas) - int(room[row]) // need
             if steps.get(row):
                 scopes.setdefault(scope, []).append(row)
-    ranked = []
+    if job.replicas == 1:
+        rows_by_cost = sorted(scopes, key=lambda one: (steps[one[0]][0].cost, fleet.by_row[one[0]][0].node.name, one))
+        scopes = {scope: scopes[scope] for scope in rows_by_cost[:MOST_SCOPES]}
+    ranked: list[tuple[Cost, str, tuple[int, str], list[list[Victim]]]] = []
     for scope, rows in scopes.items():
         batches = _cheapest(fleet, steps, rows, missing[scope])
         if batches:
-            first = Step(tuple(batches[0]), 1)
-            names = min(fleet.by_row[row][0].node.name for row in rows)
-            ranked.append((first.cost, names, scope, batches))
+            name = min(fleet.by_row[row][0].node.name for row in rows)
+            ranked.append((_cost(batches[0]), name, scope, batches))
     ranked.sort(key=lambda one: one[:3])
-    return [iter(batches) for *_, batches in ranked[:MOST_SCOPES]]
+    return [(cost, batches) for cost, _, _, batches in ranked[:MOST_SCOPES]]
 
 
 def _room(fleet: Fleet, tables: Tables, ask: Ask) -> tuple[Ints, int]:
@@ -244,10 +280,10 @@ def _steps(victims: list[tuple[Victim, int]], room: int, need: int) -> list[Step
         gain = (room + milli) // need - room // need
         room += milli
         if gain > 0:
-            steps.append(Step(tuple(group), gain))
+            steps.append(Step(tuple(group), gain, _cost(group, gain)))
             group = []
     if group:
-        steps.append(Step(tuple(group), 0))
+        steps.append(Step(tuple(group), 0, _cost(group)))
     return steps
 
 

@@ -181,7 +181,7 @@ def test_a_required_level_is_one_domain_the_tightest_that_holds_all() -> None:
     )
     gang: dict[str, Any] = {"devices": 8, "topology_level": "rack", "topology_required": True}
     assert placed(engine, a_job("a", replicas=2, **gang)) == {"a": ["fit0", "fit1"]}
-    assert why(engine, a_job("b", replicas=5, **gang)) == {"GANG_TOO_LARGE_NOW": (0, 0), "DEVICES_BUSY": (2, 16)}
+    assert why(engine, a_job("b", replicas=5, **gang)) == {"TOPOLOGY_DOMAIN_TOO_SMALL": (0, 0), "DEVICES_BUSY": (2, 16)}
     rejection = engine.explain("b", NOW)
     assert rejection is not None
     assert rejection.remedies == (

@@ -87,7 +87,7 @@ def test_what_telemetry_shows_of_the_work_that_ends_does_not_count() -> None:
     assert engine.state_digest() == before
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), fleet=st.tuples(*(nodes(f"n{i}") for i in range(4))))
 def test_a_supposition_leaves_no_trace(data: st.DataObject, fleet: Any) -> None:
     """Any jobs taken out and put back in any order: same digest, and every column follows from the facts."""

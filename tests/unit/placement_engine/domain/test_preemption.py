@@ -408,7 +408,7 @@ def is_minimal(engine: Engine, result: CycleResult, leaving: set[str], now: floa
     return True
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(jobs=streams(), sizes=sizes, stopping=st.sampled_from((0.0, 3.0)))
 def test_priorities_hold_whatever_comes(jobs: list[Job], sizes: list[int], stopping: float) -> None:
     engine = an_engine(*fleet_of(sizes), policy=EAGER)
@@ -462,7 +462,7 @@ def no_inversion(engine: Engine, jobs: list[Job], now: float) -> None:
                 assert suppose.placement(job, table.ask, now) is None, job.job_id
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     jobs=streams(queues=("a", "b", "c")),
     sizes=sizes,

@@ -166,7 +166,7 @@ def streams(draw: st.DrawFn) -> list[Job]:
     return made
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(jobs=streams(), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
 def test_no_backfilled_job_delays_the_reserved_start(jobs: list[Job], sizes: list[int]) -> None:
     """Jobs end as they declared, and none comes before the reserved one: its start never moves later."""
