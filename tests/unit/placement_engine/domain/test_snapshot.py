@@ -79,8 +79,9 @@ def test_a_picture_does_not_move_with_the_engine() -> None:
     engine = busy(Engine())
     picture, digest = pictures.capture(engine), engine.state_digest()
     engine.release("j0")
-    engine.cycle(NOW + 2)
     assert engine.state_digest() != digest
+    assert pictures.revive(picture).state_digest() == digest, "columns are copied too"
+    engine.cycle(NOW + 2)
     assert pictures.revive(picture).state_digest() == digest
     assert pictures.revive(picture).state_digest() == digest, "a picture can be revived more than once"
 

@@ -74,6 +74,8 @@ def test_the_situation_runs_forward_without_telemetry_to_come() -> None:
         "n1": (True, ""),
         "silent": (False, "telemetry is 1010 s old"),
     }
+    draws = {(s.node, s.power_watts, d.power_watts, d.memory_used_bytes) for s in situation.samples for d in s.devices}
+    assert draws == {("n1", None, None, None), ("silent", None, None, 70 * GIB)}, "what our own work takes ends with it"
     assert situation.ends == {"run": NOW + 100}
     assert [job.job_id for job in situation.waiting] == ["next", "small"]
     again = build(situation)
