@@ -63,6 +63,9 @@ class Preemptor:
         self._not_before: dict[str, tuple[float, Job]] = {}
         self._order: list[Victim] = []
         self._ordered_at = float("-inf")
+        self._candidates: list[Victim] = []
+        self._sifted = -1
+        """How many were being stopped when the candidates were sifted in this cycle; -1: not yet."""
         self._preemptible: Counter[int] = Counter()
 
     def begin(self, now: float) -> None:
@@ -70,6 +73,7 @@ class Preemptor:
         if not 0 <= now - self._ordered_at < self._policy.plan_retry_seconds:
             self._order = []
         self._plans_left = self._policy.preemptions_per_cycle
+        self._sifted = -1
         self._not_before = {j: known for j, known in self._not_before.items() if j in self._queues.jobs}
 
     def count(self, job: Job, sign: int) -> None:
@@ -138,13 +142,16 @@ class Preemptor:
             self._ordered_at = now
             victims = (Victim(claim, work_lost(claim, now), PreemptionKind.PRIORITY) for claim in self._claims.values())
             self._order = sorted(victims, key=lambda victim: victim.harm)
-        return [
-            victim
-            for victim in self._order
-            if victim.job_id not in self._ending
-            and self._claims.get(victim.job_id) is victim.claim
-            and not self._protected(victim.claim, now)
-        ]
+        if self._sifted != len(self._ending):
+            self._sifted = len(self._ending)
+            self._candidates = [
+                victim
+                for victim in self._order
+                if victim.job_id not in self._ending
+                and self._claims.get(victim.job_id) is victim.claim
+                and not self._protected(victim.claim, now)
+            ]
+        return self._candidates
 
     def _protected(self, claim: Claim, now: float) -> bool:
         if claim.started_at is None:

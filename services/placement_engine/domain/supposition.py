@@ -75,7 +75,7 @@ class Supposition:
     def placement(self, job: Job, ask: Ask, now: float) -> tuple[Member, ...] | None:
         """Where the job would go, or None. Nothing stays claimed."""
         table = self._tables.get(ask.shape)
-        if job.replicas > 1 and not job.groups and not self._enough(job, ask, table):
+        if not self._enough(job, ask, table):
             return None
         found = self._reserver.reserve(job, ask, table, now)
         if found is None:
@@ -83,9 +83,12 @@ class Supposition:
         self._fleet.let_go_all(job.job_id, found.members)
         return found.members
 
+    def enough(self, job: Job, ask: Ask) -> bool:
+        """Whether there are devices enough for the job on some model, if not in its place: quickly said no."""
+        return self._enough(job, ask, self._tables.get(ask.shape))
+
     def _enough(self, job: Job, ask: Ask, table: Table) -> bool:
-        """Whether usable devices alone would do for a gang on some model: quickly said no."""
-        if not ask.shape.whole:
+        if job.replicas == 1 or job.groups or not ask.shape.whole:
             return True
         members = table.usable.sum(axis=0) // ask.shape.whole
         members[table.score == EXCLUDED] = 0

@@ -139,28 +139,42 @@ class Attempt:
                     break
             if members is None:
                 return None
-            members = self._trim(chosen, sorted(chosen, key=lambda v: v.harm, reverse=True), members)
+            members = self._trimmed(chosen, members)
             return Plan(tuple(sorted(chosen, key=lambda v: v.harm)), members)
         finally:
             for victim in chosen:
                 self._suppose.resume(victim.job_id)
 
-    def _trim(self, chosen: list[Victim], group: list[Victim], members: tuple[Member, ...]) -> tuple[Member, ...]:
-        """Drops from `chosen` who is not needed of the group: all of it, or else of one half and then the other."""
+    def _trimmed(self, chosen: list[Victim], members: tuple[Member, ...]) -> tuple[Member, ...]:
+        """Drops from `chosen` who is not needed, the costliest first. Gangs are counted first, which is quick,
+        and placed once; where that does not do they are placed each time."""
+        by_cost = sorted(chosen, key=lambda v: v.harm, reverse=True)
+        if self._job.replicas > 1:
+            everyone = list(chosen)
+            self._trim(chosen, by_cost, lambda: self._suppose.enough(self._job, self._ask))
+            found = self._placement()
+            if found is not None:
+                return found
+            chosen[:] = everyone
+            for victim in everyone:
+                self._suppose.end(victim.claim)
+        self._trim(chosen, by_cost, lambda: self._placement() is not None)
+        return self._placement() or members
+
+    def _trim(self, chosen: list[Victim], group: list[Victim], fits: Callable[[], bool]) -> None:
+        """Drops all of the group, or else who is not needed of one half and then of the other."""
         for victim in group:
             self._suppose.resume(victim.job_id)
-        found = self._placement()
-        if found is not None:
+        if fits():
             ids = {victim.job_id for victim in group}
             chosen[:] = [victim for victim in chosen if victim.job_id not in ids]
-            return found
+            return
         for victim in group:
             self._suppose.end(victim.claim)
         if len(group) > 1:
             half = len(group) // 2
-            members = self._trim(chosen, group[:half], members)
-            members = self._trim(chosen, group[half:], members)
-        return members
+            self._trim(chosen, group[:half], fits)
+            self._trim(chosen, group[half:], fits)
 
     def _placement(self) -> tuple[Member, ...] | None:
         return self._suppose.placement(self._job, self._ask, self._now)
