@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, replace
 
 from placement_engine.domain.engine import Engine
+from placement_engine.domain.journal import Recorder
 from placement_engine.domain.model import (
     Accelerator,
     Decision,
@@ -48,9 +49,9 @@ class Result:
     explain_milliseconds: float
 
 
-def a_fleet(nodes: int, rng: random.Random, alike: int = 1) -> Engine:
+def a_fleet(nodes: int, rng: random.Random, alike: int = 1, *, recorded: bool = False) -> Engine:
     """Racks of 8 nodes, blocks of 128, zones of 2,560. `alike` nodes in a row have one model."""
-    engine = Engine()
+    engine = Recorder(limit=2_000_000) if recorded else Engine()
     engine.set_accelerators(
         Accelerator(name, "GPU", "ROCm" if "AMD" in name else "CUDA", gib * GIB, bandwidth, peak, watts, price)
         for name, gib, watts, peak, bandwidth, price, _ in MODELS
@@ -124,9 +125,9 @@ def shapes(count: int, rng: random.Random) -> list[Job]:
     return made
 
 
-def measure(nodes: int, decisions: int, shape_count: int = 32) -> Result:
+def measure(nodes: int, decisions: int, shape_count: int = 32, *, recorded: bool = False) -> Result:
     rng = random.Random(7)
-    engine = a_fleet(nodes, rng)
+    engine = a_fleet(nodes, rng, recorded=recorded)
     mix = shapes(shape_count, rng)
     running: list[str] = []
     serial = 0
@@ -183,17 +184,82 @@ def measure(nodes: int, decisions: int, shape_count: int = 32) -> Result:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Explain in full on a fleet where nothing is free: reasons, changes, and the start by the simulated queue."""
+
+    nodes: int
+    running: int
+    waiting: int
+    gang_milliseconds: float
+    single_milliseconds: float
+
+
+def measure_outlook(nodes: int) -> Outlook:
+    """A gang of 64 x 8 devices and a job of one member, behind some forty waiting jobs of other shapes. CPU time."""
+    rng = random.Random(11)
+    engine = a_fleet(nodes, rng)
+    serial = 0
+    for _ in range(nodes):
+        for _ in range(8):
+            serial += 1
+            engine.submit(
+                Job(
+                    f"run-{serial:06d}",
+                    devices=rng.choice((1, 2, 4, 8)),
+                    expected_duration_seconds=rng.uniform(600, 86400),
+                )
+            )
+        if not engine.cycle(NOW).decisions:
+            break
+    running = sum(usage.running_jobs for usage in engine.queue_usage())
+    for number, job in enumerate(shapes(48, rng)):
+        wanted = replace(job, devices=job.devices or 1, device_milli=0, queue="default", models=())
+        engine.submit(replace(wanted, job_id=f"ahead-{number}", priority=1, expected_duration_seconds=7200.0))
+    engine.submit(Job("gang", devices=8, replicas=64, models=(MODELS[0][0],), expected_duration_seconds=3600.0))
+    engine.submit(Job("single", devices=8, models=(MODELS[2][0],), submitted_at=1.0))
+    engine.cycle(NOW + 1)
+    spent = {}
+    for job_id in ("gang", "single"):
+        times = []
+        for _ in range(3):
+            before = time.process_time()
+            told = engine.explain(job_id, NOW + 2)
+            times.append(time.process_time() - before)
+        assert told is not None
+        assert told.reasons, told
+        assert told.expected_start is not None
+        spent[job_id] = 1000 * statistics.median(times)
+    return Outlook(nodes, running, engine.waiting(), spent["gang"], spent["single"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer decisions: a few seconds")
-    quick = parser.parse_args().quick
+    parser.add_argument("--recorded", action="store_true", help="with the journal: what recording costs")
+    parser.add_argument("--outlook", action="store_true", help="the full explain alone")
+    given = parser.parse_args()
+    quick = given.quick
+    if given.outlook:
+        print_outlook()
+        return
     print("  nodes  devices  shapes  decisions/s  per CPU s  samples/s  explain ms")
     for nodes in (1_000, 10_000):
-        r = measure(nodes, 1_000 if quick else 10_000)
+        r = measure(nodes, 1_000 if quick else 10_000, recorded=given.recorded)
         print(
             f"{r.nodes:>7,} {r.devices:>8,} {r.shapes:>7} {r.decisions_per_second:>12,.0f} "
             f"{r.decisions_per_cpu_second:>10,.0f} "
             f"{8 * r.sample_nodes_per_second:>10,.0f} {r.explain_milliseconds:>11.1f}"
+        )
+    print_outlook()
+
+
+def print_outlook() -> None:
+    print("\n  nodes  running  waiting  explain gang ms  explain job ms")
+    for nodes in (1_000, 10_000):
+        o = measure_outlook(nodes)
+        print(
+            f"{o.nodes:>7,} {o.running:>8,} {o.waiting:>8,} {o.gang_milliseconds:>16.1f} {o.single_milliseconds:>15.1f}"
         )
 
 

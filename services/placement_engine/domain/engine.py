@@ -23,7 +23,7 @@ from placement_engine.domain.explaining import (
     limit_reason,
 )
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.forecast import Ends
+from placement_engine.domain.forecast import Ends, Start
 from placement_engine.domain.gang_reasons import not_together
 from placement_engine.domain.gangs import Gangs, as_placed, sizes
 from placement_engine.domain.hosting import Hosting
@@ -48,6 +48,7 @@ from placement_engine.domain.model import (
 )
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.preemption import Preemptor
+from placement_engine.domain.prospects import Prospects
 from placement_engine.domain.queues import Group, PastUse, Queues, Totals
 from placement_engine.domain.quota_accounts import quota_exceeded
 from placement_engine.domain.quotas import within_quota
@@ -65,6 +66,7 @@ from placement_engine.domain.shapes import (
     shapes_of,
 )
 from placement_engine.domain.sharing import most_milli
+from placement_engine.domain.situation import Situation, situation_of
 from placement_engine.domain.tables import Pipeline, Table, Tables
 from placement_engine.domain.topology import Topology
 
@@ -83,7 +85,7 @@ class Engine:
         self._pipeline = Pipeline(policy, self._hosting)
         self._tables = Tables(self._fleet, policy, self._pipeline)
         topology = Topology(self._fleet)
-        gangs = Gangs(self._fleet, policy, self._pipeline, topology, lambda shape: self._tables.get(shape))
+        gangs = Gangs(self._fleet, policy, self._pipeline, topology, self._table_of)
         self._queues = Queues(self._fleet.models, policy.usage_half_life_seconds)
         self._reserver = LimitedReserver(self._fleet, policy, gangs.reserve, self._queues, self._member_milli)
         self._adviser = Adviser(self._fleet, self._tables, self._reserver)
@@ -122,6 +124,9 @@ class Engine:
         )
         self._totals = Totals()
         self._why: dict[Shape, tuple[float, tuple[object, ...], Why]] = {}
+
+    def _table_of(self, shape: Shape) -> Table:
+        return self._tables.get(shape)
 
     # -- facts -----------------------------------------------------------------------------------
 
@@ -552,7 +557,25 @@ class Engine:
             reasons, remedies = gate[0] + reasons, gate[1] + remedies
         elif not reasons and not isinstance(self.dry_run(job, now), Decision):
             reasons = (not_together(job),)
-        return self._rejection(job, (reasons, remedies), now)
+        rejection = self._rejection(job, (reasons, remedies), now)
+        booking = self._bookings.reservations.get(job_id)
+        booked = Start(booking.at, booking.members, tuple(booking.after)) if booking is not None else None
+        return self._prospects().of(rejection, job, ask, now, limits=gate, booked=booked, advice=how)
+
+    def _prospects(self) -> Prospects:
+        return Prospects(
+            self._fleet,
+            self._tables,
+            self._reserver,
+            self._ends,
+            self._queues,
+            self._totals,
+            self._explainer,
+            dry_run=self.dry_run,
+            ask_of=lambda job, at: self._ask(self._tables.get(self._sized(job, shape_of(job), at)), job, at),
+            blocked=lambda job, at: job.not_before > at or self._gate(job, at) is not None,
+            charge=self._charge,
+        )
 
     # -- read-outs -------------------------------------------------------------------------------
 
@@ -586,6 +609,12 @@ class Engine:
     def matching_capacity(self, job: Job) -> MatchingCapacity:
         """What could ever match the job, by model, class, stack and executor, claims not counted."""
         return views.matching_capacity(self._fleet, job)
+
+    def situation(self, now: float) -> Situation:
+        """Facts, work and rules as they are, to run forward elsewhere."""
+        return situation_of(
+            self._fleet, self._queues, self._claims, self._ends, policy=self._policy, pool=self._pool, now=now
+        )
 
     def state_digest(self) -> bytes:
         """A hash of all facts and columns, free of caches and of the order of arrival."""

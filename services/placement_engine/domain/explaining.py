@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from placement_engine.domain.asks import make_ask
-from placement_engine.domain.columns import ABSENT, FREE, Bools, Ints
+from placement_engine.domain.columns import ABSENT, BLOCKED, FREE, HEATING, HOT, Bools, Ints
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.gang_reasons import Demand, GangReasons
-from placement_engine.domain.model import Job, Queue, Reason
+from placement_engine.domain.model import Job, Queue, Reason, Remedy, RemedyKind
+from placement_engine.domain.models import CPU_CLASS
 from placement_engine.domain.outlook import TooLate
 from placement_engine.domain.plugins import RowFilter
-from placement_engine.domain.policy import Policy
+from placement_engine.domain.policy import Policy, UnknownPolicy
 from placement_engine.domain.reserve import members_per_row
 from placement_engine.domain.shapes import Ask, jobs_of, own_ask, shapes_of
 from placement_engine.domain.tables import Pipeline
@@ -125,14 +126,9 @@ class Explainer:
             names = self._free_models(job, demands, part)
             if names:
                 found.append("it would fit now on " + ", ".join(names[:MOST_NAMED]))
-        hot = self._hot_devices(ask)
-        if hot:
-            limit = self._policy.heat_floor_celsius + self._policy.heat_hysteresis_celsius
-            found.append(
-                f"{len(hot)} matching devices return when their margin is back at {limit:g} degrees: "
-                + ", ".join(hot[:MOST_NAMED])
-                + (", ..." if len(hot) > MOST_NAMED else "")
-            )
+        heat = self.heat_remedy(ask)
+        if heat is not None:
+            found.append(heat.message)
         return found
 
     def _free_models(self, job: Job, demands: list[Demand], part: int) -> list[str]:
@@ -148,17 +144,65 @@ class Explainer:
                 names.append(self._fleet.models.names[model] or "a device without a model")
         return sorted(set(names))
 
-    def _hot_devices(self, ask: Ask) -> list[str]:
+    def heat_remedy(self, ask: Ask) -> Remedy | None:
+        """How many devices that would match are too hot, and when they return. None: none is."""
         if not ask.shape.needs_devices:
-            return []
-        return [
-            f"{name}/{device.device.index}"
-            for name in sorted(self._fleet.nodes)
-            for row in self._fleet.nodes[name].rows
-            if ask.allowed[row.model]
-            for device in row.devices
-            if not device.cool and device.device.present
-        ]
+            return None
+        columns, rows = self._fleet.columns, self._fleet.columns.rows
+        live = (columns.node[:rows] >= 0) & ask.allowed.take(columns.model[:rows])
+        hot = (
+            live
+            & (columns.device[FREE, :, :rows] > ABSENT)
+            & ((columns.device[BLOCKED, :, :rows].astype(np.intp) & (HOT | HEATING)) > 0)
+        )
+        if self._policy.unknown_heat is UnknownPolicy.REFUSE:  # refused too, but it does not wait for cooling
+            hot &= self._measured(hot)
+        count = int(hot.sum())
+        if not count:
+            return None
+        slots, at = np.nonzero(hot)
+        first = np.lexsort((slots, self._fleet.rank()[at]))[:MOST_NAMED].tolist()
+        names = [self._device_name(int(at[one]), int(slots[one])) for one in first]
+        limit = self._policy.heat_floor_celsius + self._policy.heat_hysteresis_celsius
+        message = f"{count} matching devices return when their margin is back at {limit:g} degrees: "
+        return Remedy(
+            kind=RemedyKind.HEAT,
+            message=message + ", ".join(names) + (", ..." if count > MOST_NAMED else ""),
+            numbers={"devices": float(count), "margin_celsius": limit},
+            subjects=tuple(names),
+        )
+
+    def _measured(self, devices: Bools) -> Bools:
+        known = np.zeros_like(devices)
+        for slot, row in zip(*(one.tolist() for one in np.nonzero(devices)), strict=True):
+            known[slot, row] = self._fleet.by_row[row][1].devices[slot].margin is not None
+        return known
+
+    def _device_name(self, row: int, slot: int) -> str:
+        facts, row_facts = self._fleet.by_row[row]
+        return f"{facts.node.name}/{row_facts.devices[slot].device.index}"
+
+    def other_kinds(self, ask: Ask) -> list[str]:
+        """Accelerators of the fleet that the ask does not accept, by name; a CPU is none."""
+        models = self._fleet.models
+        return sorted(
+            {
+                models.names[m]
+                for m in range(1, len(models))
+                if models.counts[m] > 0
+                and models.names[m]
+                and not (m < len(ask.allowed) and ask.allowed[m])
+                and models.classes[m].casefold() != CPU_CLASS.casefold()
+            }
+        )
+
+    def levels(self) -> list[str]:
+        """Topology levels of the fleet, the tightest (most domains) first."""
+        names: dict[str, set[str]] = {}
+        for facts in self._fleet.nodes.values():
+            for level, domain in facts.node.topology.items():
+                names.setdefault(level, set()).add(domain)
+        return sorted(names, key=lambda level: (-len(names[level]), level))
 
 
 def limit_reason(queue: Queue, used_milli: int, asked_milli: int) -> tuple[Reason, str]:

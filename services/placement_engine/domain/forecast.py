@@ -196,7 +196,7 @@ def earliest_start(
         if not _in_time(fleet, ask, job, at, members):
             return None
         waited = {claim.job.job_id: claim for _, claim in out[:fits]}
-        return Start(at, members, _waited_for(members, waited, last.job.job_id))
+        return Start(at, members, waited_for(members, waited, last.job.job_id))
 
 
 def _in_time(fleet: Fleet, ask: Ask, job: Job, at: float, members: tuple[Member, ...]) -> bool:
@@ -208,7 +208,7 @@ def _in_time(fleet: Fleet, ask: Ask, job: Job, at: float, members: tuple[Member,
     return bool(with_deadline(fleet, ask, job, at).in_time[fleet.by_row[row][1].model])
 
 
-def _waited_for(members: tuple[Member, ...], waited: Mapping[str, Claim], last: str) -> tuple[str, ...]:
+def waited_for(members: tuple[Member, ...], waited: Mapping[str, Claim], last: str) -> tuple[str, ...]:
     """Those that hold a device the members would have (all on their nodes, where they have none), and the last."""
     devices = {(m.node, d.device_id) for m in members for d in m.devices}
     nodes = {m.node for m in members}

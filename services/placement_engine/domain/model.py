@@ -380,9 +380,33 @@ class Decision:
     summary: str
 
 
+class RemedyKind(Enum):
+    FEWER_DEVICES = "fewer_devices"
+    FEWER_REPLICAS = "fewer_replicas"
+    OTHER_KIND = "other_kind"
+    LOOSER_TOPOLOGY = "looser_topology"
+    AFTER_JOB_ENDS = "after_job_ends"
+    QUOTA = "quota"
+    HEAT = "heat"
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """A change that would admit a waiting job. `subjects`: accelerators, jobs, devices or queues it speaks of."""
+
+    kind: RemedyKind
+    message: str
+    numbers: Mapping[str, float] = field(default_factory=lambda: _NO_NUMBERS)
+    subjects: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A job that waits: reasons sorted by how much of the fleet each excludes; remedies are sentences."""
+    """A job that waits: reasons sorted by how much of the fleet each excludes; remedies are sentences.
+
+    `changes` are the remedies as data, the smallest first. `expected_start`: by the simulated queue, see
+    `queue_forecast`; None is not known, or not said: only `Engine.explain` says both.
+    """
 
     job_id: str
     attempt: int
@@ -391,6 +415,12 @@ class Rejection:
     nodes_considered: int
     queue_position: int
     summary: str
+    changes: tuple[Remedy, ...] = ()
+    expected_start: float | None = None
+    expected_start_at_least: bool = False
+    """More jobs stand before it than were simulated: it starts then or later."""
+    expected_start_after: tuple[str, ...] = ()
+    """Running jobs whose end it waits for."""
 
 
 class PreemptionKind(Enum):

@@ -57,6 +57,15 @@ class Supposition:
     def is_ended(self, job_id: str) -> bool:
         return job_id in self._ended
 
+    def start(self, job: Job, ask: Ask, now: float) -> tuple[Member, ...] | None:
+        """Supposes that the job starts where it fits; None: it does not. It is held until `stop`."""
+        found = self._reserver.reserve(job, ask, self._tables.get(ask.shape), now)
+        return None if found is None else found.members
+
+    def stop(self, claim: Claim) -> None:
+        """Takes back a `start`."""
+        self._fleet.let_go_all(claim.job.job_id, claim.members)
+
     def hold(self, job_id: str, members: tuple[Member, ...]) -> None:
         """Supposes that the job sits there, until the end of the supposition."""
         for member in members:

@@ -11,6 +11,8 @@ import click
 from berth.cli.failures import report
 from berth.cli.progress import Progress
 from berth.errors import BerthError, InvalidInput
+from placement_engine.simulation.gang.command import gang
+from placement_engine.simulation.whatif.command import whatif
 
 __all__ = ["main", "root"]
 
@@ -22,7 +24,7 @@ COLUMNS = (
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def root() -> None:
-    """Replay a published trace offline and compare placement policies. No service is needed."""
+    """Run the placement engine offline: published traces, scenarios of your own, and what-if. No service is needed."""
 
 
 @root.command()
@@ -119,6 +121,10 @@ def gavel(
         click.echo(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2))
         return
     click.echo(table(GAVEL_COLUMNS, [asdict(row) for row in rows]))
+
+
+root.add_command(gang)
+root.add_command(whatif)
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -17,5 +17,5 @@ MODULE = "placement_engine.simulation"
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def simulate(arguments: tuple[str, ...]) -> int:
-    """Replay a published trace offline and compare placement policies."""
+    """Run the engine offline: published traces, scenarios, what-if."""
     return subprocess.run([sys.executable, "-m", MODULE, *arguments], check=False).returncode

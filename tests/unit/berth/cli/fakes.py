@@ -219,6 +219,13 @@ class FakePlacementService(PlacementServiceServicer):
         )  # fmt: skip
         return placement_pb2.ListDecisionsResponse(decisions=[decision])
 
+    async def DumpEngine(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        for part in (b"a snapshot ", b"of ", request.pool.encode()):
+            yield placement_pb2.DumpEngineResponse(chunk=part)
+
+    async def WhatIf(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     async def ListAdvice(self, request: Any, context: Any) -> Any:
         return placement_pb2.ListAdviceResponse(
             advice=[

@@ -6,9 +6,9 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "golden"
 
 
-def assert_golden(name: str, text: str) -> None:
-    """`text` is what the file `golden/<name>.txt` holds, to the letter."""
-    path = FOLDER / f"{name}.txt"
+def assert_golden(name: str, text: str, folder: Path = FOLDER) -> None:
+    """`text` is what the file `<name>.txt` of the folder holds, to the letter."""
+    path = folder / f"{name}.txt"
     if os.environ.get("BERTH_REFRESH_GOLDEN"):
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")

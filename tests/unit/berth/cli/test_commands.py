@@ -145,3 +145,11 @@ async def test_a_system_that_does_not_answer_is_unavailable(tmp_path: Path) -> N
     assert outcome.code == 1
     assert "is it still running?" in outcome.err
     assert "Traceback" not in outcome.err
+
+
+async def test_debug_snapshot_writes_the_parts_to_a_file(berth: Berth, tmp_path: Path) -> None:
+    outcome = await berth("debug", "snapshot", "--pool", "lab")
+    assert (outcome.code, outcome.out) == (0, "berth-lab.snapshot: 17 bytes\n")
+    assert (tmp_path / "berth-lab.snapshot").read_bytes() == b"a snapshot of lab"
+    assert (await berth("debug", "snapshot", "--out", "x")).code == 0
+    assert (tmp_path / "x").read_bytes() == b"a snapshot of default"

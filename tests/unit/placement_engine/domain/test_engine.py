@@ -186,8 +186,9 @@ def test_a_required_level_is_one_domain_the_tightest_that_holds_all() -> None:
     rejection = engine.explain("b", NOW)
     assert rejection is not None
     assert rejection.remedies == (
-        "4 of 5 replicas would fit now",
         "it would fit now if one rack were preferred, not required",
+        "4 of 5 replicas would fit now",
+        "a replica with 4 instead of 8 devices would fit now",
     )
 
 

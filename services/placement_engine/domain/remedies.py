@@ -1,0 +1,129 @@
+"""The smallest changes that would admit a waiting job, found by asking the engine about varied jobs.
+
+`fits` is the engine's whole pipeline on a job as it might be: gates, filters, topology and all. Each number is
+found by bisection: where a job of some size fits, so does a smaller one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from placement_engine.domain.model import Decision, Job, Reason, Remedy, RemedyKind
+
+__all__ = ["after_job_ends", "changes_for"]
+
+MOST_NAMED = 3
+MOST_KINDS = 12
+MOST_MEMBERS = 1024
+MILLI_STEP = 10
+
+Fits = Callable[[Job], Decision | None]
+
+
+def changes_for(
+    job: Job, fits: Fits, *, reasons: Sequence[Reason], levels: Sequence[str], kinds: Sequence[str]
+) -> list[Remedy]:
+    """Changes of which each alone makes the job fit now, the smallest first: those that keep its size, then those
+    that give up the least part of it.
+
+    `reasons`: why it waits. `levels`: topology levels of the fleet, the tightest first. `kinds`: accelerators that
+    the job does not accept. A gang of more than MOST_MEMBERS is not tried in other forms, which would take seconds:
+    only the members that its reasons count are told.
+    """
+    if job.replicas > MOST_MEMBERS:
+        counted = max((int(one.numbers.get("replicas_that_fit", 0)) for one in reasons), default=0)
+        least = job.min_replicas or job.replicas
+        return [_of_replicas(counted, least)] if 0 < counted < least else []
+    kept = [*_looser_topology(job, fits, levels), *_other_kind(job, fits, kinds)]
+    smaller = [*_fewer_devices(job, fits), *_fewer_replicas(job, fits)]
+    return kept + [remedy for _, remedy in sorted(smaller, key=lambda one: one[0])]
+
+
+def after_job_ends(seconds: float, after: Sequence[str]) -> Remedy:
+    """No change of the job: what runs has to end first."""
+    named = ", ".join(after[:MOST_NAMED]) + (f" and {len(after) - MOST_NAMED} more" if len(after) > MOST_NAMED else "")
+    ends = "ends" if len(after) == 1 else "end"
+    message = f"it would fit once {named} {ends}, expected in {seconds:.0f} s"
+    return Remedy(RemedyKind.AFTER_JOB_ENDS, message, {"seconds": seconds, "jobs": float(len(after))}, tuple(after))
+
+
+def _looser_topology(job: Job, fits: Fits, levels: Sequence[str]) -> list[Remedy]:
+    found = []
+    if job.topology_required and job.topology_level and (job.replicas > 1 or job.groups):
+        known = job.topology_level in levels
+        for level in levels[levels.index(job.topology_level) + 1 :] if known else ():
+            if fits(replace(job, topology_level=level)) is not None:
+                found.append(_remedy(RemedyKind.LOOSER_TOPOLOGY, f"it would fit now within one {level}", level))
+                break
+        if fits(replace(job, topology_required=False)) is not None:
+            message = f"it would fit now if one {job.topology_level} were preferred, not required"
+            found.append(_remedy(RemedyKind.LOOSER_TOPOLOGY, message, job.topology_level))
+    if job.group_size and fits(replace(job, group_size=0, group_level="")) is not None:
+        message = f"it would fit now if groups of {job.group_size} needed no {job.group_level} of their own"
+        found.append(_remedy(RemedyKind.LOOSER_TOPOLOGY, message, job.group_level))
+    return found
+
+
+def _other_kind(job: Job, fits: Fits, kinds: Sequence[str]) -> list[Remedy]:
+    if job.groups or not (job.models or job.classes or job.stacks):
+        return []
+    free = [
+        kind for kind in kinds[:MOST_KINDS] if fits(replace(job, models=(kind,), classes=(), stacks=())) is not None
+    ]
+    if not free:
+        return []
+    return [_remedy(RemedyKind.OTHER_KIND, "it would fit now on " + ", ".join(free[:MOST_NAMED]), *free)]
+
+
+def _fewer_devices(job: Job, fits: Fits) -> list[tuple[float, Remedy]]:
+    if job.groups:
+        return []
+    if job.devices > 1:
+        most = _most(job.devices - 1, lambda n: fits(replace(job, devices=n, max_devices=0)) is not None)
+        message = f"a replica with {most} instead of {job.devices} devices would fit now"
+        wished = job.devices
+    elif job.device_milli > MILLI_STEP:
+        step = MILLI_STEP
+        most = step * _most(
+            (job.device_milli - 1) // step, lambda n: fits(replace(job, device_milli=n * step)) is not None
+        )
+        message = f"{most / 1000:g} instead of {job.device_milli / 1000:g} of a device would fit now"
+        wished = job.device_milli
+    else:
+        return []
+    if not most:
+        return []
+    numbers = {"devices": float(most), "devices_asked": float(wished)}
+    if job.device_milli:
+        numbers = {name: value / 1000 for name, value in numbers.items()}
+    return [(1 - most / wished, Remedy(RemedyKind.FEWER_DEVICES, message, numbers))]
+
+
+def _fewer_replicas(job: Job, fits: Fits) -> list[tuple[float, Remedy]]:
+    least = job.min_replicas or job.replicas
+    if job.groups or least < 2:
+        return []
+    most = _most(least - 1, lambda n: fits(replace(job, replicas=n, min_replicas=0)) is not None)
+    if not most:
+        return []
+    return [(1 - most / least, _of_replicas(most, least))]
+
+
+def _of_replicas(most: int, least: int) -> Remedy:
+    numbers = {"replicas": float(most), "replicas_asked": float(least)}
+    return Remedy(RemedyKind.FEWER_REPLICAS, f"{most} of {least} replicas would fit now", numbers)
+
+
+def _most(limit: int, holds: Callable[[int], bool]) -> int:
+    """The largest of 1..limit for which it holds, by bisection; 0: none."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if holds(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _remedy(kind: RemedyKind, message: str, *subjects: str) -> Remedy:
+    return Remedy(kind, message, subjects=subjects)

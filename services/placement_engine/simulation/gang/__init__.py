@@ -1,0 +1,1 @@
+"""Small scenarios of nodes, queues and jobs on a virtual clock."""
