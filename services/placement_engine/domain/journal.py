@@ -37,11 +37,13 @@ INPUTS = (
     "started",
     "ending",
     "undo_preemption",
+    "restore_usage",
     "cycle",
 )
 """Methods of Engine that change what it decides; each call is an event."""
 
 READOUTS = (
+    "usage_history",
     "dry_run",
     "explain",
     "pool",

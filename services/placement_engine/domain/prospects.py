@@ -76,7 +76,7 @@ class Prospects:
             answer = self.dry_run(varied, now)
             return answer if isinstance(answer, Decision) else None
 
-        levels = self.explainer.levels() if job.topology_required else []
+        levels = self.explainer.levels() if job.topology_required or job.group_size else []
         kinds = self.explainer.other_kinds(ask)
         changes = changes_for(job, fits, reasons=reasons, levels=levels, kinds=kinds)
         heat = self.explainer.heat_remedy(ask)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from placement_engine.domain.model import Decision, Job, Reason, Remedy, RemedyKind
+from placement_engine.domain.topology import DEVICE_LEVELS
 
 __all__ = ["after_job_ends", "changes_for"]
 
@@ -48,7 +49,8 @@ def after_job_ends(seconds: float, after: Sequence[str]) -> Remedy:
 
 def _looser_topology(job: Job, fits: Fits, levels: Sequence[str]) -> list[Remedy]:
     found = []
-    if job.topology_required and job.topology_level and (job.replicas > 1 or job.groups):
+    several = job.replicas > 1 or bool(job.groups)
+    if job.topology_required and job.topology_level and (several or job.topology_level in DEVICE_LEVELS):
         known = job.topology_level in levels
         for level in levels[levels.index(job.topology_level) + 1 :] if known else ():
             if fits(replace(job, topology_level=level)) is not None:
@@ -57,9 +59,16 @@ def _looser_topology(job: Job, fits: Fits, levels: Sequence[str]) -> list[Remedy
         if fits(replace(job, topology_required=False)) is not None:
             message = f"it would fit now if one {job.topology_level} were preferred, not required"
             found.append(_remedy(RemedyKind.LOOSER_TOPOLOGY, message, job.topology_level))
-    if job.group_size and fits(replace(job, group_size=0, group_level="")) is not None:
-        message = f"it would fit now if groups of {job.group_size} needed no {job.group_level} of their own"
-        found.append(_remedy(RemedyKind.LOOSER_TOPOLOGY, message, job.group_level))
+    if job.group_size:
+        known = job.group_level in levels
+        for level in levels[levels.index(job.group_level) + 1 :] if known else ():
+            if fits(replace(job, group_level=level)) is not None:
+                message = f"it would fit now with each group of {job.group_size} in one {level}"
+                found.append(_remedy(RemedyKind.LOOSER_TOPOLOGY, message, level))
+                break
+        if fits(replace(job, group_size=0, group_level="")) is not None:
+            message = f"it would fit now if groups of {job.group_size} needed no {job.group_level} of their own"
+            found.append(_remedy(RemedyKind.LOOSER_TOPOLOGY, message, job.group_level))
     return found
 
 
@@ -102,7 +111,10 @@ def _fewer_replicas(job: Job, fits: Fits) -> list[tuple[float, Remedy]]:
     least = job.min_replicas or job.replicas
     if job.groups or least < 2:
         return []
-    most = _most(least - 1, lambda n: fits(replace(job, replicas=n, min_replicas=0)) is not None)
+    step = max(1, job.group_size)  # a job of whole groups stays one
+    most = step * _most(
+        (least - 1) // step, lambda n: fits(replace(job, replicas=n * step, min_replicas=0)) is not None
+    )
     if not most:
         return []
     return [(1 - most / least, _of_replicas(most, least))]

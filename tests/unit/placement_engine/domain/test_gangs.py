@@ -66,7 +66,10 @@ def test_an_elastic_gang_waits_below_its_minimum() -> None:
     rejection = engine.explain("j1", NOW)
     assert rejection is not None
     assert rejection.reasons[0].numbers == {"replicas": 5.0, "replicas_that_fit": 4.0}
-    assert rejection.remedies == ("4 of 5 replicas would fit now",)
+    assert rejection.remedies == (
+        "4 of 5 replicas would fit now",
+        "a replica with 1 instead of 2 devices would fit now",
+    )
     engine.apply_node(a_node("b", 2))
     assert placed(engine) == {"j1": ["a", "a", "a", "a", "b"]}
 
@@ -226,7 +229,10 @@ def test_groups_that_no_one_domain_holds_are_told_which_level_would() -> None:
     rejection = engine.explain("j1", NOW)
     assert rejection is not None
     assert rejection.reasons[0].message == "each of 2 groups fits in one rack, no rack holds them all"
-    assert rejection.remedies == ("it would fit now in one block",)
+    assert rejection.remedies == (
+        "it would fit now within one block",
+        "it would fit now if one rack were preferred, not required",
+    )
 
 
 def test_nodes_that_hold_each_group_and_not_both_do_not_hide_the_rack_that_does() -> None:
@@ -335,7 +341,10 @@ def test_a_required_domain_of_devices_that_is_missing_is_told_with_what_would_he
     rejection = engine.explain("j1", NOW)
     assert rejection is not None
     assert rejection.reasons[0].message == "0 of 1 replicas fit with all devices of a replica in one numa"
-    assert rejection.remedies == ("it would fit now if one numa were preferred, not required",)
+    assert rejection.remedies == (
+        "it would fit now if one numa were preferred, not required",
+        "a replica with 2 instead of 3 devices would fit now",
+    )
 
 
 def test_a_preferred_domain_of_devices_gives_way() -> None:

@@ -262,8 +262,10 @@ def test_a_group_is_never_split() -> None:
     assert rejection.reasons[0].message == "6 of 9 replicas fit at once in groups of 2, each in one rack"
     assert rejection.reasons[0].numbers == {"replicas": 9.0, "replicas_that_fit": 6.0, "group_size": 2.0}
     assert rejection.remedies == (
-        "6 of 9 replicas would fit now",
         "it would fit now with each group of 2 in one block",
+        "it would fit now if groups of 2 needed no rack of their own",
+        "6 of 9 replicas would fit now",
+        "a replica with 4 instead of 8 devices would fit now",
     )
 
 
@@ -309,16 +311,18 @@ def test_a_looser_level_that_would_admit_it_is_named() -> None:
     assert told(engine, a_job("three", replicas=3, **required)) == (
         "the roomiest rack holds 2 of 3 replicas",
         {"replicas": 3.0, "replicas_that_fit": 2.0, "domains": 4.0},
-        ("2 of 3 replicas would fit now", "it would fit now in one block"),
+        (
+            "it would fit now within one block",
+            "it would fit now if one rack were preferred, not required",
+            "2 of 3 replicas would fit now",
+            "a replica with 4 instead of 8 devices would fit now",
+        ),
     )
-    assert told(engine, a_job("five", replicas=5, **required))[2] == (
-        "2 of 5 replicas would fit now",
-        "it would fit now in one zone",
-    )
+    assert told(engine, a_job("five", replicas=5, **required))[2][0] == "it would fit now within one zone"
     assert told(engine, a_job("nine", replicas=9, **required)) == (
         "2 of 9 replicas fit at once in one rack",
         {"replicas": 9.0, "replicas_that_fit": 2.0},
-        ("2 of 9 replicas would fit now",),
+        ("2 of 9 replicas would fit now", "a replica with 1 instead of 8 devices would fit now"),
     )
 
 
@@ -328,4 +332,7 @@ def test_a_level_that_no_node_declares_holds_nothing() -> None:
         engine, a_job("gang", devices=8, replicas=2, topology_level="block", topology_required=True)
     )
     assert message == "the roomiest block holds 0 of 2 replicas"
-    assert remedies == ("it would fit now if one block were preferred, not required",)
+    assert remedies == (
+        "it would fit now if one block were preferred, not required",
+        "1 of 2 replicas would fit now",
+    )
