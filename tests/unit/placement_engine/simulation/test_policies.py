@@ -143,12 +143,12 @@ def test_a_small_fleet_is_filled_where_best_fit_strands(name: str) -> None:
 
 
 def test_thrifty_power_wakes_no_device_while_there_is_room_and_packs_when_there_is_not() -> None:
-    mix = [task(milli=300), task(milli=700), task(8)]
+    mix = [task(milli=300), task(milli=500), task(milli=700), task(8)]
     fleet = [node("a", 1), node("b", 1), *(node(f"c{n}", 8) for n in range(4))]
     state, policy, known = start("berth-power", fleet, mix)
     share = known.classes.index(task(milli=300))
-    place(state, policy, task(milli=600), 0, 0)
-    # Leaves 100 that nothing fills, but wakes nothing.
+    place(state, policy, task(milli=500), 0, 0)
+    # Leaves 200 that nothing fills, but wakes nothing.
     assert policy.choose(share) == (0, 0)
     for at in range(2, 6):
         place(state, policy, task(8, cpu=1), at)
