@@ -15,7 +15,7 @@ from placement_engine.domain.model import WHOLE_DEVICE
 
 __all__ = ["SampledFill"]
 
-SEQUENCES = 32
+SEQUENCES = 64
 DRAWS = 64
 LARGE_FIRST = 0.3
 """Work of more milli is drawn more often, by this power: a fleet that fills up has more holes than small work."""
