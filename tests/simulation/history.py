@@ -231,7 +231,9 @@ class History:
 
     def start(self) -> None:
         for job_id in sorted(self.oracle.held):
-            self.engine.started(job_id, self.oracle.held[job_id].job.attempt, self.now)
+            if self.oracle.held[job_id].started_at is None:
+                self.oracle.started(job_id, self.now)
+                self.engine.started(job_id, self.oracle.held[job_id].job.attempt, self.now)
 
     def withdraw(self) -> None:
         if self.oracle.waiting:
@@ -255,14 +257,14 @@ class History:
                 for device in self.oracle.nodes[name].devices
             )
             sample = NodeSample(node=name, received_at=self.now, devices=readings)
-            self.oracle.samples[name] = sample
+            self.oracle.hear(sample)
             self.engine.apply_sample(sample)
 
     def cordon(self) -> None:
         name = self.dice.choice(sorted(self.oracle.nodes))
         node = self.oracle.nodes[name]
         node = replace(node, schedulable=not node.schedulable)
-        self.oracle.nodes[name] = node
+        self.oracle.node_changed(node)
         self.engine.apply_node(node)
 
     def restart(self) -> None:
@@ -270,6 +272,7 @@ class History:
         before = self.used_by_device(self.engine)
         usage = [(one.name, one.used_milli, one.running_jobs) for one in self.engine.queue_usage() if one.running_jobs]
         self.engine = self._engine()
+        self.oracle.restarted()
         require(self.used_by_device(self.engine) == before, "a restart changed what devices hold")
         after = [(one.name, one.used_milli, one.running_jobs) for one in self.engine.queue_usage() if one.running_jobs]
         require(after == usage, f"a restart changed what queues use: {usage}, then {after}")

@@ -5,7 +5,7 @@ order of the decisions. It knows the rules, not the core's way of keeping them.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from placement_engine.domain.model import (
     Claim,
@@ -20,12 +20,12 @@ from placement_engine.domain.model import (
     Preemption,
     PreemptionKind,
     Queue,
+    Quota,
 )
 from placement_engine.domain.policy import Policy
+from tests.simulation.health import Health
 
 __all__ = ["Broken", "Oracle"]
-
-BLOCKING_THROTTLE = 0x8 | 0x20 | 0x40 | 0x80
 
 
 class Broken(AssertionError):
@@ -39,7 +39,7 @@ def require(sound: bool, message: str) -> None:
 
 @dataclass(slots=True)
 class Oracle:
-    """`held`: what each job holds; `ending`: those of them that were told to stop; `since`: when each was placed."""
+    """`held`: what each job holds; `ending`: those of them that were told to stop, and for whom."""
 
     policy: Policy
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -47,10 +47,10 @@ class Oracle:
     queues: dict[str, Queue] = field(default_factory=dict)
     waiting: dict[str, Job] = field(default_factory=dict)
     held: dict[str, Claim] = field(default_factory=dict)
-    since: dict[str, float] = field(default_factory=dict)
-    ending: set[str] = field(default_factory=set)
+    ending: dict[str, str] = field(default_factory=dict)
+    health: dict[str, Health] = field(default_factory=dict)
     placements: Counter[tuple[str, int]] = field(default_factory=Counter)
-    stopped: Counter[str] = field(default_factory=Counter)
+    stopped: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     # -- events ----------------------------------------------------------------------------------
 
@@ -60,9 +60,30 @@ class Oracle:
     def release(self, job_id: str) -> Job | None:
         """Gives the job that held something."""
         claim = self.held.pop(job_id, None)
-        self.ending.discard(job_id)
-        self.since.pop(job_id, None)
+        self.ending.pop(job_id, None)
         return None if claim is None else claim.job
+
+    def started(self, job_id: str, at: float) -> None:
+        self.held[job_id] = replace(self.held[job_id], started_at=at)
+
+    def hear(self, sample: NodeSample) -> None:
+        self.samples[sample.node] = sample
+        for reading in sample.devices:
+            self.health.setdefault(reading.device_id, Health()).hear(reading, sample.received_at, self.policy)
+
+    def node_changed(self, node: Node) -> None:
+        """An operator who takes a node into service again lifts the cordons of its devices."""
+        if node.schedulable and not self.nodes[node.name].schedulable:
+            for device in node.devices:
+                if device.device_id in self.health:
+                    self.health[device.device_id].faulty = False
+        self.nodes[node.name] = node
+
+    def restarted(self) -> None:
+        """A new core knows the last sample of each node, and nothing of what was before."""
+        self.health = {}
+        for name in sorted(self.samples):
+            self.hear(self.samples[name])
 
     # -- checks ----------------------------------------------------------------------------------
 
@@ -86,7 +107,6 @@ class Oracle:
         for member in decision.members:
             self._member(job, member, now)
         self.held[job.job_id] = Claim(job, decision.members, placed_at=now)
-        self.since[job.job_id] = now
         self._capacity()
         self._quotas(job)
 
@@ -158,7 +178,6 @@ class Oracle:
             age = now - sample.received_at
             require(age <= self.policy.unschedulable_seconds, f"{where}: telemetry is {age:g} s old")
         devices = {device.device_id: device for device in node.devices}
-        readings = {one.device_id: one for one in sample.devices} if sample else {}
         for claim in member.devices:
             device = devices.get(claim.device_id)
             require(device is not None and device.present, f"{where}: {claim.device_id} is not there")
@@ -167,13 +186,9 @@ class Oracle:
             group = next((g for g in job.groups if g.name == member.group), None)
             models = (group.models if group and group.models else job.models) or (device.model,)
             require(device.model in models, f"{where}: {device.model} was not asked for")
-            reading = readings.get(claim.device_id)
-            if reading is None:
-                continue
-            margin = reading.margin_celsius
-            require(margin is None or margin >= self.policy.heat_floor_celsius, f"{where}: margin {margin}")
-            require(not (reading.throttle_bits or 0) & BLOCKING_THROTTLE, f"{where}: throttled")
-            require(reading.healthy is not False, f"{where}: unhealthy")
+            health = self.health.get(claim.device_id)
+            against = health.why_not() if health else ""
+            require(not against, f"{where}: {claim.device_id} is {against}")
 
     def _capacity(self) -> None:
         milli: Counter[str] = Counter()
@@ -229,11 +244,28 @@ class Oracle:
                 used = self.used(name, "")
                 require(used <= 1000 * queue.device_limit, f"queue {name}: {used} milli, limit {queue.device_limit}")
             for quota in queue.quotas:
-                if quota.borrowing_limit is None:
-                    continue
-                used = self.used(name, quota.accelerator)
-                most = quota.milli + quota.borrowing_limit
-                require(used <= most, f"queue {name}: {used} milli of {quota.accelerator!r}, at most {most}")
+                self._quota(queue, quota)
+
+    def _quota(self, queue: Queue, quota: Quota) -> None:
+        """Quotas sit on leaves in these histories: together they own the sum, and each may lend and borrow of it."""
+        used = self.used(queue.name, quota.accelerator)
+        owners = [
+            (one.name, q) for one in self.queues.values() for q in one.quotas if q.accelerator == quota.accelerator
+        ]
+        owned = sum(q.milli for _, q in owners)
+        if quota.borrowing_limit is not None:
+            most = quota.milli + quota.borrowing_limit
+            require(used <= most, f"queue {queue.name}: {used} milli of {quota.accelerator!r}, at most {most}")
+        for name, q in owners:
+            others = sum(self.used(other, quota.accelerator) for other, _ in owners if other != name)
+            kept = 0 if q.lending_limit is None else max(0, q.milli - q.lending_limit)
+            require(
+                others <= owned - kept,
+                f"queue {queue.name}: siblings of {name} hold {others} milli of {quota.accelerator!r}, {name} keeps "
+                f"{kept} of {owned} to itself",
+            )
+            everything = others + self.used(name, quota.accelerator)
+            require(everything <= owned, f"queue {queue.name}: {everything} of {owned} of {quota.accelerator!r}")
 
     # -- preemption ------------------------------------------------------------------------------
 
@@ -249,12 +281,19 @@ class Oracle:
         if preemption.kind is PreemptionKind.PRIORITY:
             require(victim.job.priority < winner.priority, f"{where}, which has no higher priority")
             require(victim.job.preemptible, f"{where}, and is not preemptible")
+        else:
+            require(winner.priority >= victim.job.priority, f"{where}, which has a lower priority")
+            require(victim.job.queue != winner.queue, f"{where}, of the same queue")
+            quotas = any(self.queues[name].quotas for name in self._path(victim.job.queue))
+            require(victim.job.preemptible or quotas, f"{where}, is not preemptible and borrowed nothing knowingly")
+        # Protection counts from the start of its work: what was placed and does not run yet loses nothing.
         queue = self.queues.get(victim.job.queue)
-        protected = queue.protected_seconds if queue else 0.0
-        ran = now - self.since[preemption.job_id]
-        require(ran >= protected, f"{where} after {ran:g} s of {protected:g} protected")
-        self.ending.add(preemption.job_id)
-        self.stopped[preemption.job_id] += 1
+        protected = max(self.policy.protected_seconds, queue.protected_seconds if queue else 0.0)
+        ran = None if victim.started_at is None else now - victim.started_at
+        require(ran is None or ran >= protected, f"{where} after {ran} s of {protected:g} protected")
+        self.ending[preemption.job_id] = preemption.for_job_id
+        self.stopped[preemption.job_id, preemption.attempt] += 1
+        require(self.stopped[preemption.job_id, preemption.attempt] == 1, f"{where}, a second time in one attempt")
 
 
 def the_group_of(job: Job) -> MemberGroup:
