@@ -21,6 +21,7 @@ from placement_engine.domain.model import (
     PreemptionKind,
     Queue,
     Quota,
+    Reclaim,
 )
 from placement_engine.domain.policy import Policy
 from tests.simulation.health import Health
@@ -49,6 +50,8 @@ class Oracle:
     held: dict[str, Claim] = field(default_factory=dict)
     ending: dict[str, str] = field(default_factory=dict)
     health: dict[str, Health] = field(default_factory=dict)
+    classes: dict[str, str] = field(default_factory=dict)
+    reclaimed: dict[str, int] = field(default_factory=dict)
     placements: Counter[tuple[str, int]] = field(default_factory=Counter)
     stopped: Counter[tuple[str, int]] = field(default_factory=Counter)
 
@@ -186,6 +189,11 @@ class Oracle:
             group = next((g for g in job.groups if g.name == member.group), None)
             models = (group.models if group and group.models else job.models) or (device.model,)
             require(device.model in models, f"{where}: {device.model} was not asked for")
+            share = group.device_share_bytes if group else job.device_share_bytes
+            if share and device.memory_bytes:
+                part = claim.milli * device.memory_bytes
+                require(part >= 1000 * share, f"{where}: {claim.milli} milli are less than {share} bytes")
+                require(part < 1000 * share + device.memory_bytes, f"{where}: {claim.milli} milli for {share} bytes")
             health = self.health.get(claim.device_id)
             against = health.why_not() if health else ""
             require(not against, f"{where}: {claim.device_id} is {against}")
@@ -216,7 +224,7 @@ class Oracle:
 
     # -- queues ----------------------------------------------------------------------------------
 
-    def _path(self, name: str) -> list[str]:
+    def path(self, name: str) -> list[str]:
         path = [name]
         while (queue := self.queues.get(path[-1])) is not None and queue.parent:
             path.append(queue.parent)
@@ -224,19 +232,21 @@ class Oracle:
 
     def used(self, queue: str, accelerator: str) -> int:
         """Milli that the subtree of a queue holds of an accelerator: a model, a class, or "" for all."""
-        classes = {d.device_id: d.device_class for node in self.nodes.values() for d in node.devices}
+        return sum(
+            self.milli(claim, accelerator) for claim in self.held.values() if queue in self.path(claim.job.queue)
+        )
+
+    def milli(self, claim: Claim, accelerator: str) -> int:
         return sum(
             device.milli
-            for claim in self.held.values()
-            if queue in self._path(claim.job.queue)
             for member in claim.members
             for device in member.devices
-            if accelerator in ("", device.model, classes.get(device.device_id, ""))
+            if accelerator in ("", device.model, self.classes[device.device_id])
         )
 
     def _quotas(self, job: Job) -> None:
         """After a placement no queue of the path holds more than its limit, or than it owns and may borrow."""
-        for name in self._path(job.queue):
+        for name in self.path(job.queue):
             queue = self.queues.get(name)
             if queue is None:
                 continue
@@ -282,18 +292,43 @@ class Oracle:
             require(victim.job.priority < winner.priority, f"{where}, which has no higher priority")
             require(victim.job.preemptible, f"{where}, and is not preemptible")
         else:
-            require(winner.priority >= victim.job.priority, f"{where}, which has a lower priority")
-            require(victim.job.queue != winner.queue, f"{where}, of the same queue")
-            quotas = any(self.queues[name].quotas for name in self._path(victim.job.queue))
-            require(victim.job.preemptible or quotas, f"{where}, is not preemptible and borrowed nothing knowingly")
-        # Protection counts from the start of its work: what was placed and does not run yet loses nothing.
-        queue = self.queues.get(victim.job.queue)
-        protected = max(self.policy.protected_seconds, queue.protected_seconds if queue else 0.0)
-        ran = None if victim.started_at is None else now - victim.started_at
-        require(ran is None or ran >= protected, f"{where} after {ran} s of {protected:g} protected")
+            self._reclaim(victim, winner, where)
+        require(not self.is_protected(victim, now), f"{where} in its protected time")
         self.ending[preemption.job_id] = preemption.for_job_id
         self.stopped[preemption.job_id, preemption.attempt] += 1
         require(self.stopped[preemption.job_id, preemption.attempt] == 1, f"{where}, a second time in one attempt")
+
+    def is_protected(self, claim: Claim, now: float) -> bool:
+        """Protection counts from the start of its work: what was placed and does not run yet loses nothing."""
+        queue = self.queues.get(claim.job.queue)
+        seconds = max(self.policy.protected_seconds, queue.protected_seconds if queue else 0.0)
+        return claim.started_at is not None and now - claim.started_at < seconds
+
+    def _reclaim(self, victim: Claim, winner: Job, where: str) -> None:
+        """A queue takes back what it owns, of what the other holds beyond its own."""
+        mine, theirs = self.queues[winner.queue], self.queues[victim.job.queue]
+        require(winner.priority >= victim.job.priority, f"{where}, which has a lower priority")
+        require(mine is not theirs, f"{where}, of the same queue")
+        require(mine.reclaim is not Reclaim.NEVER, f"{where}, whose queue never takes back")
+        if mine.reclaim is Reclaim.LOWER_PRIORITY:
+            require(victim.job.priority < winner.priority, f"{where}, whose queue takes back from lower ones")
+        quotas = any(self.queues[name].quotas for name in self.path(theirs.name))
+        require(victim.job.preemptible or quotas, f"{where}, is not preemptible and borrowed nothing knowingly")
+        for quota in mine.quotas:
+            if self.milli(victim, quota.accelerator) and not winner.groups:
+                least = 1000 * winner.devices * (winner.min_replicas or winner.replicas)
+                used = self.used(mine.name, quota.accelerator) + least
+                require(used <= quota.milli, f"{where}: {mine.name} would have {used} of its {quota.milli} milli")
+        self.reclaimed[victim.job.job_id] = victim.job.attempt
+        for quota in theirs.quotas:
+            gone = [
+                claim
+                for job_id, claim in self.held.items()
+                if self.reclaimed.get(job_id) == claim.job.attempt and claim.job.queue == theirs.name
+            ]
+            left = self.used(theirs.name, quota.accelerator) - sum(self.milli(one, quota.accelerator) for one in gone)
+            if self.milli(victim, quota.accelerator):
+                require(left >= quota.milli, f"{where}: {theirs.name} is left {left} of its own {quota.milli} milli")
 
 
 def the_group_of(job: Job) -> MemberGroup:
