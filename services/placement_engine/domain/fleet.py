@@ -222,8 +222,10 @@ class Fleet:
         """Frees a claim. `ended`: its work has stopped, so averages of draw start anew where nothing else runs."""
         hold = self.lift(job_id, member)
         facts = self.nodes.get(member.node)
-        if hold is None or facts is None or not (ended and hold.visible):
+        if hold is None or facts is None or not ended:
             return
+        if facts.sample is None or facts.sample.received_at <= hold.since:
+            return  # nobody has heard its work
         for claim in member.devices:
             device = facts.devices.get(claim.device_id)
             if device is not None and not device.holds:
@@ -452,7 +454,12 @@ class Fleet:
             seen = sum(device.draw.upper(sigma) or 0.0 for device in facts.devices.values())
             pending = sum(device.pending_watts for device in facts.devices.values())
         if facts.supposed_idle:
-            seen -= sum(self._surplus_watts(device) for device in facts.devices.values())
+            # The step up to the draw of what is taken out is most of the spread: it goes with it, by devices.
+            mean = facts.draw.mean
+            if mean is None:
+                mean = sum(device.draw.mean or 0.0 for device in facts.devices.values())
+            spread = (seen - mean) * (1 - facts.supposed_idle / len(facts.devices))
+            seen = mean + spread - sum(self._surplus_watts(device) for device in facts.devices.values())
         total = math.ceil(seen) + pending
         cap = facts.node.power_cap_watts
         facts.headroom = math.inf if cap is None else cap - total

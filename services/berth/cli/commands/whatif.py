@@ -103,10 +103,12 @@ def as_lines(answer: Any) -> list[str]:
 
 
 def moment(seconds: float | None) -> str:
-    """From now."""
+    """From now; what began before runs already."""
     from berth.cli import units
 
-    return "now" if seconds == 0 else units.duration(seconds)
+    if seconds is not None and seconds <= 0:
+        return "now" if seconds == 0 else "runs"
+    return units.duration(seconds)
 
 
 def notes(answer: Any) -> list[str]:
@@ -133,7 +135,7 @@ def _optional(field: str, show: Any) -> Any:
 def _duration(seconds: float) -> str:
     from berth.cli import units
 
-    return units.duration(seconds)
+    return units.duration(seconds) if seconds else "0s"
 
 
 FIGURES = (

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.model import (
+    Accelerator,
     Claim,
     CycleResult,
     Decision,
@@ -22,7 +23,7 @@ from placement_engine.domain.model import (
 )
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.supposition import Supposition
-from tests.unit.placement_engine.domain.builders import GIB, NOW, a_job, a_node, an_engine, placed
+from tests.unit.placement_engine.domain.builders import GIB, NOW, a_job, a_node, a_sample, an_engine, placed
 from tests.unit.placement_engine.domain.virtual_clock import VirtualClock
 
 EAGER = Policy(
@@ -506,3 +507,26 @@ def test_reclaims_come_to_rest(
         assert (job.job_id in ended) == isinstance(alone.dry_run(replace(job, attempt=0), 0.0), Decision), (
             "no starvation"
         )
+
+
+def test_a_victim_that_has_just_started_is_not_protected_by_the_step_in_its_nodes_draw() -> None:
+    """The mean and the spread of a node's draw still show the work that is to be taken out."""
+    node = a_node("n1", 8, device={"power_limit_watts": 700.0}, power_cap_watts=10_200.0, telemetry_exempt=False)
+    engine = an_engine(node, policy=EAGER)
+    engine.set_accelerators([Accelerator("H100", "GPU", "CUDA", 80 * GIB, 3.35e12, 989.0, 700.0)])
+
+    def heard(at: float, watts: float) -> None:
+        devices = [{"power_watts": watts, "margin_celsius": 40.0} for _ in range(8)]
+        engine.apply_sample(a_sample("n1", *devices, at=at, power_watts=8 * watts + 800))
+
+    for second in range(5):
+        heard(NOW + second, 90.0)
+    assert placed(engine, a_job("soft", devices=8, preemptible=True), now=NOW + 5) == {"soft": ["n1"]}
+    engine.started("soft", 0, NOW + 5)
+    heard(NOW + 6, 690.0)
+    engine.submit(a_job("urgent", devices=8, priority=10))
+    (preemption,) = engine.cycle(NOW + 7).preemptions
+    assert (preemption.job_id, preemption.for_job_id) == ("soft", "urgent")
+    engine.release("soft", NOW + 8)
+    heard(NOW + 10, 90.0)
+    assert [d.job_id for d in engine.cycle(NOW + 11).decisions] == ["urgent"]
