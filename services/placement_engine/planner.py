@@ -24,6 +24,7 @@ from placement_engine.adapters.job_store import Placement, Superseded
 from placement_engine.domain import model
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.job_state import JobRow, JobState, is_over, preempt
+from placement_engine.domain.journal import Recorder
 from placement_engine.domain.policy import Policy
 from placement_engine.settings import EngineSettings
 from placement_engine.world import World
@@ -69,7 +70,7 @@ class Planner:
         self._changed: set[str] = set()
         self._rows: dict[str, JobRow] = {}
         self._advice: dict[tuple[str, str], tuple[float, model.Advice]] = {}
-        self.engine = Engine(policy, pool)
+        self.engine: Engine = Recorder(policy, pool, limit=settings.journal_events)
         world.attach(self.engine)
         self.epoch: int | None = None
 
@@ -117,7 +118,7 @@ class Planner:
                 break
             await asyncio.sleep(self._settings.planner_lease_seconds / 5)
         self._world.detach(self.engine)
-        self.engine = Engine(self._policy, self.pool)
+        self.engine = Recorder(self._policy, self.pool, limit=self._settings.journal_events)
         self._changed.clear()
         self._rows.clear()
         self._advice.clear()
@@ -246,12 +247,12 @@ class Planner:
             known = self._rows.get(row.job_id)
             if known is not None and known.version >= row.version and self.engine.is_waiting(row.job_id):
                 return
-            self.engine.release(row.job_id)
+            self.engine.release(row.job_id, self._clock())
             self.engine.submit(translate.waiting_job(row))
             self._rows[row.job_id] = row
         elif is_over(row.state):
             self.engine.withdraw(row.job_id)
-            self.engine.release(row.job_id)
+            self.engine.release(row.job_id, row.finished_at)
             self._rows.pop(row.job_id, None)
         else:
             self.engine.withdraw(row.job_id)

@@ -1,6 +1,6 @@
 """Settings of the placement engine (`BERTH_...`)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from berth.settings import ServiceSettings
 
@@ -23,3 +23,8 @@ class EngineSettings(ServiceSettings):
     refuse_larger_than_pool: bool = True
     unknown_heat: Literal["allow", "penalise", "refuse"] = "penalise"
     """What a device without temperature gets: allow, penalise or refuse."""
+    policy: dict[str, Any] = {}
+    """Fields of the core's policy as a JSON object, such as {"heat_floor_celsius": 8, "weights.power": 2}."""
+    journal_events: int = 20_000
+    """Events that are kept for `berth debug snapshot`; 0 keeps none. Twice in so many events the planner stops to
+    take a picture of itself, for some 0.5 ms a node."""

@@ -5,7 +5,7 @@ order of the decisions. It knows the rules, not the core's way of keeping them.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from placement_engine.domain.model import (
     Claim,
@@ -20,12 +20,13 @@ from placement_engine.domain.model import (
     Preemption,
     PreemptionKind,
     Queue,
+    Quota,
+    Reclaim,
 )
 from placement_engine.domain.policy import Policy
+from tests.simulation.health import Health
 
 __all__ = ["Broken", "Oracle"]
-
-BLOCKING_THROTTLE = 0x8 | 0x20 | 0x40 | 0x80
 
 
 class Broken(AssertionError):
@@ -39,7 +40,7 @@ def require(sound: bool, message: str) -> None:
 
 @dataclass(slots=True)
 class Oracle:
-    """`held`: what each job holds; `ending`: those of them that were told to stop; `since`: when each was placed."""
+    """`held`: what each job holds; `ending`: those of them that were told to stop, and for whom."""
 
     policy: Policy
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -47,10 +48,12 @@ class Oracle:
     queues: dict[str, Queue] = field(default_factory=dict)
     waiting: dict[str, Job] = field(default_factory=dict)
     held: dict[str, Claim] = field(default_factory=dict)
-    since: dict[str, float] = field(default_factory=dict)
-    ending: set[str] = field(default_factory=set)
+    ending: dict[str, str] = field(default_factory=dict)
+    health: dict[str, Health] = field(default_factory=dict)
+    classes: dict[str, str] = field(default_factory=dict)
+    reclaimed: dict[str, int] = field(default_factory=dict)
     placements: Counter[tuple[str, int]] = field(default_factory=Counter)
-    stopped: Counter[str] = field(default_factory=Counter)
+    stopped: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     # -- events ----------------------------------------------------------------------------------
 
@@ -60,9 +63,30 @@ class Oracle:
     def release(self, job_id: str) -> Job | None:
         """Gives the job that held something."""
         claim = self.held.pop(job_id, None)
-        self.ending.discard(job_id)
-        self.since.pop(job_id, None)
+        self.ending.pop(job_id, None)
         return None if claim is None else claim.job
+
+    def started(self, job_id: str, at: float) -> None:
+        self.held[job_id] = replace(self.held[job_id], started_at=at)
+
+    def hear(self, sample: NodeSample) -> None:
+        self.samples[sample.node] = sample
+        for reading in sample.devices:
+            self.health.setdefault(reading.device_id, Health()).hear(reading, sample.received_at, self.policy)
+
+    def node_changed(self, node: Node) -> None:
+        """An operator who takes a node into service again lifts the cordons of its devices."""
+        if node.schedulable and not self.nodes[node.name].schedulable:
+            for device in node.devices:
+                if device.device_id in self.health:
+                    self.health[device.device_id].faulty = False
+        self.nodes[node.name] = node
+
+    def restarted(self) -> None:
+        """A new core knows the last sample of each node, and nothing of what was before."""
+        self.health = {}
+        for name in sorted(self.samples):
+            self.hear(self.samples[name])
 
     # -- checks ----------------------------------------------------------------------------------
 
@@ -86,7 +110,6 @@ class Oracle:
         for member in decision.members:
             self._member(job, member, now)
         self.held[job.job_id] = Claim(job, decision.members, placed_at=now)
-        self.since[job.job_id] = now
         self._capacity()
         self._quotas(job)
 
@@ -158,7 +181,6 @@ class Oracle:
             age = now - sample.received_at
             require(age <= self.policy.unschedulable_seconds, f"{where}: telemetry is {age:g} s old")
         devices = {device.device_id: device for device in node.devices}
-        readings = {one.device_id: one for one in sample.devices} if sample else {}
         for claim in member.devices:
             device = devices.get(claim.device_id)
             require(device is not None and device.present, f"{where}: {claim.device_id} is not there")
@@ -167,13 +189,14 @@ class Oracle:
             group = next((g for g in job.groups if g.name == member.group), None)
             models = (group.models if group and group.models else job.models) or (device.model,)
             require(device.model in models, f"{where}: {device.model} was not asked for")
-            reading = readings.get(claim.device_id)
-            if reading is None:
-                continue
-            margin = reading.margin_celsius
-            require(margin is None or margin >= self.policy.heat_floor_celsius, f"{where}: margin {margin}")
-            require(not (reading.throttle_bits or 0) & BLOCKING_THROTTLE, f"{where}: throttled")
-            require(reading.healthy is not False, f"{where}: unhealthy")
+            share = group.device_share_bytes if group else job.device_share_bytes
+            if share and device.memory_bytes:
+                part = claim.milli * device.memory_bytes
+                require(part >= 1000 * share, f"{where}: {claim.milli} milli are less than {share} bytes")
+                require(part < 1000 * share + device.memory_bytes, f"{where}: {claim.milli} milli for {share} bytes")
+            health = self.health.get(claim.device_id)
+            against = health.why_not() if health else ""
+            require(not against, f"{where}: {claim.device_id} is {against}")
 
     def _capacity(self) -> None:
         milli: Counter[str] = Counter()
@@ -201,7 +224,7 @@ class Oracle:
 
     # -- queues ----------------------------------------------------------------------------------
 
-    def _path(self, name: str) -> list[str]:
+    def path(self, name: str) -> list[str]:
         path = [name]
         while (queue := self.queues.get(path[-1])) is not None and queue.parent:
             path.append(queue.parent)
@@ -209,19 +232,21 @@ class Oracle:
 
     def used(self, queue: str, accelerator: str) -> int:
         """Milli that the subtree of a queue holds of an accelerator: a model, a class, or "" for all."""
-        classes = {d.device_id: d.device_class for node in self.nodes.values() for d in node.devices}
+        return sum(
+            self.milli(claim, accelerator) for claim in self.held.values() if queue in self.path(claim.job.queue)
+        )
+
+    def milli(self, claim: Claim, accelerator: str) -> int:
         return sum(
             device.milli
-            for claim in self.held.values()
-            if queue in self._path(claim.job.queue)
             for member in claim.members
             for device in member.devices
-            if accelerator in ("", device.model, classes.get(device.device_id, ""))
+            if accelerator in ("", device.model, self.classes[device.device_id])
         )
 
     def _quotas(self, job: Job) -> None:
         """After a placement no queue of the path holds more than its limit, or than it owns and may borrow."""
-        for name in self._path(job.queue):
+        for name in self.path(job.queue):
             queue = self.queues.get(name)
             if queue is None:
                 continue
@@ -229,11 +254,28 @@ class Oracle:
                 used = self.used(name, "")
                 require(used <= 1000 * queue.device_limit, f"queue {name}: {used} milli, limit {queue.device_limit}")
             for quota in queue.quotas:
-                if quota.borrowing_limit is None:
-                    continue
-                used = self.used(name, quota.accelerator)
-                most = quota.milli + quota.borrowing_limit
-                require(used <= most, f"queue {name}: {used} milli of {quota.accelerator!r}, at most {most}")
+                self._quota(queue, quota)
+
+    def _quota(self, queue: Queue, quota: Quota) -> None:
+        """Quotas sit on leaves in these histories: together they own the sum, and each may lend and borrow of it."""
+        used = self.used(queue.name, quota.accelerator)
+        owners = [
+            (one.name, q) for one in self.queues.values() for q in one.quotas if q.accelerator == quota.accelerator
+        ]
+        owned = sum(q.milli for _, q in owners)
+        if quota.borrowing_limit is not None:
+            most = quota.milli + quota.borrowing_limit
+            require(used <= most, f"queue {queue.name}: {used} milli of {quota.accelerator!r}, at most {most}")
+        for name, q in owners:
+            others = sum(self.used(other, quota.accelerator) for other, _ in owners if other != name)
+            kept = 0 if q.lending_limit is None else max(0, q.milli - q.lending_limit)
+            require(
+                others <= owned - kept,
+                f"queue {queue.name}: siblings of {name} hold {others} milli of {quota.accelerator!r}, {name} keeps "
+                f"{kept} of {owned} to itself",
+            )
+            everything = others + self.used(name, quota.accelerator)
+            require(everything <= owned, f"queue {queue.name}: {everything} of {owned} of {quota.accelerator!r}")
 
     # -- preemption ------------------------------------------------------------------------------
 
@@ -249,12 +291,44 @@ class Oracle:
         if preemption.kind is PreemptionKind.PRIORITY:
             require(victim.job.priority < winner.priority, f"{where}, which has no higher priority")
             require(victim.job.preemptible, f"{where}, and is not preemptible")
-        queue = self.queues.get(victim.job.queue)
-        protected = queue.protected_seconds if queue else 0.0
-        ran = now - self.since[preemption.job_id]
-        require(ran >= protected, f"{where} after {ran:g} s of {protected:g} protected")
-        self.ending.add(preemption.job_id)
-        self.stopped[preemption.job_id] += 1
+        else:
+            self._reclaim(victim, winner, where)
+        require(not self.is_protected(victim, now), f"{where} in its protected time")
+        self.ending[preemption.job_id] = preemption.for_job_id
+        self.stopped[preemption.job_id, preemption.attempt] += 1
+        require(self.stopped[preemption.job_id, preemption.attempt] == 1, f"{where}, a second time in one attempt")
+
+    def is_protected(self, claim: Claim, now: float) -> bool:
+        """Protection counts from the start of its work: what was placed and does not run yet loses nothing."""
+        queue = self.queues.get(claim.job.queue)
+        seconds = max(self.policy.protected_seconds, queue.protected_seconds if queue else 0.0)
+        return claim.started_at is not None and now - claim.started_at < seconds
+
+    def _reclaim(self, victim: Claim, winner: Job, where: str) -> None:
+        """A queue takes back what it owns, of what the other holds beyond its own."""
+        mine, theirs = self.queues[winner.queue], self.queues[victim.job.queue]
+        require(winner.priority >= victim.job.priority, f"{where}, which has a lower priority")
+        require(mine is not theirs, f"{where}, of the same queue")
+        require(mine.reclaim is not Reclaim.NEVER, f"{where}, whose queue never takes back")
+        if mine.reclaim is Reclaim.LOWER_PRIORITY:
+            require(victim.job.priority < winner.priority, f"{where}, whose queue takes back from lower ones")
+        quotas = any(self.queues[name].quotas for name in self.path(theirs.name))
+        require(victim.job.preemptible or quotas, f"{where}, is not preemptible and borrowed nothing knowingly")
+        for quota in mine.quotas:
+            if self.milli(victim, quota.accelerator) and not winner.groups:
+                least = 1000 * winner.devices * (winner.min_replicas or winner.replicas)
+                used = self.used(mine.name, quota.accelerator) + least
+                require(used <= quota.milli, f"{where}: {mine.name} would have {used} of its {quota.milli} milli")
+        self.reclaimed[victim.job.job_id] = victim.job.attempt
+        for quota in theirs.quotas:
+            gone = [
+                claim
+                for job_id, claim in self.held.items()
+                if self.reclaimed.get(job_id) == claim.job.attempt and claim.job.queue == theirs.name
+            ]
+            left = self.used(theirs.name, quota.accelerator) - sum(self.milli(one, quota.accelerator) for one in gone)
+            if self.milli(victim, quota.accelerator):
+                require(left >= quota.milli, f"{where}: {theirs.name} is left {left} of its own {quota.milli} milli")
 
 
 def the_group_of(job: Job) -> MemberGroup:

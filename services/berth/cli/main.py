@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("apply:apply", "Create or change queues, pools and static nodes"),
     "profiles": ("profiles:profiles", "List what workloads measured on which accelerator"),
     "load": ("load:load", "Replay a real trace of jobs onto its fleet"),
+    "whatif": ("whatif:whatif", "Run the present queue forward, as it is and changed"),
     "simulate": ("simulate:simulate", "Run the engine offline: published traces, scenarios, what-if"),
     "debug": ("debug:debug", "Dump a running engine, and replay its decisions offline"),
     "audit": ("audit:audit", "Check the invariants on the database itself"),

@@ -784,6 +784,8 @@ class DeviceStatus(_message.Message):
     AGE_SECONDS_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
     JOB_IDS_FIELD_NUMBER: _builtins.int
+    FORECAST_CELSIUS_FIELD_NUMBER: _builtins.int
+    FREE_SLICES_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     used_milli: _builtins.int
     claimed_memory_bytes: _builtins.int
@@ -791,6 +793,10 @@ class DeviceStatus(_message.Message):
     """Age of the sample by its receive time, in seconds; absent: never heard of."""
     blocked: _builtins.str
     """"", or why it takes no new work."""
+    forecast_celsius: _builtins.float
+    """Degrees to slowdown that are expected shortly, as the device heats up; absent: not known."""
+    free_slices: _builtins.int
+    """Memory slices that partitions could still take; absent: the device is not partitioned."""
     @_builtins.property
     def device(self) -> _fleet_pb2.Device: ...
     @_builtins.property
@@ -810,14 +816,25 @@ class DeviceStatus(_message.Message):
         age_seconds: _builtins.float | None = ...,
         blocked: _builtins.str = ...,
         job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        forecast_celsius: _builtins.float | None = ...,
+        free_slices: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "age_seconds", b"age_seconds", "device", b"device", "sample", b"sample"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "_forecast_celsius", b"_forecast_celsius", "_free_slices", b"_free_slices", "age_seconds", b"age_seconds", "device", b"device", "forecast_celsius", b"forecast_celsius", "free_slices", b"free_slices", "sample", b"sample"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "age_seconds", b"age_seconds", "blocked", b"blocked", "claimed_memory_bytes", b"claimed_memory_bytes", "device", b"device", "job_ids", b"job_ids", "node", b"node", "sample", b"sample", "used_milli", b"used_milli"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "_forecast_celsius", b"_forecast_celsius", "_free_slices", b"_free_slices", "age_seconds", b"age_seconds", "blocked", b"blocked", "claimed_memory_bytes", b"claimed_memory_bytes", "device", b"device", "forecast_celsius", b"forecast_celsius", "free_slices", b"free_slices", "job_ids", b"job_ids", "node", b"node", "sample", b"sample", "used_milli", b"used_milli"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__age_seconds: _TypeAlias = _typing.Literal["age_seconds"]  # noqa: Y015
     _WhichOneofArgType__age_seconds: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__forecast_celsius: _TypeAlias = _typing.Literal["forecast_celsius"]  # noqa: Y015
+    _WhichOneofArgType__forecast_celsius: _TypeAlias = _typing.Literal["_forecast_celsius", b"_forecast_celsius"]  # noqa: Y015
+    _WhichOneofReturnType__free_slices: _TypeAlias = _typing.Literal["free_slices"]  # noqa: Y015
+    _WhichOneofArgType__free_slices: _TypeAlias = _typing.Literal["_free_slices", b"_free_slices"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__age_seconds) -> _WhichOneofReturnType__age_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast_celsius) -> _WhichOneofReturnType__forecast_celsius | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__free_slices) -> _WhichOneofReturnType__free_slices | None: ...
 
 Global___DeviceStatus: _TypeAlias = DeviceStatus  # noqa: Y015
 

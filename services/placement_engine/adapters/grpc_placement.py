@@ -1,25 +1,31 @@
 """gRPC PlacementService. Jobs are read from the database on any instance; the fleet from the pool's planner."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from berth.auth import current_principal
 from berth.errors import BerthError, FieldError, InvalidInput, NotFound
+from berth.jobs import validate
 from berth.postgres import Connection, Database
 from berth.v1 import fleet_pb2, jobs_pb2, placement_pb2, placement_pb2_grpc
 from placement_engine.adapters import fleet_store, job_store, translate
 from placement_engine.adapters.watch import JobNews
-from placement_engine.domain import model
+from placement_engine.domain import model, snapshot
 from placement_engine.domain.job_state import JobRow, JobState, is_over
 from placement_engine.handlers import Admission, Cancellation, conflict
 from placement_engine.planner import Planner
+from placement_engine.simulation.clock import HOUR
+from placement_engine.simulation.whatif.compare import compare
 from placement_engine.world import World
 
 __all__ = ["PlacementServicer"]
 
 DEFAULT_WAIT_SECONDS = 30.0
 MOST_DEVICES = 10_000_000
+CHUNK_BYTES = 1 << 20
 WATCH_POLL_SECONDS = 5.0
 PAGE_SIZE = 500
 LARGEST_PAGE = 10_000
@@ -48,6 +54,7 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
         self._news = news
         self._published = published
         self._refresh = refresh
+        self._whatif = asyncio.Lock()
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -330,6 +337,26 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
         found = [(at, one, planner.pool) for planner in planners for at, one in planner.advice()]
         found.sort(key=lambda one: -one[0])
         return placement_pb2.ListAdviceResponse(advice=[translate.advice_to(one, at, pool) for at, one, pool in found])
+
+    async def DumpEngine(
+        self, request: placement_pb2.DumpEngineRequest, context: Any
+    ) -> AsyncIterator[placement_pb2.DumpEngineResponse]:
+        current_principal().require_role("admin")
+        write = snapshot.dump_later(self._planner(request.pool or "default").engine, time.time())
+        content = await asyncio.to_thread(write)
+        for start in range(0, len(content), CHUNK_BYTES):
+            yield placement_pb2.DumpEngineResponse(chunk=content[start : start + CHUNK_BYTES])
+
+    async def WhatIf(self, request: placement_pb2.WhatIfRequest, context: Any) -> placement_pb2.WhatIfResponse:
+        current_principal().require_role("admin")
+        if not 0 <= request.default_duration_seconds < float("inf"):
+            raise InvalidInput.of("default_duration_seconds", request.default_duration_seconds, "write 0 for an hour")
+        now = time.time()
+        changes = translate.changes_from(request, [validate(spec) for spec in request.jobs], now)
+        async with self._whatif:  # one at a time: it takes a core
+            situation = self._planner(request.pool or "default").engine.situation(now)
+            run = partial(compare, situation, changes, default_seconds=request.default_duration_seconds or HOUR)
+            return translate.comparison_to(await asyncio.to_thread(run))
 
     async def ListDecisions(
         self, request: placement_pb2.ListDecisionsRequest, context: Any

@@ -8,6 +8,7 @@ from berth.v1 import binding_pb2, fleet_pb2, jobs_pb2, placement_pb2, profiles_p
 from placement_engine.domain import model
 from placement_engine.domain.job_state import Event, EventKind, JobRow
 from placement_engine.domain.readouts import DeviceView, NodeView
+from placement_engine.simulation.whatif.compare import Changes, Comparison
 
 _KINDS = {
     jobs_pb2.JOB_KIND_TRAINING: model.JobKind.TRAINING,
@@ -368,7 +369,17 @@ def explanation_of_rejection(rejection: model.Rejection, now: float) -> placemen
         remedies=rejection.remedies,
         nodes_considered=rejection.nodes_considered,
         queue_position=rejection.queue_position,
+        changes=[
+            placement_pb2.Remedy(
+                kind=one.kind.value, message=one.message, numbers=dict(one.numbers), subjects=one.subjects
+            )
+            for one in rejection.changes
+        ],
+        expected_start_at_least=rejection.expected_start_at_least,
+        expected_after=rejection.expected_start_after,
     )
+    if rejection.expected_start is not None:
+        explanation.expected_start.FromNanoseconds(int(rejection.expected_start * 1e9))
     explanation.evaluated_at.FromNanoseconds(int(now * 1e9))
     return explanation
 
@@ -388,6 +399,36 @@ def advice_to(advice: model.Advice, given_at: float, pool: str) -> placement_pb2
     return record
 
 
+def changes_from(request: placement_pb2.WhatIfRequest, jobs: Iterable[jobs_pb2.JobSpec], now: float) -> Changes:
+    """`jobs`: validated."""
+    return Changes(
+        add_nodes=tuple(node_from(one) for one in request.add_nodes),
+        remove_nodes=tuple(request.remove_nodes),
+        queues=tuple(queue_from(one) for one in request.queues),
+        policy=dict(request.policy),
+        prices=dict(request.prices),
+        jobs=tuple(job_from_spec(one, job_id=f"new/{one.name}", submitted_at=now, attempt=1) for one in jobs),
+    )
+
+
+def comparison_to(found: Comparison) -> placement_pb2.WhatIfResponse:
+    response = placement_pb2.WhatIfResponse(notes=found.notes)
+    for target, outcome in ((response.base, found.base), (response.changed, found.changed)):
+        for field in placement_pb2.Outcome.DESCRIPTOR.fields:
+            value = getattr(outcome, field.name)
+            if value is not None:
+                setattr(target, field.name, value)
+    for job in found.jobs:
+        row = response.jobs.add(
+            job_id=job.job_id, name=job.name, base_nodes=job.base_nodes, changed_nodes=job.changed_nodes
+        )
+        for field_name in ("base_start_seconds", "base_end_seconds", "changed_start_seconds", "changed_end_seconds"):
+            value = getattr(job, field_name)
+            if value is not None:
+                setattr(row, field_name, value)
+    return response
+
+
 def device_status(view: DeviceView, node: str, record: fleet_pb2.Device) -> placement_pb2.DeviceStatus:
     status = placement_pb2.DeviceStatus(
         device=record,
@@ -401,8 +442,10 @@ def device_status(view: DeviceView, node: str, record: fleet_pb2.Device) -> plac
         status.sample.CopyFrom(sample_to(view.sample))
         if view.margin_celsius is not None:
             status.sample.margin_celsius = view.margin_celsius
-    if view.age_seconds is not None:
-        status.age_seconds = view.age_seconds
+    for field in ("age_seconds", "forecast_celsius", "free_slices"):
+        value = getattr(view, field)
+        if value is not None:
+            setattr(status, field, value)
     return status
 
 

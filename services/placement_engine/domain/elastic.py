@@ -31,8 +31,10 @@ class LimitedReserver(Reserver):
         self._member_milli = member_milli
 
     def reserve(self, job: Job, ask: Ask, table: Table, now: float) -> Reservation | None:
-        for sized, narrowed in within_limits(job, ask, self._queues, self._member_milli):
-            reservation = super().reserve(sized, narrowed, table, now)
+        # What is asked for counts, which may be more devices a member than the least.
+        counted = replace(job, devices=ask.shape.whole) if ask.shape.flexible else job
+        for sized, narrowed in within_limits(counted, ask, self._queues, self._member_milli):
+            reservation = super().reserve(replace(sized, devices=job.devices), narrowed, table, now)
             if reservation is not None:
                 return reservation
         return None

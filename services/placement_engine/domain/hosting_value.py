@@ -91,8 +91,8 @@ class Room:
             left = left.copy()
             if kind.fraction:
                 device = np.where(able, left, WHOLE_DEVICE + 1).argmin(axis=0)
-                row = np.arange(left.shape[1])
-                left[device, row] = np.maximum(left[device, row] - kind.milli, 0)
+                at = device * left.shape[1] + np.arange(left.shape[1])
+                left.put(at, np.maximum(left.take(at) - kind.milli, 0))
             else:
                 left[able & (np.add.accumulate(able, axis=0, dtype=np.intp) <= kind.devices)] = 0
         return Room(left, np.maximum(self.cpu - kind.cpu, 0), np.maximum(self.memory - kind.memory, 0), self.model)
@@ -143,7 +143,7 @@ class ExpectedFill:
             self._weights[model] = weight / weight.sum() if mine.size else weight
 
     def of(self, room: Room) -> Floats:
-        devices = np.add.reduce(self._table[room.model, room.left], axis=0)
+        devices = np.add.reduce(self._table.take(room.model * (WHOLE_DEVICE + 1) + room.left), axis=0)
         bound = np.minimum(room.cpu[:, None] * self._milli_per_cpu, room.memory[:, None] * self._milli_per_memory)
         np.minimum(bound, devices[:, None], out=bound)
         bound *= self._weights.take(room.model, axis=0)
@@ -207,8 +207,8 @@ class HostingValue:
         """Members of each special kind that a row could host: (k, kinds). Not rounded, but 0 where not one fits."""
         slots = np.add.reduce(self._slots.take(room.left, axis=0), axis=0)
         hosts: Floats = np.floor(slots.take(self._size, axis=1) / self._count)
-        np.minimum(hosts, room.cpu[:, None] / self._cpu, out=hosts)
-        np.minimum(hosts, room.memory[:, None] / self._memory, out=hosts)
-        hosts *= hosts >= 1
         hosts *= self._allowed.take(room.model, axis=0)
+        for has, needs in ((room.cpu, self._cpu), (room.memory, self._memory)):
+            np.minimum(hosts, has[:, None] / needs, out=hosts)
+        hosts *= hosts >= 1
         return hosts

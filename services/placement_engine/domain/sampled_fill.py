@@ -7,6 +7,7 @@ fraction goes to the tightest device of the row, so that whole devices stay for 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from placement_engine.domain.columns import Floats, Ints
 from placement_engine.domain.hosting_value import Mix, Room
@@ -14,7 +15,7 @@ from placement_engine.domain.model import WHOLE_DEVICE
 
 __all__ = ["SampledFill"]
 
-SEQUENCES = 32
+SEQUENCES = 64
 DRAWS = 64
 LARGE_FIRST = 0.3
 """Work of more milli is drawn more often, by this power: a fleet that fills up has more holes than small work."""
@@ -22,12 +23,18 @@ LARGE_FIRST = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What each draw asks for: (SEQUENCES, DRAWS). `whole`: whole devices, 0 for a fraction of one."""
+    """What each draw asks for: (SEQUENCES, DRAWS). `whole`: whole devices, 0 for a fraction of one.
+
+    `levels`: the different values of each, ascending; `ranks`: which of them each draw asks for. Small whole numbers
+    are what is compared over and over.
+    """
 
     cpu: Floats
     memory: Floats
     milli: Ints
     whole: Ints
+    levels: tuple[Floats, ...]
+    ranks: tuple[npt.NDArray[np.uint16], ...]
 
 
 class SampledFill:
@@ -51,7 +58,10 @@ class SampledFill:
                 self._drawn.append(None)
                 continue
             kind = order[np.minimum(np.searchsorted(weight, at), weight.size - 1)]
-            self._drawn.append(Drawn(cpu[kind], memory[kind], milli[kind], whole[kind]))
+            asked = (cpu[kind], memory[kind], milli[kind], whole[kind])
+            levels = tuple(np.unique(one).astype(np.float64) for one in asked)
+            ranks = tuple(level.searchsorted(one).astype(np.uint16) for level, one in zip(levels, asked, strict=True))
+            self._drawn.append(Drawn(*asked, levels, ranks))
 
     def of(self, room: Room) -> Floats:
         left = -np.sort(-room.left, axis=0)
@@ -80,10 +90,9 @@ class SampledFill:
         sequence = np.tile(np.arange(SEQUENCES), rows)
         open_ = np.ones((at.size, DRAWS), dtype=np.bool_)
         while True:
-            open_ &= cpu[:, None] >= drawn.cpu[sequence]
-            open_ &= memory[:, None] >= drawn.memory[sequence]
-            open_ &= left.max(axis=1)[:, None] >= drawn.milli[sequence]
-            open_ &= (left == WHOLE_DEVICE).sum(axis=1)[:, None] >= drawn.whole[sequence]
+            has = (cpu, memory, left.max(axis=1), (left == WHOLE_DEVICE).sum(axis=1))
+            for levels, ranks, value in zip(drawn.levels, drawn.ranks, has, strict=True):
+                open_ &= levels.searchsorted(value, "right").astype(np.uint16)[:, None] > ranks.take(sequence, axis=0)
             goes_on = open_.any(axis=1)
             if not goes_on.any():
                 mean: Floats = filled.reshape(rows, SEQUENCES).mean(axis=1)

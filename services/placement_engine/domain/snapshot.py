@@ -15,7 +15,17 @@ from placement_engine.domain.engine import Engine
 from placement_engine.domain.journal import Journal, Recorder
 from placement_engine.domain.pictures import SnapshotError, capture, revive
 
-__all__ = ["FORMAT", "SnapshotError", "dump", "from_bytes", "journal_of", "load", "taken_at", "to_bytes"]
+__all__ = [
+    "FORMAT",
+    "SnapshotError",
+    "dump",
+    "dump_later",
+    "from_bytes",
+    "journal_of",
+    "load",
+    "taken_at",
+    "to_bytes",
+]
 
 _MAGIC = b"\x1f\x8b"
 Read = TypeVar("Read")
@@ -23,11 +33,28 @@ Read = TypeVar("Read")
 
 def dump(engine: Engine, now: float | None = None) -> dict[str, Any]:
     """The complete state as JSON-able data, with the journal of an engine that records. `now` is noted."""
-    writer = Writer()
-    written: dict[str, Any] = {"taken_at": now, "engine": writer.picture(capture(engine))}
-    if isinstance(engine, Recorder) and engine.records:
-        written["journal"] = engine.journal.write(writer)
-    return {**writer.tables(), **written}
+    return _parts(engine, now)()
+
+
+def dump_later(engine: Engine, now: float) -> Callable[[], bytes]:
+    """The snapshot as it is now, and the file of it when it is asked for: writing takes longer than looking, and
+    may be done beside the engine, in a thread."""
+    document = _parts(engine, now)
+    return lambda: to_bytes(document())
+
+
+def _parts(engine: Engine, now: float | None) -> Callable[[], dict[str, Any]]:
+    picture = capture(engine)
+    journal = engine.journal if isinstance(engine, Recorder) and engine.records else None
+
+    def document() -> dict[str, Any]:
+        writer = Writer()
+        written: dict[str, Any] = {"taken_at": now, "engine": writer.picture(picture)}
+        if journal is not None:
+            written["journal"] = journal.write(writer)
+        return {**writer.tables(), **written}
+
+    return document
 
 
 def load(document: Mapping[str, Any]) -> Engine:

@@ -227,8 +227,11 @@ def _spans(room: Room, at: Ints, number: Ints, topology: Topology, wishes: Wishe
     level = next((name for name in wishes.preferred if name in topology.chain(wishes.named)), "")
     if not level:
         return np.zeros(count, dtype=np.intp)
-    numbers, first, place = distinct(topology.level(level).domain[room.row[at]])
-    capacity, owner = _sums(place, room.fits[at], numbers.shape[0]), number[first]
+    domain = topology.level(level).domain[room.row[at]]
+    domain = domain - domain.min()
+    # By bin and domain: where the bins are of a tighter level, several of them share a domain.
+    cells, _, cell = distinct(number * (int(domain.max()) + 1) + domain)
+    capacity, owner = _sums(cell, room.fits[at], cells.shape[0]), cells // (int(domain.max()) + 1)
     order = np.lexsort((-capacity, owner))
     capacity, owner = capacity[order], owner[order]
     before = np.cumsum(capacity) - capacity

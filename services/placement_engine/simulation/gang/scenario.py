@@ -13,14 +13,12 @@ events:
   - {at: 2h, node: n-1, devices: [0, 1], margin_celsius: 2, error_code: 79}
 """
 
-import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from enum import Enum
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
@@ -30,11 +28,12 @@ from berth.errors import FieldError, InvalidInput
 from berth.jobs import parse_document, parse_duration
 from placement_engine.adapters import translate
 from placement_engine.domain.model import DeviceSample, Job, Node, NodeSample, PowerDomain, Profile, Queue
-from placement_engine.domain.policy import Policy, Weights
+from placement_engine.domain.policy import Policy
 from placement_engine.domain.situation import Situation
+from placement_engine.policies import parse_policy
 from placement_engine.simulation.clock import HOUR, Arrival, Fact
 
-__all__ = ["Scenario", "declared", "parse_policy", "read_documents", "read_scenario", "scenario_from"]
+__all__ = ["Scenario", "declared", "read_documents", "read_scenario", "scenario_from"]
 
 FIELDS = (
     "start", "horizon", "default_duration", "policy", "queues", "pools", "nodes", "profiles", "jobs", "events"
@@ -92,49 +91,6 @@ def declared(
             for one in record.power_domains
         ),
     )
-
-
-def parse_policy(given: Mapping[str, Any], base: Policy = Policy()) -> Policy:  # noqa: B008
-    """`base` with these fields: numbers, words of an enum, and `weights` or `weights.heat`. Raises InvalidInput."""
-    changes: dict[str, Any] = {}
-    weights: dict[str, Any] = {}
-    for name, value in given.items():
-        if name == "weights" and isinstance(value, Mapping):
-            weights.update(value)
-        elif name.startswith("weights."):
-            weights[name.removeprefix("weights.")] = value
-        else:
-            changes[name] = _field_value(Policy, f"policy.{name}", name, value)
-    if weights:
-        parsed = {n: _field_value(Weights, f"policy.weights.{n}", n, v) for n, v in weights.items()}
-        changes["weights"] = replace(base.weights, **parsed)
-    try:
-        return replace(base, **changes)
-    except ValueError as error:
-        raise InvalidInput.of("policy", ", ".join(changes), str(error)) from error
-
-
-def _field_value(kind: type, where: str, name: str, value: Any) -> Any:
-    hints = get_type_hints(kind)
-    known = [field.name for field in fields(kind) if not dataclasses.is_dataclass(hints[field.name])]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InvalidInput.of(where, value, f"{hint}known: {', '.join(known)}")
-    wanted = hints[name]
-    if isinstance(wanted, type) and issubclass(wanted, Enum):
-        words = [one.value for one in wanted]
-        if value not in words:
-            raise InvalidInput.of(where, value, f"write one of: {', '.join(words)}")
-        return wanted(value)
-    if wanted is bool:
-        if str(value).lower() not in ("true", "false"):
-            raise InvalidInput.of(where, value, "write true or false")
-        return str(value).lower() == "true"
-    try:
-        return int(value) if wanted is int else float(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput.of(where, value, "write a number") from error
 
 
 class _Reader:

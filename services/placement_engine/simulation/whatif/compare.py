@@ -8,8 +8,8 @@ from berth import catalogue
 from berth.errors import FieldError, InvalidInput
 from placement_engine.domain.model import Job, Node, Queue
 from placement_engine.domain.situation import Situation
+from placement_engine.policies import parse_policy
 from placement_engine.simulation.clock import HOUR, Arrival, Clock, Fact, History, JobHistory
-from placement_engine.simulation.gang.scenario import parse_policy
 from placement_engine.simulation.outcome import Outcome, outcome_of
 
 __all__ = ["Changes", "Comparison", "JobComparison", "changed", "compare"]

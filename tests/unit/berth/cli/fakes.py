@@ -117,6 +117,7 @@ class FakePlacementService(PlacementServiceServicer):
         ]
         self.pools: list[fleet_pb2.Pool] = []
         self.finish_watched = False
+        self.asked: Any = None
 
     def find(self, name: str) -> jobs_pb2.Job:
         for job in self.jobs:
@@ -224,7 +225,19 @@ class FakePlacementService(PlacementServiceServicer):
             yield placement_pb2.DumpEngineResponse(chunk=part)
 
     async def WhatIf(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+        self.asked = request
+        return placement_pb2.WhatIfResponse(
+            base=placement_pb2.Outcome(jobs_finished=2, jobs_waiting=1, mean_wait_seconds=90, utilisation=0.5,
+                                       cost_dollars=12.5),
+            changed=placement_pb2.Outcome(jobs_finished=3, mean_wait_seconds=30, utilisation=0.75, energy_joules=7.2e6),
+            jobs=[
+                placement_pb2.JobOutcome(job_id="job00002", name="serve", changed_start_seconds=0,
+                                         changed_end_seconds=3600, changed_nodes=["n-new"]),
+                placement_pb2.JobOutcome(job_id="job00001", name="train-1", base_start_seconds=0, base_nodes=["node-a"],
+                                         changed_start_seconds=0, changed_nodes=["node-a"]),
+            ],
+            notes=["no duration is declared of 1 job: 3,600 s were taken"],
+        )  # fmt: skip
 
     async def ListAdvice(self, request: Any, context: Any) -> Any:
         return placement_pb2.ListAdviceResponse(

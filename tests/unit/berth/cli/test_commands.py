@@ -153,3 +153,22 @@ async def test_debug_snapshot_writes_the_parts_to_a_file(berth: Berth, tmp_path:
     assert (tmp_path / "berth-lab.snapshot").read_bytes() == b"a snapshot of lab"
     assert (await berth("debug", "snapshot", "--out", "x")).code == 0
     assert (tmp_path / "x").read_bytes() == b"a snapshot of default"
+
+
+async def test_whatif_sends_what_is_to_be_other(berth: Berth, system: FakeSystem, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text(
+        "queues: [{name: q, quotas: [{devices: 4}]}]\nnodes: [{name: n, devices: {model: H100-SXM, count: 2}}]\n"
+    )
+    (tmp_path / "job.yaml").write_text("{name: extra, devices: 1}\n")
+    outcome = await berth(
+        "whatif", "-f", "more.yaml", "--remove-nodes", "a, b", "--policy", "heat_floor_celsius=8",
+        "--price", "H100-SXM=2.1", "--jobs", "job.yaml", "--default-duration", "30m",
+    )  # fmt: skip
+    assert (outcome.code, outcome.err) == (0, "")
+    asked = system.placement.asked
+    assert ([q.name for q in asked.queues], [n.name for n in asked.add_nodes]) == (["q"], ["n"])
+    assert (list(asked.remove_nodes), dict(asked.policy)) == (["a", "b"], {"heat_floor_celsius": "8"})
+    assert (dict(asked.prices), [j.name for j in asked.jobs]) == ({"H100-SXM": 2.1}, ["extra"])
+    assert (asked.default_duration_seconds, asked.pool) == (1800, "default")
+    wrong = await berth("whatif", "--price", "H100-SXM")
+    assert (wrong.code, "NAME=VALUE" in wrong.err) == (2, True)

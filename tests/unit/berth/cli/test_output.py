@@ -20,6 +20,7 @@ COMMANDS = {
     "get-queues-yaml": ("get", "queue", "research", "-o", "yaml"),
     "get-decisions": ("get", "decisions", "-o", "wide"),
     "get-advice": ("get", "advice"),
+    "whatif": ("whatif", "--remove-nodes", "node-b"),
     "describe-job": ("describe", "job", "train-1"),
     "describe-node": ("describe", "node", "node-a"),
     "describe-queue": ("describe", "queue", "research"),

@@ -7,13 +7,16 @@ import pytest
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.model import (
     Accelerator,
+    Character,
     Claim,
     Decision,
     Job,
     Member,
     MemberGroup,
+    Objective,
     PowerDomain,
     Queue,
+    Quota,
     Rejection,
 )
 from placement_engine.domain.policy import Policy
@@ -91,6 +94,20 @@ def test_a_gang_is_elastic_only_up_to_the_limit_of_its_queue() -> None:
     assert len(decision.members) == 2
     assert decision.summary.startswith("placed 2 of 4 wished on")
     assert "QUEUE_DEVICE_LIMIT" in why(engine, a_job("j2", devices=2, replicas=2, min_replicas=1))
+
+
+@pytest.mark.parametrize(
+    "queue", [Queue("q", device_limit=4), Queue("q", quotas=(Quota("H100", 4000, borrowing_limit=0),))]
+)
+def test_an_elastic_gang_whose_members_may_get_more_devices_stays_within_both_kinds_of_limit(queue: Queue) -> None:
+    """Its members count by the devices that they get, not by the least that they ask for."""
+    engine = an_engine(a_node("n1", 8))
+    engine.set_accelerators([Accelerator("H100", "GPU", "CUDA", dense_fp16_tflops=989.0, memory_bandwidth=3.35e12)])
+    engine.set_queues([queue])
+    work = Character(1e18, 1e15, 1.0)
+    wide = {"devices": 1, "max_devices": 2, "replicas": 4, "min_replicas": 1}
+    found = decided(engine, a_job(**wide, character=work, objective=Objective.TIME, queue="q"))
+    assert sum(len(member.devices) for member in found.members) <= 4
 
 
 def test_an_elastic_gang_of_shares_stays_within_the_limit_too() -> None:

@@ -336,3 +336,11 @@ def test_a_level_that_no_node_declares_holds_nothing() -> None:
         "it would fit now if one block were preferred, not required",
         "1 of 2 replicas would fit now",
     )
+
+
+def test_a_zone_is_preferred_and_several_of_its_racks_hold_the_gang() -> None:
+    """The tightest level is asked for the level that is wished, which here is a looser one: racks share a zone."""
+    engine = an_engine(*(a_node(f"n{i}", 4, topology={"rack": f"r{i // 2}", "zone": f"z{i // 4}"}) for i in range(8)))
+    job = a_job("gang", devices=4, replicas=2, topology_level="zone")
+    assert placed(engine, a_job("one", devices=1)) == {"one": ["n0"]}
+    assert placed(engine, job) == {"gang": ["n2", "n3"]}

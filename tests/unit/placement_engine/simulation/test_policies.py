@@ -128,3 +128,37 @@ def test_nothing_is_chosen_where_nothing_fits(name: str) -> None:
     place(state, policy, HALF, 0, 0)
     assert policy.choose(known.classes.index(WHOLE)) is None
     assert np.array_equal(state.left[:, 0], [500, 0, 0, 0, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("name", ["berth", "berth-expected", "berth-online", "berth-power", "engine"])
+def test_a_small_fleet_is_filled_where_best_fit_strands(name: str) -> None:
+    """Devices of 500 and 1000: 400 goes to the whole one, so that 500 and 600 fit after it."""
+    mix = [task(milli=400), task(milli=500), task(milli=600)]
+    if name in ("berth-online", "engine"):
+        mix = mix * 40
+    fleet = [node("a", 1, cpu=64_000), node("b", 1, cpu=64_000)]
+    _, policy, known = start(name, fleet, mix)
+    index = {one.milli: known.classes.index(one) for one in mix}
+    assert policy.choose(index[500]) == (0, 0)
+
+
+def test_thrifty_power_wakes_no_device_while_there_is_room_and_packs_when_there_is_not() -> None:
+    mix = [task(milli=300), task(milli=500), task(milli=700), task(8)]
+    fleet = [node("a", 1), node("b", 1), *(node(f"c{n}", 8) for n in range(4))]
+    state, policy, known = start("berth-power", fleet, mix)
+    share = known.classes.index(task(milli=300))
+    place(state, policy, task(milli=500), 0, 0)
+    # Leaves 200 that nothing fills, but wakes nothing.
+    assert policy.choose(share) == (0, 0)
+    for at in range(2, 6):
+        place(state, policy, task(8, cpu=1), at)
+    policy.arrived(0.9)
+    assert policy.choose(share) == (1, 0)
+
+
+def test_the_engine_is_told_of_what_it_placed_only_once() -> None:
+    _, policy, known = start("engine", [node("a", 2), node("b", 1)], EVERY)
+    index = known.classes.index(PAIR)
+    assert policy.choose(index) == (0, 0)
+    assert policy.choose(index) is None
+    assert policy.choose(known.classes.index(WHOLE)) == (1, 0)

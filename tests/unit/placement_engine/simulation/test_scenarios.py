@@ -10,9 +10,10 @@ import yaml
 from berth.errors import InvalidInput
 from placement_engine.domain.model import Node, NodeSample, Objective
 from placement_engine.domain.policy import UnknownPolicy
+from placement_engine.policies import parse_policy
 from placement_engine.simulation.clock import Clock
 from placement_engine.simulation.gang.report import as_text, clock_text, report, short
-from placement_engine.simulation.gang.scenario import Scenario, parse_policy, read_scenario, scenario_from
+from placement_engine.simulation.gang.scenario import Scenario, read_scenario, scenario_from
 from tests.unit.placement_engine.simulation.golden import assert_golden
 from tests.unit.placement_engine.simulation.test_command import berth
 

@@ -112,11 +112,11 @@ def test_a_node_more() -> None:
 def test_a_node_less_takes_its_work_with_it() -> None:
     changes = Changes(remove_nodes=("n1",), add_nodes=(a_node("other", 4, model="H100-SXM"),))
     found = compare(the_situation(), changes, default_seconds=60.0)
-    # `run` begins anew and has lost what it did; it waits behind those with an earlier place.
+    # `run` begins anew and has lost what it did. Then its queue has had its part: `small`, of another, goes first.
     assert [row[0:1] + row[3:] for row in rows(found)] == [
         ("run", -10.0, 100.0, ("other",)),
-        ("next", 100.0, 150.0, ("other",)),
-        ("small", 150.0, 210.0, ("other",)),
+        ("next", 160.0, 210.0, ("other",)),
+        ("small", 100.0, 160.0, ("other",)),
     ]
     assert found.changed.lost_device_seconds == 40.0
 

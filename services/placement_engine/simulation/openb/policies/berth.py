@@ -3,6 +3,8 @@
 Deterministic: the seed only orders the nodes.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from berth.errors import InvalidInput
@@ -40,6 +42,13 @@ def known_mix(state: State, workload: Workload) -> Mix:
     )
 
 
+@lru_cache(maxsize=1)
+def _sampled(kinds: tuple[Kind, ...], shares: tuple[float, ...], allowed: bytes) -> SampledFill:
+    """One for all seeds of a trace: what a state fills does not depend on how it came about."""
+    suits = np.frombuffer(allowed, dtype=np.bool_).reshape(len(kinds), -1)
+    return SampledFill(Mix(kinds, shares, suits))
+
+
 class Berth(ScoringPolicy):
     """Knows the mix; its fill is sampled."""
 
@@ -58,7 +67,7 @@ class Berth(ScoringPolicy):
         self._value = HostingValue(mix, self._present, self._filled_by(mix))
 
     def _filled_by(self, mix: Mix) -> Fill | None:
-        return SampledFill(mix)
+        return _sampled(mix.kinds, mix.shares, mix.allowed.tobytes())
 
     def room(self, nodes: Ints) -> Room:
         state = self.state
@@ -129,10 +138,15 @@ class BerthOnline(Berth):
             self._review(1.0 - self.load())
         return super().choose(index)
 
+    def _filled_by(self, mix: Mix) -> Fill | None:
+        return SampledFill(mix)
+
     def _mix_of(self, shares: tuple[Share, ...]) -> Mix:
         models = self.state.models
         allowed = [[not one.models or model in one.models for model in models] for one, _ in shares]
-        return Mix(tuple(one.kind for one, _ in shares), tuple(share for _, share in shares), np.array(allowed))
+        return Mix(
+            tuple(one.kind for one, _ in shares), tuple(share for _, share in shares), np.array(allowed, dtype=np.bool_)
+        )
 
 
 class BerthPower(Berth):
