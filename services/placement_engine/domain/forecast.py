@@ -56,15 +56,22 @@ class Ends:
         self.drop(claim.job.job_id)
         end, began = None, began_at(claim)
         if began is not None:
-            model = claim.members[0].devices[0].model if claim.members and claim.members[0].devices else ""
-            shape = shape_of(claim.job)
-            if shape.flexible:
-                shape = held_shape(shape, claim.members[0])
-            seconds = as_placed(self.expectation(claim.job, model, shape), claim.job, claim.members).duration_seconds
+            seconds = self._seconds(claim)
             end = None if seconds is None else began + seconds
         self._claims[claim.job.job_id] = claim, end
         if end is not None:
             bisect.insort(self._order, (end, claim.job.job_id))
+
+    def _seconds(self, claim: Claim) -> float | None:
+        """How long its members will take, as they were placed."""
+        job = claim.job
+        if _unforeseeable(job):
+            return None
+        model = claim.members[0].devices[0].model if claim.members and claim.members[0].devices else ""
+        shape = shape_of(job)
+        if shape.flexible:
+            shape = held_shape(shape, claim.members[0])
+        return as_placed(self.expectation(job, model, shape), job, claim.members).duration_seconds
 
     def drop(self, job_id: str) -> None:
         _, end = self._claims.pop(job_id, (None, None))
@@ -87,9 +94,9 @@ class Ends:
     def expectation(self, job: Job, model: str, shape: Shape | None = None) -> Expectation:
         """Of the job on this accelerator: `duration_seconds` None is unknown. `shape`: the job's at the number of
         devices that it has; None: as it asks."""
-        declared = job.expected_duration_seconds
-        if declared is None and job.character is None:
+        if _unforeseeable(job):
             return Expectation(model, 0)
+        declared = job.expected_duration_seconds
         shape = shape or shape_of(job)
         key = (shape, model, gang_of(job), declared)
         known = self._expected.get(key)
@@ -219,3 +226,8 @@ def waited_for(members: tuple[Member, ...], waited: Mapping[str, Claim], last: s
         return any(m.node in nodes for m in claim.members)
 
     return tuple(job_id for job_id, claim in waited.items() if job_id == last or in_the_way(claim))
+
+
+def _unforeseeable(job: Job) -> bool:
+    """Nothing tells how much work it is."""
+    return job.expected_duration_seconds is None and job.character is None

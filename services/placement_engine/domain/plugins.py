@@ -31,6 +31,26 @@ class DeviceFilter(RowFilter, Protocol):
     """The same for devices: `passes` answers (slots, k)."""
 
 
+class Selective:
+    """A filter that passes everything for some asks: for those it is not asked at all."""
+
+    def concerns(self, ask: Ask) -> bool:
+        raise NotImplementedError
+
+
+class ByModel:
+    """A row filter that looks at the accelerator model alone: all of them together are one mask."""
+
+    def models(self, ask: Ask) -> Bools | None:
+        """By model number; None: for this ask the model alone does not tell, `passes` does."""
+        raise NotImplementedError
+
+    def passes(self, view: View, ask: Ask) -> Bools:
+        models = self.models(ask)
+        assert models is not None
+        return models.take(view.model)
+
+
 class Score(Protocol):
     """A value in 0..1 per row, higher is better, on an absolute scale: it depends on the row alone."""
 

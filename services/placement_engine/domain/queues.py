@@ -75,7 +75,7 @@ class Queues(QueueTree):
         self.groups: dict[Likeness, Group] = {}
         self.order: dict[str, list[Place]] = {}
         self._groups_of: dict[str, dict[Likeness, Group]] = {}
-        self._likeness: dict[str, Likeness] = {}
+        self._group: dict[str, Group] = {}
         self._deferred: list[tuple[float, str]] = []
         self._held_back: dict[str, float] = {}
 
@@ -100,7 +100,7 @@ class Queues(QueueTree):
             self._groups_of.setdefault(job.queue, {})[likeness] = group
         bisect.insort(group.order, place_of(job))
         group.untold.add(job.job_id)
-        self._likeness[job.job_id] = likeness
+        self._group[job.job_id] = group
 
     def discard(self, job_id: str) -> Job | None:
         job = self.jobs.pop(job_id, None)
@@ -113,14 +113,13 @@ class Queues(QueueTree):
             del self.order[job.queue]
         self._count_waiting(job, -1)
         self._held_back.pop(job_id, None)
-        likeness = self._likeness.pop(job_id, None)
-        if likeness is not None:
-            group = self.groups[likeness]
+        group = self._group.pop(job_id, None)
+        if group is not None:
             del group.order[bisect.bisect_left(group.order, place)]
             group.untold.discard(job_id)
             if not group.order:
-                del self.groups[likeness]
-                del self._groups_of[job.queue][likeness]
+                del self.groups[group.likeness]
+                del self._groups_of[job.queue][group.likeness]
         return job
 
     def wake(self, now: float) -> None:

@@ -1,6 +1,8 @@
 """Filter and score, remembered per shape: only rows that changed since are scored again."""
 
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -9,16 +11,26 @@ from placement_engine.domain.asks import expectation, make_ask
 from placement_engine.domain.columns import Bools, Floats, Ints, View
 from placement_engine.domain.filters import device_filters, row_filters
 from placement_engine.domain.filters.flags import Flag, unblocked
-from placement_engine.domain.filters.sharing import Sharing
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.hosting import Hosting
 from placement_engine.domain.model import Expectation, Job, ScoreTerm
+from placement_engine.domain.plugins import ByModel, RowFilter, Selective
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.scores import scores
 from placement_engine.domain.scores.objective import Objective, figure, remarks
 from placement_engine.domain.shapes import Ask, Shape
 
 EXCLUDED = -np.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Sieve:
+    """What is asked of rows and devices for one ask: filters that cannot say no to it are left out."""
+
+    models: Bools
+    """By model number: what all filters say that look at the model alone."""
+    rows: tuple[Callable[[View, Ask], Bools], ...]
+    devices: tuple[Callable[[View, Ask], Bools], ...]
 
 
 class Pipeline:
@@ -32,44 +44,48 @@ class Pipeline:
         self.objective = [score.name for score in self.scores].index(Objective.name)
         """Position of the objective among the scores."""
         self.weights = tuple(score.weight(policy.weights) for score in self.scores)
-        self._passes_rows = tuple(plugin.passes for plugin in self.row_filters)
-        self._passes_devices = tuple(
-            plugin.passes for plugin in self.device_filters if not isinstance(plugin, Flag | Sharing)
-        )
-        self._passes_sharing = tuple(plugin.passes for plugin in self.device_filters if isinstance(plugin, Sharing))
         self._values = tuple(zip((score.values for score in self.scores), self.weights, strict=True))
 
-    def usable(self, view: View, ask: Ask) -> Bools:
-        """Devices that pass every device filter: (slots, k)."""
-        result = unblocked(view, ask)
-        for passes in self._passes_devices:
-            result &= passes(view, ask)
-        for passes in self._passes_sharing if ask.shape.by_model else ():
-            result &= passes(view, ask)
-        return result
+    def sieve(self, ask: Ask) -> Sieve:
+        """The filters that could say no to this ask."""
+        models, rows = np.ones_like(ask.allowed), []
+        for plugin in self.row_filters:
+            if isinstance(plugin, ByModel) and (mask := plugin.models(ask)) is not None:
+                models &= mask
+            elif _concerned(plugin, ask):
+                rows.append(plugin.passes)
+        devices = [p.passes for p in self.device_filters if not isinstance(p, Flag) and _concerned(p, ask)]
+        return Sieve(models, tuple(rows), tuple(devices))
 
-    def feasible(self, view: View, ask: Ask) -> tuple[Bools, Bools]:
+    def feasible(self, view: View, ask: Ask, sieve: Sieve | None = None) -> tuple[Bools, Bools]:
         """Rows that can take one member now (k), and their usable devices (slots, k)."""
-        first, *others = self._passes_rows
-        rows = first(view, ask)
-        for passes in others:
-            rows = rows & passes(view, ask)
+        sieve = sieve or self.sieve(ask)
+        rows = sieve.models.take(view.model)
+        for passes in sieve.rows:
+            rows &= passes(view, ask)
         if not ask.shape.needs_devices:
             return rows, np.zeros(view.device.shape[1:], dtype=np.bool_)
-        usable = self.usable(view, ask)
+        usable = unblocked(view, ask)
+        for passes in sieve.devices:
+            usable &= passes(view, ask)
         return rows & (np.add.reduce(usable, axis=0, dtype=np.intp) >= ask.shape.slots), usable
 
-    def score(self, view: View, ask: Ask) -> tuple[Floats, list[Floats], Bools]:
-        """Weighted sums (k), -inf for rows that cannot; the values of each score; usable devices (slots, k)."""
-        rows, usable = self.feasible(view, ask)
-        terms = []
+    def score(self, view: View, ask: Ask, sieve: Sieve | None = None) -> tuple[Floats, list[Floats], Bools]:
+        """Weighted sums (k), -inf for rows that cannot; the values of each score, none where no row can; usable
+        devices (slots, k)."""
+        rows, usable = self.feasible(view, ask, sieve)
+        terms: list[Floats] = []
         total = np.zeros(view.model.shape[0])
-        for values, weight in self._values:
+        for values, weight in self._values if rows.any() else ():
             term = values(view, usable, ask)
             terms.append(term)
             total += weight * term
         total[~rows] = EXCLUDED
         return total, terms, usable
+
+
+def _concerned(plugin: RowFilter, ask: Ask) -> bool:
+    return not isinstance(plugin, Selective) or plugin.concerns(ask)
 
 
 class Table:
@@ -78,6 +94,7 @@ class Table:
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.version = -1
+        self._sieve: Sieve | None = None
         self.score: Floats = np.zeros(0)
         self.terms: npt.NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
         self.usable: Bools = np.zeros((0, 0), dtype=np.bool_)
@@ -101,12 +118,17 @@ class Table:
         self.version = columns.clock
 
     def _score_all(self, fleet: Fleet, pipeline: Pipeline, n: int) -> None:
-        self.score, terms, self.usable = pipeline.score(fleet.columns.view(), self.ask)
-        self.terms = np.array(terms, dtype=np.float32).reshape(len(pipeline.scores), n)
+        self._sieve = pipeline.sieve(self.ask)
+        self.score, terms, self.usable = pipeline.score(fleet.columns.view(), self.ask, self._sieve)
+        self.terms = np.zeros((len(pipeline.scores), n), dtype=np.float32)
+        if terms:
+            self.terms[:] = terms
 
     def _score_some(self, fleet: Fleet, pipeline: Pipeline, rows: Ints) -> None:
-        self.score[rows], terms, self.usable[:, rows] = pipeline.score(fleet.columns.view(rows), self.ask)
-        self.terms[:, rows] = terms
+        view = fleet.columns.view(rows)
+        self.score[rows], terms, self.usable[:, rows] = pipeline.score(view, self.ask, self._sieve)
+        if terms:  # nobody reads the terms of rows that cannot
+            self.terms[:, rows] = terms
 
     def terms_of(self, row: int, model: int, pipeline: Pipeline, fleet: Fleet, job: Job) -> tuple[ScoreTerm, ...]:
         """The row's terms, for a decision. Equal terms are one object: values come in steps."""

@@ -1,18 +1,19 @@
 """Model, class and software stack. A job without devices looks at each node once, at its first row."""
 
 from placement_engine.domain.columns import PRIMARY, Bools, View
-from placement_engine.domain.plugins import Description
+from placement_engine.domain.plugins import ByModel, Description
 from placement_engine.domain.shapes import Ask
 
 
-class Accelerator:
+class Accelerator(ByModel):
     name = "Accelerator"
     code = "ACCELERATOR_MISMATCH"
 
+    def models(self, ask: Ask) -> Bools | None:
+        return ask.allowed if ask.shape.needs_devices else None
+
     def passes(self, view: View, ask: Ask) -> Bools:
-        if not ask.shape.needs_devices:
-            return view.rows(PRIMARY) > 0
-        return ask.allowed.take(view.model)
+        return super().passes(view, ask) if ask.shape.needs_devices else view.rows(PRIMARY) > 0
 
     def describe(self, view: View, ask: Ask) -> Description:
         shape = ask.shape

@@ -1,13 +1,16 @@
 """Device memory really free: total less Berth's claims and less what telemetry shows others use."""
 
 from placement_engine.domain.columns import MEMORY, Bools, View
-from placement_engine.domain.plugins import Description
+from placement_engine.domain.plugins import Description, Selective
 from placement_engine.domain.shapes import Ask
 
 
-class DeviceMemory:
+class DeviceMemory(Selective):
     name = "DeviceMemory"
     code = "DEVICE_MEMORY_SHORT"
+
+    def concerns(self, ask: Ask) -> bool:
+        return bool((ask.memory > 0).any())
 
     def passes(self, view: View, ask: Ask) -> Bools:
         needed = ask.memory.take(view.model)

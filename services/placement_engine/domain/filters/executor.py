@@ -1,13 +1,16 @@
 """The node must run what starts the job: a process, Kubernetes, ..."""
 
 from placement_engine.domain.columns import Bools, View
-from placement_engine.domain.plugins import Description
+from placement_engine.domain.plugins import Description, Selective
 from placement_engine.domain.shapes import Ask
 
 
-class Executor:
+class Executor(Selective):
     name = "Executor"
     code = "EXECUTOR_MISSING"
+
+    def concerns(self, ask: Ask) -> bool:
+        return ask.executor_bit != 0
 
     def passes(self, view: View, ask: Ask) -> Bools:
         if ask.executor_bit == 0:

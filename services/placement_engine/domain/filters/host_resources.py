@@ -1,18 +1,23 @@
 """CPU and memory of the node. A job that asks for none of one does not care how much is left."""
 
 from placement_engine.domain.columns import CPU, HOST_MEMORY, Bools, View
-from placement_engine.domain.plugins import Description
+from placement_engine.domain.plugins import Description, Selective
 from placement_engine.domain.shapes import Ask
 
 
-class HostResources:
+class HostResources(Selective):
     name = "HostResources"
     code = "HOST_RESOURCES_SHORT"
 
+    def concerns(self, ask: Ask) -> bool:
+        return ask.shape.cpu_milli > 0 or ask.shape.memory > 0
+
     def passes(self, view: View, ask: Ask) -> Bools:
         shape = ask.shape
-        fits = (view.rows(CPU) >= shape.cpu_milli) | (shape.cpu_milli <= 0)
-        return fits & ((view.rows(HOST_MEMORY) >= shape.memory) | (shape.memory <= 0))
+        if shape.cpu_milli <= 0:
+            return (view.rows(HOST_MEMORY) >= shape.memory) | (shape.memory <= 0)
+        fits: Bools = view.rows(CPU) >= shape.cpu_milli
+        return fits & (view.rows(HOST_MEMORY) >= shape.memory) if shape.memory > 0 else fits
 
     def describe(self, view: View, ask: Ask) -> Description:
         shape = ask.shape

@@ -1,16 +1,16 @@
 """A latency target that a profile says this accelerator misses. No profile: nothing is said."""
 
 from placement_engine.domain.columns import Bools, View
-from placement_engine.domain.plugins import Description
+from placement_engine.domain.plugins import ByModel, Description
 from placement_engine.domain.shapes import Ask
 
 
-class LatencyTarget:
+class LatencyTarget(ByModel):
     name = "LatencyTarget"
     code = "LATENCY_TARGET_MISSED"
 
-    def passes(self, view: View, ask: Ask) -> Bools:
-        return ask.meets_latency.take(view.model)
+    def models(self, ask: Ask) -> Bools:
+        return ask.meets_latency
 
     def describe(self, view: View, ask: Ask) -> Description:
         target = ask.shape.latency_target or 0.0

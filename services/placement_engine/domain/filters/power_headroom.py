@@ -7,7 +7,7 @@ nobody knows passes wherever anything is left. What passes here is never less th
 import numpy as np
 
 from placement_engine.domain.columns import IDLE_WATTS, NODE_WATTS, WATTS, Bools, Floats, View
-from placement_engine.domain.plugins import Description
+from placement_engine.domain.plugins import Description, Selective
 from placement_engine.domain.shapes import Ask
 
 
@@ -19,9 +19,12 @@ def member_watts(view: View, ask: Ask) -> Floats:
     return np.maximum(added - view.rows(IDLE_WATTS), 0.0) * shape.whole
 
 
-class DevicePower:
+class DevicePower(Selective):
     name = "PowerHeadroom"
     code = "DEVICE_POWER_SHORT"
+
+    def concerns(self, ask: Ask) -> bool:
+        return bool((ask.watts > 0).any())
 
     def passes(self, view: View, ask: Ask) -> Bools:
         needed = ask.watts.take(view.model)

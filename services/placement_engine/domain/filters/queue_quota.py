@@ -3,18 +3,16 @@
 import numpy as np
 
 from placement_engine.domain.columns import Bools, View
-from placement_engine.domain.plugins import Description
+from placement_engine.domain.plugins import ByModel, Description
 from placement_engine.domain.shapes import Ask
 
 
-class QueueQuota:
+class QueueQuota(ByModel):
     name = "QueueQuota"
     code = "QUEUE_QUOTA_EXCEEDED"
 
-    def passes(self, view: View, ask: Ask) -> Bools:
-        if ask.within_quota is None:
-            return np.ones(view.model.shape[0], dtype=np.bool_)
-        return ask.within_quota.take(view.model)
+    def models(self, ask: Ask) -> Bools:
+        return np.ones_like(ask.allowed) if ask.within_quota is None else ask.within_quota
 
     def describe(self, view: View, ask: Ask) -> Description:
         return "the queue's quotas leave no room on these accelerators", {}

@@ -5,7 +5,7 @@ import numpy as np
 from placement_engine.domain.columns import SLICES, TOTAL, Bools, Floats, View
 from placement_engine.domain.model import WHOLE_DEVICE
 from placement_engine.domain.partitions import MASKS, UNDIVIDED, UNPARTITIONABLE
-from placement_engine.domain.plugins import Description
+from placement_engine.domain.plugins import Description, Selective
 from placement_engine.domain.shapes import Ask
 
 
@@ -17,11 +17,14 @@ def milli_needed(view: View, ask: Ask) -> Floats:
     return found
 
 
-class Sharing:
+class Sharing(Selective):
     """Concerns shares and partitions only: for others it passes everything."""
 
     name = ""
     code = ""
+
+    def concerns(self, ask: Ask) -> bool:
+        return ask.shape.by_model
 
     def passes(self, view: View, ask: Ask) -> Bools:
         raise NotImplementedError

@@ -402,7 +402,7 @@ def is_minimal(engine: Engine, result: CycleResult, leaving: set[str], now: floa
     of them left it does not."""
     victims = [p.job_id for p in result.preemptions]
     job = engine._queues.jobs[result.preemptions[0].for_job_id]
-    table = engine._tables.get(engine._queues._likeness[job.job_id].shape)
+    table = engine._tables.get(engine._queues._group[job.job_id].likeness.shape)
     kept, parts = engine._bookings, (engine._fleet, engine._tables, engine._reserver)
     with kept.as_of_last_cycle(job.job_id), kept.in_full(), Supposition(*parts) as suppose:
         for job_id in sorted({*leaving, *victims}):
@@ -468,7 +468,7 @@ def no_inversion(engine: Engine, jobs: list[Job], now: float) -> None:
         ]
         kept = engine._bookings
         with kept.as_of_last_cycle(job.job_id), kept.in_full():
-            table = engine._tables.get(engine._queues._likeness[job.job_id].shape)
+            table = engine._tables.get(engine._queues._group[job.job_id].likeness.shape)
             with Supposition(engine._fleet, engine._tables, engine._reserver) as suppose:
                 for claim in lower:
                     suppose.end(claim)
