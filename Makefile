@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.requirements.stamp
 MAVEN := $(shell command -v mvn 2>/dev/null)
 
-.PHONY: help demo dev test test-fast lint format bench proto lock kafka clean
+.PHONY: help demo dev test test-fast simulation mutants lint format bench proto lock kafka clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s'|'
@@ -31,6 +31,12 @@ test: $(STAMP)  ## The whole test suite
 
 test-fast: $(STAMP)  ## Unit tests only
 	@$(BIN)/pytest tests/unit
+
+simulation: $(STAMP)  ## Ten thousand random histories of the core, checked by an oracle
+	@BERTH_SEEDS=10000 $(BIN)/pytest tests/simulation
+
+mutants: $(STAMP)  ## Breaks the core's rules one by one: the simulation must notice each
+	@$(BIN)/python -m tests.simulation.mutants
 
 lint: $(STAMP)  ## ruff, mypy strict, import-linter, buf
 	@$(BIN)/ruff check .
