@@ -504,7 +504,8 @@ class Engine:
         elif not reasons:
             summary = "would fit now: waits for its turn"
         else:
-            first = reasons[0]
+            # What the job itself did not choose says more.
+            first = next((one for one in reasons if one.code != "ACCELERATOR_MISMATCH"), reasons[0])
             share = f" ({first.nodes} of {nodes} nodes)" if first.nodes else ""
             summary = f"waits: {first.message}{share}"
         return Rejection(
@@ -571,6 +572,7 @@ class Engine:
             self._queues,
             self._totals,
             self._explainer,
+            name_of=lambda job_id: self._claims[job_id].job.name or job_id if job_id in self._claims else job_id,
             dry_run=self.dry_run,
             ask_of=lambda job, at: self._ask(self._tables.get(self._sized(job, shape_of(job), at)), job, at),
             blocked=lambda job, at: job.not_before > at or self._gate(job, at) is not None,

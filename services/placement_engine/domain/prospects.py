@@ -20,7 +20,8 @@ __all__ = ["Prospects"]
 
 @dataclass(frozen=True, slots=True)
 class Prospects:
-    """Asks the engine's parts and changes nothing. `dry_run`, `ask_of`, `blocked` and `charge` are the engine's own."""
+    """Asks the engine's parts and changes nothing. `name_of`, `dry_run`, `ask_of`, `blocked` and
+    `charge` are the engine's own."""
 
     fleet: Fleet
     tables: Tables
@@ -29,6 +30,7 @@ class Prospects:
     queues: Queues
     totals: Totals
     explainer: Explainer
+    name_of: Callable[[str], str]
     dry_run: Callable[[Job, float], Decision | Rejection]
     ask_of: Callable[[Job, float], Ask]
     blocked: Callable[[Job, float], bool]
@@ -56,7 +58,7 @@ class Prospects:
             numbers = limits[0][0].numbers if limits[0] else {}
             changes += [Remedy(RemedyKind.QUOTA, text, numbers, (job.queue,)) for text in limits[1]]
         elif rejection.reasons and alone is not None and alone.after:
-            changes.append(after_job_ends(alone.at - now, alone.after))
+            changes.append(after_job_ends(alone.at - now, alone.after, self.name_of))
         start: Expected | None = None
         if booked is not None:
             start = Expected(max(now, booked.at), False, booked.after)

@@ -39,9 +39,11 @@ def changes_for(
     return kept + [remedy for _, remedy in sorted(smaller, key=lambda one: one[0])]
 
 
-def after_job_ends(seconds: float, after: Sequence[str]) -> Remedy:
-    """No change of the job: what runs has to end first."""
-    named = ", ".join(after[:MOST_NAMED]) + (f" and {len(after) - MOST_NAMED} more" if len(after) > MOST_NAMED else "")
+def after_job_ends(seconds: float, after: Sequence[str], name_of: Callable[[str], str] = str) -> Remedy:
+    """No change of the job: what runs has to end first. `after`: ids; `name_of`: what a person calls them."""
+    named = ", ".join(map(name_of, after[:MOST_NAMED])) + (
+        f" and {len(after) - MOST_NAMED} more" if len(after) > MOST_NAMED else ""
+    )
     ends = "ends" if len(after) == 1 else "end"
     message = f"it would fit once {named} {ends}, expected in {seconds:.0f} s"
     return Remedy(RemedyKind.AFTER_JOB_ENDS, message, {"seconds": seconds, "jobs": float(len(after))}, tuple(after))

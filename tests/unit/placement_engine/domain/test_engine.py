@@ -471,7 +471,7 @@ def test_reasons_cover_the_whole_fleet() -> None:
         ("Capacity", "DEVICES_BUSY", 1, 4),
     ]
     assert sum(r.nodes for r in rejection.reasons) == rejection.nodes_considered == 5
-    assert rejection.summary == "waits: needs model H100 (2 of 5 nodes)"
+    assert rejection.summary == "waits: needs 1 CPU and 0 GiB; the most left is 0.01 CPU, and 512.0 GiB (1 of 5 nodes)"
 
 
 def test_devices_count_for_the_filter_that_they_failed_themselves() -> None:
