@@ -172,6 +172,8 @@ class RowFacts:
     model: int
     devices: list[DeviceFacts]
     written: tuple[float, ...] = ()
+    present: int = 0
+    """Devices that are there."""
     own_heat: float = 0.5
     """Mean heat score of its devices."""
     shared: tuple[float, ...] = ()
@@ -191,6 +193,8 @@ class NodeFacts:
     used_memory: int = 0
     pending_watts: int = 0
     """Expected draw of claims that the node's own telemetry does not show yet."""
+    seen_watts: float = 0.0
+    """Upper estimate of the draw that telemetry shows, of the node's own or else of its devices', W."""
     total_watts: int = 0
     """Upper estimate of the draw with what is claimed but not yet visible, in whole W."""
     headroom: float = float("inf")

@@ -91,7 +91,9 @@ class Fleet:
                 members.append(device_facts)
                 facts.devices[device.device_id] = device_facts
                 self.models.count(model, 1 if device.present else 0)
-            facts.rows.append(RowFacts(row=row, model=model, devices=members))
+            facts.rows.append(
+                RowFacts(row=row, model=model, devices=members, present=sum(1 for d in devices if d.present))
+            )
             self.by_row[row] = (facts, facts.rows[-1])
             self.columns.model[row] = model
             self.columns.node[row] = number
@@ -367,7 +369,19 @@ class Fleet:
     # -- columns ---------------------------------------------------------------------------------
 
     def _write_node(self, facts: NodeFacts) -> None:
+        """After telemetry, or the node itself, changed."""
+        sigma, warmth = self._policy.power_sigma, 0.0
+        if facts.draw.mean is not None:
+            facts.seen_watts = facts.draw.upper(sigma) or 0.0
+        else:  # what the node does not tell, its devices may
+            facts.seen_watts = sum(device.draw.upper(sigma) or 0.0 for device in facts.devices.values())
+        for row in facts.rows:
+            heat = sum([d.heat for d in row.devices])
+            row.own_heat = round(heat / len(row.devices) * SIXTEENTHS) / SIXTEENTHS if row.devices else 0.5
+            warmth += heat
+        cooler = self._around.warm(facts.node, round(warmth * SIXTEENTHS), len(facts.devices))
         self._write_after_claim(facts, facts.devices.values())
+        self._write_shared(cooler)
 
     def _write_after_claim(self, facts: NodeFacts, devices: Iterable[DeviceFacts]) -> None:
         if self._unwritten is not None:
@@ -447,12 +461,9 @@ class Fleet:
         return float(math.floor(limit - draw - device.pending_watts))
 
     def _write_power(self, facts: NodeFacts) -> None:
-        sigma = self._policy.power_sigma
-        if facts.draw.mean is not None:
-            seen, pending = facts.draw.upper(sigma) or 0.0, facts.pending_watts
-        else:  # what the node does not tell, its devices may
-            seen = sum(device.draw.upper(sigma) or 0.0 for device in facts.devices.values())
-            pending = sum(device.pending_watts for device in facts.devices.values())
+        seen, pending = facts.seen_watts, facts.pending_watts
+        if facts.draw.mean is None:
+            pending = sum([device.pending_watts for device in facts.devices.values()])
         if facts.supposed_idle:
             # The step up to the draw of what is taken out is most of the spread: it goes with it, by devices.
             mean = facts.draw.mean
@@ -472,18 +483,15 @@ class Fleet:
                 self._late.update(dict.fromkeys(touched))
 
     def _write_rows(self, facts: NodeFacts) -> None:
-        node, c, warmth = facts.node, self.columns, 0.0
+        node, c = facts.node, self.columns
         for position, row in enumerate(facts.rows):
-            heat = sum([d.heat for d in row.devices])
             idle = [d.idle_watts for d in row.devices if not d.holds]
-            row.own_heat = round(heat / len(row.devices) * SIXTEENTHS) / SIXTEENTHS if row.devices else 0.5
-            warmth += heat
             values = (
                 float(node.schedulable),
                 float(node.cpu_milli - facts.used_cpu),
                 float(node.memory_bytes - facts.used_memory),
                 float(position == 0),
-                float(sum(1 for d in row.devices if d.device.present)),
+                float(row.present),
                 float(facts.accelerators),
                 float(math.floor(min(idle))) if idle else 0.0,
                 float(node.cpu_milli),
@@ -492,8 +500,7 @@ class Fleet:
                 row.written = values
                 c.row[col.OWN, row.row] = values
                 c.touch(row.row)
-        cooler = self._around.warm(node, round(warmth * SIXTEENTHS), len(facts.devices))
-        self._write_shared(cooler or (node.name,))
+        self._write_shared((node.name,))
 
     def _write_shared(self, names: Iterable[str]) -> None:
         """What nodes share with others: budgets above them, and the room that their racks have."""

@@ -38,6 +38,8 @@ class Hosting:
         self._of: tuple[object, ...] = ()
         self._free = 0.0
         self._reviewed = 0
+        self._looked_at = -1
+        """Clock of the columns when the room was looked at last."""
         self.version = 0
 
     def observe(self, job: Job) -> None:
@@ -59,6 +61,10 @@ class Hosting:
         self.prepare()
         if self._value is None or not self._mix.shares:
             return
+        clock = self._fleet.columns.clock
+        if self._reviewed == self.version and self._looked_at == clock:
+            return
+        self._looked_at = clock
         columns = self._fleet.columns.view()
         capacity = WHOLE_DEVICE * float(columns.rows(DEVICES).sum())
         free = float(np.clip(columns.devices(FREE), 0, WHOLE_DEVICE).sum()) / max(capacity, 1.0)
