@@ -149,10 +149,10 @@ MUTANTS = (
     ),
     Mutant(
         "stopped-twice",
-        "preemption.py",
-        "if victim.job_id not in self._ending\n                and self._claims",
-        "if self._claims",
-        "a job is stopped once",
+        "engine.py",
+        "if job_id in self._claims:\n            self._ending.add(job_id)",
+        "if job_id in self._claims:\n            pass",
+        "a job is stopped once, also across a restart",
     ),
     Mutant(
         "entitlement",

@@ -275,6 +275,7 @@ class Engine:
         if claim is None or claim.job.attempt != attempt:
             return
         self._free(job_id, ended=False)
+        self._bookings.not_placed(job_id)
         if job_id not in self._queues.jobs:
             self._queues.add(claim.job)
 

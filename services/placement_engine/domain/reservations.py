@@ -72,6 +72,8 @@ class Bookings:
         self._ending = ending
         self.nominations: dict[str, Booking] = {}
         self._freed_at: dict[str, float] = {}
+        self._given_up: dict[str, list[tuple[Booking, float | None]]] = {}
+        """In the present cycle or else the last: nominations dropped as a job was placed, and since when free."""
         self.reservations: dict[str, Booking] = {}
         """Of the present cycle, or else of the last."""
         self._on: dict[str, tuple[Booking, tuple[Member, ...]]] = {}
@@ -96,6 +98,7 @@ class Bookings:
                 self.drop(job_id)
         self._forecasts = {j: known for j, known in self._forecasts.items() if j in waiting}
         self.reservations = {}
+        self._given_up = {}
         self._tries, self._words = self._policy.backfill_tries, MOST_EXPLAINED
         self._forecasts_left = self._policy.forecasts_per_cycle
         with self._kept(self.nominations.values()):
@@ -211,8 +214,18 @@ class Bookings:
             if b.job.job_id == job.job_id
             or (b.keep is Keep.NOMINATED and b.job.priority < job.priority and _collide(members, b.members))
         ]
+        nominated = [(self.nominations[one], self._freed_at.get(one)) for one in gone if one in self.nominations]
+        if nominated:
+            self._given_up[job.job_id] = nominated
         for job_id in gone:
             self.drop(job_id)
+
+    def not_placed(self, job_id: str) -> None:
+        """The job's claims of the last cycle were taken back: what was kept then is kept again."""
+        for booking, freed_at in self._given_up.pop(job_id, ()):
+            self.nominations.setdefault(booking.job.job_id, booking)
+            if freed_at is not None:
+                self._freed_at.setdefault(booking.job.job_id, freed_at)
 
     def drop(self, job_id: str) -> None:
         """Nothing is kept any more for the job."""

@@ -96,12 +96,12 @@ def find_plan(
         for claim in ending:
             suppose.end(claim)
         members = suppose.placement(job, ask, now)
-        if members is not None:
+        if members is not None and accept(Plan((), members)):
             return Plan((), members)
         useful = [victim for victim in candidates if could_use(fleet, ask, victim.claim)]
         if not useful:
             return None
-        attempt = Attempt(suppose, job, ask, now, allow)
+        attempt = Attempt(suppose, job, ask, now, allow, accept)
         enough = max(policy.preemption_candidates, 2 * job.replicas * max(1, ask.shape.slots))
         best: Plan | None = None
         for cost, batches in _scopes(fleet, tables, job, ask, useful):
@@ -119,10 +119,12 @@ def find_plan(
 class Attempt:
     """Tries proposals on a supposition; each leaves it as it was."""
 
-    def __init__(self, suppose: Supposition, job: Job, ask: Ask, now: float, allow: Allow) -> None:
+    def __init__(
+        self, suppose: Supposition, job: Job, ask: Ask, now: float, allow: Allow, accept: Callable[[Plan], bool]
+    ) -> None:
         self._suppose = suppose
         self._job, self._ask, self._now = job, ask, now
-        self._allow = allow
+        self._allow, self._accept = allow, accept
 
     def follow(self, batches: Iterable[list[Victim]]) -> Plan | None:
         """Takes batch after batch out until the job fits, then drops who is not needed."""
@@ -135,7 +137,7 @@ class Attempt:
                     if not self._suppose.is_ended(victim.job_id) and self._allow(victim, chosen):
                         self._suppose.end(victim.claim)
                         chosen.append(victim)
-                if len(chosen) > before and (members := self._placement()) is not None:
+                if len(chosen) > before and (members := self._placement(chosen)) is not None:
                     break
             if members is None:
                 return None
@@ -151,23 +153,24 @@ class Attempt:
         by_cost = sorted(chosen, key=lambda v: v.harm, reverse=True)
         if self._job.replicas > 1:
             everyone = list(chosen)
-            self._trim(chosen, by_cost, lambda: self._suppose.enough(self._job, self._ask))
-            found = self._placement()
+            self._trim(chosen, by_cost, lambda rest: self._suppose.enough(self._job, self._ask))
+            found = self._placement(chosen)
             if found is not None:
                 return found
             chosen[:] = everyone
             for victim in everyone:
                 self._suppose.end(victim.claim)
-        self._trim(chosen, by_cost, lambda: self._placement() is not None)
-        return self._placement() or members
+        self._trim(chosen, by_cost, lambda rest: self._placement(rest) is not None)
+        return self._placement(chosen) or members
 
-    def _trim(self, chosen: list[Victim], group: list[Victim], fits: Callable[[], bool]) -> None:
+    def _trim(self, chosen: list[Victim], group: list[Victim], fits: Callable[[list[Victim]], bool]) -> None:
         """Drops all of the group, or else who is not needed of one half and then of the other."""
+        ids = {victim.job_id for victim in group}
+        rest = [victim for victim in chosen if victim.job_id not in ids]
         for victim in group:
             self._suppose.resume(victim.job_id)
-        if fits():
-            ids = {victim.job_id for victim in group}
-            chosen[:] = [victim for victim in chosen if victim.job_id not in ids]
+        if fits(rest):
+            chosen[:] = rest
             return
         for victim in group:
             self._suppose.end(victim.claim)
@@ -176,8 +179,10 @@ class Attempt:
             self._trim(chosen, group[:half], fits)
             self._trim(chosen, group[half:], fits)
 
-    def _placement(self) -> tuple[Member, ...] | None:
-        return self._suppose.placement(self._job, self._ask, self._now)
+    def _placement(self, victims: list[Victim]) -> tuple[Member, ...] | None:
+        """Devices alone do not do: without these victims the quotas must hold the job too."""
+        members = self._suppose.placement(self._job, self._ask, self._now)
+        return members if members is not None and self._accept(Plan(tuple(victims), members)) else None
 
 
 def _doubling(victims: list[Victim]) -> Iterator[list[Victim]]:

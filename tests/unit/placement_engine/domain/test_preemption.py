@@ -236,6 +236,19 @@ def test_a_preemption_that_could_not_be_committed_is_taken_back() -> None:
     assert stopped(engine.cycle(NOW + 1)) == {"v": "p"}
 
 
+def test_a_placement_that_could_not_be_committed_keeps_the_place_that_was_freed_for_it() -> None:
+    engine = an_engine(a_node("n1"), policy=EAGER)
+    run_on(engine, "n1", a_victim("v", devices=8))
+    assert stopped(submit(engine, a_job("p", devices=8, priority=1))) == {"v": "p"}
+    engine.release("v")
+    before = engine.state_digest()
+    assert [d.job_id for d in engine.cycle(NOW + 1).decisions] == ["p"]
+    engine.undo("p", 0)
+    assert engine.state_digest() == before
+    earlier = a_job("q", devices=4, priority=1, submitted_at=-1.0)
+    assert [d.job_id for d in submit(engine, earlier, now=NOW + 2).decisions] == ["p"]
+
+
 def test_a_preemptor_that_is_withdrawn_or_placed_leaves_its_nomination() -> None:
     engine = an_engine(a_node("n1"), policy=EAGER)
     run_on(engine, "n1", a_victim("v", devices=6))
@@ -330,6 +343,20 @@ def test_nobody_is_brought_below_what_it_owns_by_many_small_victims() -> None:
         run_on(engine, "n1", a_victim(f"{queue}{i}", ran=ran, devices=1, queue=queue), first=i)
     result = submit(engine, a_job("p", devices=3, queue="mine"))
     assert stopped(result) == {"cheap0": "p", "cheap1": "p", "dear5": "p"}, "each of three queues owns three"
+
+
+def test_what_quotas_forbid_is_not_kept_and_what_was_borrowed_is_taken_back_though_devices_are_free() -> None:
+    """Where a job is short of quota only, nothing but the end of who borrowed helps."""
+    engine = an_engine(a_node("n1"), policy=EAGER)
+    engine.set_queues([Queue("a", quotas=(Quota("H100", 2000),)), Queue("b", quotas=(Quota("H100", 0),))])
+    run_on(engine, "n1", a_victim("v", devices=1, queue="b"))
+    run_on(engine, "n1", a_victim("w", devices=1, queue="b"), first=1)
+    assert stopped(submit(engine, a_job("mine", devices=1, queue="a"))) == {"v": "mine"}
+    engine = an_engine(a_node("n1"), policy=EAGER)
+    engine.set_queues([Queue("none", quotas=(Quota("H100", 0, borrowing_limit=0),))])
+    run_on(engine, "n1", a_victim("ends", devices=1, priority=-1))
+    assert stopped(submit(engine, a_job("never", devices=4, priority=1, queue="none"))) == {}
+    assert [d.job_id for d in submit(engine, a_job("low", devices=7), now=NOW + 5).decisions] == ["low"]
 
 
 def test_the_preemptible_go_first() -> None:
