@@ -431,22 +431,23 @@ class Engine:
         return self._decision(job, ask, table, reservation)
 
     def _decision(self, job: Job, ask: Ask, table: Table, reservation: Reservation) -> Decision:
-        columns, by_row = self._fleet.columns, self._fleet.by_row
+        by_row = self._fleet.by_row
         candidates = []
         taken = {member.node for member in reservation.members}
         others = [one for one in reservation.others if by_row[one[0]][0].node.name not in taken]
         others.sort(key=lambda one: -one[1])
         for row, score in ((reservation.row, reservation.score), *others):
-            model = int(columns.model[row])
+            facts, of_row = by_row[row]
+            model = of_row.model
             terms = table.terms_of(row, model, self._pipeline, self._fleet, job)
             if row == reservation.row and reservation.tightness is not None:
                 weight = self._policy.weights.topology
                 terms += (ScoreTerm("Topology", reservation.tightness, weight, "1 is one node, one domain"),)
                 score += weight * reservation.tightness
             name = self._fleet.models.names[model] if table.ask.shape.needs_devices else ""
-            candidates.append(Candidate(by_row[row][0].node.name, name, score, terms, ask.shape.whole))
+            candidates.append(Candidate(facts.node.name, name, score, terms, ask.shape.whole))
         members = reservation.members
-        model = int(columns.model[reservation.row])
+        model = by_row[reservation.row][1].model
         where = members[0].node
         if len(members) > 1:
             where = f"{len({member.node for member in members})} nodes, first {where}"

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
-import numpy as np
-
 from placement_engine.domain.columns import Bools, Floats, Ints
 from placement_engine.domain.model import WHOLE_DEVICE, Character, Job, MemberGroup, Objective
 from placement_engine.domain.outlook import NOTHING_KNOWN, Outlook, TooLate
@@ -223,7 +221,7 @@ class Ask:
 
     @property
     def time_bound(self) -> bool:
-        return not bool(np.all(self.in_time))
+        return not bool(self.in_time.all())
 
 
 def own_ask(group: Ask, job: Ask) -> Ask:
