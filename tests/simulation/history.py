@@ -80,7 +80,7 @@ class History:
                 devices=tuple(self._device(name, index, model, count) for index in range(count)),
                 cpu_milli=self.dice.choice((4_000, 32_000)),
                 memory_bytes=self.dice.choice((32, 256)) * GIB,
-                topology={"rack": f"r{number // 2}", "block": "b0"} if self.dice.random() < 0.8 else {},
+                topology={"rack": f"r{number // 2}", "block": f"b{number // 4}"} if self.dice.random() < 0.8 else {},
                 power_cap_watts=self.dice.choice((None, None, 2500.0)),
                 telemetry_exempt=self.dice.random() < 0.4,
             )
@@ -165,7 +165,12 @@ class History:
             replicas = dice.randint(2, 4)
             gang = {"replicas": replicas, "min_replicas": dice.choice((0, 0, 1, replicas - 1))}
             if dice.random() < 0.5:
-                gang |= {"topology_level": dice.choice(("rack", "node", "block")), "topology_required": True}
+                gang |= {
+                    "topology_level": dice.choice(("rack", "node", "block")),
+                    "topology_required": dice.random() < 0.6,
+                }
+                if dice.random() < 0.3:
+                    gang["preferred_level"] = dice.choice(("rack", "node"))
             elif replicas == 4 and dice.random() < 0.5:
                 gang |= {"group_size": 2, "group_level": "node", "min_replicas": 0}
         elif dice.random() < 0.1:
