@@ -188,7 +188,8 @@ class HostingValue:
         """Of each row, in milli: (k)."""
         if not self._worth.size:
             return np.zeros(room.model.shape[0])
-        worth: Floats = self._hosts(room) @ self._worth
+        # Row by row: a product of matrices rounds a row otherwise in another company of rows.
+        worth: Floats = np.add.reduce(self._hosts(room) * self._worth, axis=1)
         return worth
 
     def of(self, room: Room) -> Floats:
