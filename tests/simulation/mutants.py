@@ -299,6 +299,20 @@ MUTANTS = (
         "a preemption that is taken back keeps no place",
     ),
     Mutant(
+        "undo-nomination",
+        "engine.py",
+        "self._bookings.not_placed(job_id)",
+        "pass",
+        "a placement that is taken back keeps the place that was kept",
+    ),
+    Mutant(
+        "plan-over-quota",
+        "victims.py",
+        "if members is not None and accept(Plan((), members)):",
+        "if members is not None:",
+        "a job over its quota keeps no place",
+    ),
+    Mutant(
         "restore",
         "engine.py",
         "self._ends.put(claim)\n        self._charge(claim, 1)\n\n    def started",
