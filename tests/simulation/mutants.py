@@ -160,6 +160,7 @@ MUTANTS = (
         "stake.used(at) + stake.amount(at, change) <= stake.owned(at)",
         "stake.used(at) >= 0",
         "a queue takes back no more than it owns",
+        f"{UNIT}/test_entitlement.py",
     ),
     Mutant(
         "reclaim-leaves",
