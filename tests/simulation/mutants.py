@@ -338,7 +338,7 @@ MUTANTS = (
         "back-off",
         "queues.py",
         "if job.not_before > now_known:",
-        "if job.not_before > now_known + 10**12:",
+        "if job.not_before > now_known and not job.attempt:",
         "a job is not tried during its back-off",
     ),
 )
