@@ -160,6 +160,7 @@ MUTANTS = (
         "stake.used(at) + stake.amount(at, change) <= stake.owned(at)",
         "stake.used(at) >= 0",
         "a queue takes back no more than it owns",
+        f"{UNIT}/test_entitlement.py",
     ),
     Mutant(
         "reclaim-leaves",
@@ -299,6 +300,20 @@ MUTANTS = (
         "a preemption that is taken back keeps no place",
     ),
     Mutant(
+        "undo-nomination",
+        "engine.py",
+        "self._bookings.not_placed(job_id)",
+        "pass",
+        "a placement that is taken back keeps the place that was kept",
+    ),
+    Mutant(
+        "plan-over-quota",
+        "victims.py",
+        "if members is not None and accept(Plan((), members)):",
+        "if members is not None:",
+        "a job over its quota keeps no place",
+    ),
+    Mutant(
         "restore",
         "engine.py",
         "self._ends.put(claim)\n        self._charge(claim, 1)\n\n    def started",
@@ -323,7 +338,7 @@ MUTANTS = (
         "back-off",
         "queues.py",
         "if job.not_before > now_known:",
-        "if job.not_before > now_known + 10**12:",
+        "if job.not_before > now_known and not job.attempt:",
         "a job is not tried during its back-off",
     ),
 )

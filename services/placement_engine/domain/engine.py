@@ -345,6 +345,8 @@ class Engine:
                         rejections.extend(self._tell_one(group, job, why, now, bool(stopped)))
                         turn.fits(group)
                         continue
+                else:
+                    self._bookings.drop(job.job_id)  # what may not start keeps no place
                 # Backfill: jobs alike are passed over, others behind them may fit.
                 rejections.extend(self._tell(group, why, now))
                 turn.skip(group)
