@@ -557,3 +557,13 @@ def test_a_victim_that_has_just_started_is_not_protected_by_the_step_in_its_node
     engine.release("soft", NOW + 8)
     heard(NOW + 10, 90.0)
     assert [d.job_id for d in engine.cycle(NOW + 11).decisions] == ["urgent"]
+
+
+def test_nothing_is_kept_for_a_job_that_may_not_start_any_more() -> None:
+    engine = an_engine(a_node("n1", 8), policy=EAGER)
+    placed(engine, a_job("soft", devices=8, preemptible=True))
+    engine.started("soft", 0, NOW)
+    engine.submit(a_job("urgent", devices=8, priority=10, deadline=NOW + 10))
+    assert [p.job_id for p in engine.cycle(NOW + 1).preemptions] == ["soft"]
+    engine.release("soft", NOW + 20)
+    assert placed(engine, a_job("other", devices=8), now=NOW + 20) == {"other": ["n1"]}
