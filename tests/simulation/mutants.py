@@ -52,8 +52,8 @@ MUTANTS = (
     Mutant(
         "cpu",
         "filters/host_resources.py",
-        "fits = (view.rows(CPU) >= shape.cpu_milli) | (shape.cpu_milli <= 0)",
-        "fits = view.rows(CPU) > float('-inf')",
+        "fits: Bools = view.rows(CPU) >= shape.cpu_milli",
+        "fits: Bools = view.rows(CPU) > float('-inf')",
         "a node's CPU is not promised twice",
     ),
     Mutant(
