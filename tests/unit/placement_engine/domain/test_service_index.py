@@ -126,6 +126,15 @@ def test_work_that_only_a_free_kind_needs_is_still_worth_something() -> None:
     assert worth(made, 1, 2e8, 2e8) > 0
 
 
+def test_a_shape_that_runs_nowhere_disturbs_no_other() -> None:
+    made = ServiceIndex(np.array([[0.0, 0.0], [1.0, 1.0]]), ints(1, 1), ints(4, 4))
+    for shape in [0, 1] * 30:
+        made.arrived(shape)
+    made.served(ints(1), np.array([HOUR]))
+    made.ended(1, HOUR)
+    assert worth(made, 1, 0.0, 0.0) > 0
+
+
 @given(st.lists(st.floats(10.0, 1e6), min_size=1, max_size=60), st.floats(0.0, 2e8))
 def test_every_worth_is_a_positive_number_and_the_same_twice(sizes: list[float], work: float) -> None:
     one, two = taught(sizes), taught(sizes)
