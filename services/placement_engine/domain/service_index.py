@@ -100,7 +100,7 @@ class ServiceIndex:
         # Work over completions counts what running jobs have received: long jobs are not forgotten for ending late.
         mean = self._served.sum() / self._ended.sum()
         sizes = (self._served + PRIOR_JOBS * mean) / (self._ended + PRIOR_JOBS)
-        seen = self._arrivals > 0
+        seen = (self._arrivals > 0) & (self._speed > 0).any(axis=1)  # the program has no answer for what runs nowhere
         self._scarcity = self._scale.astype(np.float64)
         self._scarcity[seen] = scarcity(
             self._speed[seen], self._scale[seen], (self._arrivals * sizes)[seen], self._devices

@@ -123,7 +123,7 @@ def _run(
             left -= first <= job <= last
         live = live[~ends]
         now += setting.round_s
-        progress(1 - left / (last - first + 1) if coming > last else coming / (last + 1) * 0.9)
+        progress(0.9 * min(coming / (last + 1), 1.0) + 0.1 * (1 - left / (last - first + 1)))
     return finish, crowd / np.maximum(rounds, 1), busy
 
 

@@ -106,15 +106,33 @@ def test_known_work_to_go_stands_in_for_the_index() -> None:
 
 
 def test_running_work_counts_before_it_ends() -> None:
-    """A shape of which none of the jobs has ended yet is not believed to be short."""
+    """A shape of which no job has ended is not believed to be short because the running ones are young."""
     made = index(young=0.0, scarce=1.0)
     for at in range(40):
         made.arrived(at % 2)
-        made.served(ints(at % 2), np.array([HOUR if at % 2 else 50 * HOUR]))
+        made.served(ints(at % 2), np.array([10 * HOUR if at % 2 else 2 * HOUR]))
         if at % 2:
-            made.ended(1, HOUR)
-    # Kind 0 then has more to do than kind 1 and binds: shape 1 goes elsewhere and is worth less.
-    assert worth(made, 0, 0.0, 0.0) > worth(made, 1, 0.0, 0.0)
+            made.ended(1, 10 * HOUR)
+    # So kind 0 has more to do than kind 1, and a shape that does as well on kind 1 is worth less.
+    assert worth(made, 0, 0.0, 0.0) > 2 * worth(made, 1, 0.0, 0.0)
+
+
+def test_work_that_only_a_free_kind_needs_is_still_worth_something() -> None:
+    made = ServiceIndex(np.array([[1.0, 0.0], [1.0, 1.0]]), ints(1, 1), ints(4, 4))
+    for shape, size in [(0, 90 * HOUR)] * 30 + [(1, HOUR)] * 30:
+        made.arrived(shape)
+        made.served(ints(shape), np.array([size]))
+        made.ended(shape, size)
+    assert worth(made, 1, 2e8, 2e8) > 0
+
+
+def test_a_shape_that_runs_nowhere_disturbs_no_other() -> None:
+    made = ServiceIndex(np.array([[0.0, 0.0], [1.0, 1.0]]), ints(1, 1), ints(4, 4))
+    for shape in [0, 1] * 30:
+        made.arrived(shape)
+    made.served(ints(1), np.array([HOUR]))
+    made.ended(1, HOUR)
+    assert worth(made, 1, 0.0, 0.0) > 0
 
 
 @given(st.lists(st.floats(10.0, 1e6), min_size=1, max_size=60), st.floats(0.0, 2e8))

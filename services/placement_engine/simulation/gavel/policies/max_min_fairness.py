@@ -5,7 +5,6 @@ gets by an equal time on every device, times its scale factor. HiGHS finds a cor
 code's interior-point solver ends inside it.
 """
 
-from collections import Counter
 from typing import ClassVar
 
 import numpy as np
@@ -59,59 +58,36 @@ def max_min_share_of_pairs(
     shape: of each job. members: positions of a unit's jobs, the second -1 for a job alone. Jobs of one shape are
     alike, so an optimum exists that treats them so: the program has one variable a shape, or pair of shapes, and kind.
     """
-    kinds = devices.size
-    count = Counter(shape.tolist())
-    present = sorted(count)
-    number = {one: index for index, one in enumerate(present)}
-    classes: dict[tuple[int, int], int] = {}
-    row: list[int] = []
-    column: list[int] = []
-    entry: list[float] = []
-    shapes, size = len(present), 0
-
-    def add(at: int, value: float) -> None:
-        row.append(at)
-        column.append(size)
-        entry.append(value)
-
-    for one in present:
-        for other in [-1, *(another for another in present if another >= one)]:
-            together = other >= 0
-            if together and (scale[one] != scale[other] or (one == other and count[one] < 2)):
-                continue
-            classes[one, other] = size
-            for kind in range(kinds):
-                if together and paired[one, other, kind] and paired[other, one, kind]:
-                    add(number[one], -paired[one, other, kind])
-                    add(number[other], -paired[other, one, kind])
-                    add(shapes + number[other], 1.0)
-                elif together:
-                    size += 1
-                    continue
-                else:
-                    add(number[one], -worth[one, kind])
-                add(shapes + number[one], 1.0)
-                add(2 * shapes + kind, float(scale[one]))
-                size += 1
-    for one in present:
-        add(number[one], float(count[one]))
-    limit = np.concatenate([np.zeros(shapes), [float(count[one]) for one in present], devices])
-    total = _maximise_last((np.array(row), np.array(column), np.array(entry)), limit, size + 1)
-    first = np.array([classes.get((one, -1), 0) for one in range(scale.size)])
-    share = np.zeros((kinds, members.shape[0]))
-    alone = members[:, 1] < 0
-    low = np.minimum(shape[members[:, 0]], np.where(alone, shape[members[:, 0]], shape[members[:, 1]]))
-    high = np.maximum(shape[members[:, 0]], np.where(alone, 0, shape[members[:, 1]]))
-    start = np.full((scale.size, scale.size), -1)
-    for (one, other), at in classes.items():
-        if other >= 0:
-            start[one, other] = at
-    of = np.array([count.get(one, 0) for one in range(scale.size)], dtype=np.float64)
-    units = np.where(low == high, of[low] * (of[low] - 1) / 2, of[low] * of[high])
-    units = np.where(alone, of[low], np.maximum(units, 1.0))
-    begin = np.where(alone, first[low], start[low, high])
-    for kind in range(kinds):
-        share[kind] = np.where(begin >= 0, total[np.maximum(begin, 0) + kind] / units, 0.0)
+    kinds, shapes = devices.size, scale.size
+    count = np.bincount(shape, minlength=shapes)
+    able = (paired > 0) & (paired.transpose(1, 0, 2) > 0) & (scale[:, None] == scale[None, :])[:, :, None]
+    present = [one for one in range(shapes) if count[one]]
+    # A variable: its shape, the other shape or -1, its kind.
+    variables = [(one, -1, kind) for one in present for kind in range(kinds)] + [
+        (one, other, kind)
+        for one in present
+        for other in present
+        for kind in range(kinds)
+        if one <= other and able[one, other, kind] and (one < other or count[one] > 1)
+    ]
+    # Rows: least <= mean over the shape's jobs of worth x time; time of the shape's jobs; devices of each kind.
+    entries: list[tuple[int, int, float]] = [(one, len(variables), float(count[one])) for one in present]
+    for column, (one, other, kind) in enumerate(variables):
+        entries.append((2 * shapes + kind, column, float(scale[one])))
+        for this, beside in ((one, other), (other, one)):
+            if this >= 0:
+                entries.append((this, column, -float(worth[one, kind] if other < 0 else paired[this, beside, kind])))
+                entries.append((shapes + this, column, 1.0))
+    row, column_of, entry = (np.array(part) for part in zip(*entries, strict=True))
+    limit = np.concatenate([np.zeros(shapes), count.astype(np.float64), devices])
+    total = _maximise_last((row, column_of, entry), limit, len(variables) + 1)
+    # Back to the jobs: every unit of a class has the same part. Alone, the second shape is the last, of which none is.
+    by_class = np.zeros((kinds, shapes, shapes + 1))
+    for value, (one, other, kind) in zip(total.tolist(), variables, strict=False):
+        units = count[one] if other < 0 else count[one] * (count[other] - (one == other)) / (1 + (one == other))
+        by_class[kind, one, other] = value / units
+    of = np.append(shape, shapes)[members]
+    share: Floats = by_class[:, of.min(axis=1), of.max(axis=1)]
     return np.clip(share, 0.0, 1.0)
 
 
