@@ -1,10 +1,10 @@
 """Who is next: priority, then weighted fair share down the tree of queues, then submit time, then id.
 
 No job starves: within a priority, if jobs end, one that asks for no more than what a job that ends leaves is
-placed in the end, without quotas in every queue, with them in each that stays within its own (as long as quotas
-promise no more than there is). Each placement raises the standing of its queue, and what a queue held in the
-past halves with each half-life: while a job waits, others are given, by weight, at most what its queue was given
-before and one job each. Larger jobs wait for a reservation; what is borrowed is not promised.
+placed in the end: without quotas in every queue, with them in each without children that stays within its own,
+as long as quotas promise no more than there is. Each placement raises the standing of its queue, and what a
+queue held in the past halves with each half-life: while a job waits, others are given, by weight, at most what
+its queue was given before and one job each. Larger jobs wait for a reservation; what is borrowed is not promised.
 """
 
 import bisect
