@@ -153,7 +153,7 @@ class Oracle:
         claims = member.devices
         require(len({claim.device_id for claim in claims}) == len(claims), f"{where}: a device twice")
         if group.devices:
-            most = max(group.devices, group.max_devices)
+            most = max(group.devices, job.max_devices)
             require(group.devices <= len(claims) <= most, f"{where}: {len(claims)} devices")
             require(all(claim.milli == 1000 for claim in claims), f"{where}: not whole devices")
         elif group.device_milli or group.device_share_bytes or group.partition:
@@ -338,7 +338,6 @@ def the_group_of(job: Job) -> MemberGroup:
         replicas=job.replicas,
         min_replicas=job.min_replicas,
         devices=job.devices,
-        max_devices=job.max_devices,
         device_milli=job.device_milli,
         device_share_bytes=job.device_share_bytes,
         partition=job.partition,

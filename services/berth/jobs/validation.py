@@ -119,6 +119,11 @@ def _check_groups(check: Check, made: pb.JobSpec) -> None:
         check(bool(_NAME.fullmatch(group.name)), f"{_at(position)}name", group.name, _NAME_REMEDY)
         check(group.name not in names, f"{_at(position)}name", group.name, "give each group another name")
         names.add(group.name)
+        # The choice of a count weighs members of one shape only: an answer for several would be a guess.
+        check(
+            group.resources.max_devices == 0, f"{_at(position)}max_devices", group.resources.max_devices,
+            "leave it out: a gang of several shapes says its `devices` exactly",
+        )  # fmt: skip
         _check_shape(check, _at(position), group.replicas, group.min_replicas, group.resources)
 
 

@@ -127,7 +127,7 @@ class Resources(_message.Message):
     """Host memory per replica, bytes."""
     max_devices: _builtins.int
     """Above `devices`: a replica may get any number of devices from `devices` to this, as the objective likes best.
-    0: just `devices`.
+    0: just `devices`. Not for a member group: there it is refused.
     """
     partition: _builtins.str
     """A partition of one device by its vendor's name, such as "1g.10gb" (MIG). Instead of devices and device_milli."""

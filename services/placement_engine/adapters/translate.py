@@ -99,7 +99,6 @@ def member_group(group: jobs_pb2.MemberGroup) -> model.MemberGroup:
         replicas=group.replicas,
         min_replicas=group.min_replicas or group.replicas,
         devices=resources.devices,
-        max_devices=resources.max_devices,
         device_milli=resources.device_milli,
         device_share_bytes=resources.device_share_bytes,
         partition=resources.partition,

@@ -26,7 +26,7 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
     known, meets = np.zeros(size, dtype=np.bool_), np.ones(size, dtype=np.bool_)
     if not shape.needs_devices:
         bit = fleet.executor_bit(shape.executor)
-        return Ask(shape, bit, allowed, memory, watts, known.copy(), objective, known, meets, meets)
+        return Ask(shape, bit, allowed, memory, watts, objective, known, meets, meets)
     candidates = [m for m in range(size) if allowed[m] and models.counts[m] > 0]
     outlook = _outlook(fleet, shape, candidates)
     for m in candidates:
@@ -46,7 +46,6 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         allowed=allowed,
         memory=memory,
         watts=watts,
-        watts_known=watts > 0,
         objective=objective,
         objective_known=known,
         meets_latency=meets,

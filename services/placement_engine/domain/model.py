@@ -179,7 +179,6 @@ class MemberGroup:
     replicas: int = 1
     min_replicas: int = 1
     devices: int = 0
-    max_devices: int = 0
     device_milli: int = 0
     device_share_bytes: int = 0
     partition: str = ""

@@ -114,7 +114,7 @@ def jobs_of(job: Job) -> tuple[Job, ...]:
 def _job_of(job: Job, group: MemberGroup) -> Job:
     demand = {name: getattr(group, name) for name in _DEMAND}
     selectors = {name: getattr(group, name) or getattr(job, name) for name in ("models", "classes", "stacks")}
-    return replace(job, groups=(), **demand, **selectors)
+    return replace(job, groups=(), max_devices=0, **demand, **selectors)
 
 
 _DEMAND = tuple(f.name for f in fields(MemberGroup) if f.name not in ("name", "models", "classes", "stacks"))
@@ -195,7 +195,6 @@ class Ask:
     """Bytes a device must have free."""
     watts: Floats
     """Peak draw on one device for this share, W; 0 where unknown."""
-    watts_known: Bools
     objective: Floats
     """0..1, 1 the best accelerator of the fleet for the objective, 0.5 where nothing is known."""
     objective_known: Bools

@@ -88,6 +88,11 @@ def test_a_gang_of_several_shapes_with_its_groups_and_character() -> None:
         ({"members": [{"name": "a"}], "devices": None}, "members[0].devices", "ask for something"),
         ({"members": [{"name": "a", "gpus": 1}], "devices": None}, "members[0].gpus", "unknown field"),
         ({"members": [{"name": "a", "cpu": "x"}], "devices": None}, "members[0].cpu", "suffix"),
+        (
+            {"members": [{"name": "a", "devices": 1, "max_devices": 2}], "devices": None},
+            "members[0].max_devices",
+            "leave it out",
+        ),
         ({"members": [{"name": "a", "cpu": 1}] * 2, "devices": None}, "members[1].name", "another name"),
         (
             {"members": [{"name": "a", "cpu": 1, "accelerators": {"classes": ["X"]}}], "devices": None},
