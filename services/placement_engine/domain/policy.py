@@ -100,7 +100,8 @@ class Policy:
     """A job that waits for less has none."""
     backfill_tries: int = 32
     """Most jobs in a cycle that are tried in what is reserved for others."""
-    forecasts_per_cycle: int = 4
+    forecasts_per_cycle: int = 8
+    """Most blocked jobs in a cycle, each unlike those before it, for which a start is looked for."""
     forecast_claims: int = 1024
     """Most running jobs that a forecast supposes to end."""
     preemptions_per_cycle: int = 8

@@ -323,6 +323,10 @@ class Bookings:
             return False
         if len(self.reservations) >= policy.reservations or now - job.submitted_at < policy.reservation_after_seconds:
             return False
+        if self._forecasts_left <= 0:
+            return False
+        # Counted whether it is known or not: what is remembered must not decide how far down the queue it goes.
+        self._forecasts_left -= 1
         known = self._forecasts.get(job.job_id)
         if (
             known is not None
@@ -331,10 +335,7 @@ class Bookings:
             and (now < known[1] or (known[0] == self._generation and now < known[4]))
         ):
             start = known[3]
-        elif self._forecasts_left <= 0:
-            return False
         else:
-            self._forecasts_left -= 1
             start = self._forecast(job, ask, now)
         if start is None:
             return False

@@ -138,6 +138,22 @@ def test_no_reservation_before_the_wait_that_the_policy_asks_nor_without_a_forec
     assert placed(engine, a_job("w", devices=4, submitted_at=2.0)) == {"w": ["n1"]}, "it would never start"
 
 
+def test_how_far_down_the_queue_a_start_is_looked_for_does_not_depend_on_what_is_remembered() -> None:
+    """A planner that takes over decides as the one before: what is known already counts as looked at."""
+    queue = [
+        a_job("never", devices=8, submitted_at=1.0),
+        a_job("soon", devices=4, submitted_at=2.0),
+        a_job("backfill", devices=2, submitted_at=3.0),
+    ]
+    for looked_at, backfilled in ((1, {"backfill": ["n1"]}), (2, {})):
+        for remembers in (False, True):
+            engine = an_engine(a_node("n1"), policy=replace(EAGER, forecasts_per_cycle=looked_at))
+            placed(engine, a_job("endless", devices=4), a_job("short", devices=2, expected_duration_seconds=100.0))
+            if remembers:
+                assert placed(engine, queue[0]) == {}
+            assert placed(engine, *queue) == backfilled, (looked_at, remembers)
+
+
 def test_a_start_that_misses_the_deadline_is_not_reserved() -> None:
     engine = an_engine(a_node("n1"), policy=EAGER)
     engine.put_profile(Profile("t", "H100", 8, 1.0))
