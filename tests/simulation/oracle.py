@@ -93,7 +93,9 @@ class Oracle:
     def check(self, result: CycleResult, now: float) -> None:
         for decision in result.decisions:
             self._decision(decision, now)
+        placed = {decision.job_id for decision in result.decisions}
         for preemption in result.preemptions:
+            require(preemption.job_id not in placed, f"{preemption.job_id} is placed and stopped in one cycle")
             self._preemption(preemption, now)
 
     def _decision(self, decision: Decision, now: float) -> None:

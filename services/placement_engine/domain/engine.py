@@ -429,6 +429,7 @@ class Engine:
         self._claims[job.job_id] = claim
         self._ends.put(claim)
         self._bookings.placed(job, claim.members)
+        self._preemptor.placed(job.job_id)
         self._charge(claim, 1)
         return self._decision(job, ask, table, reservation)
 

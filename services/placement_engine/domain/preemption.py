@@ -71,6 +71,8 @@ class Preemptor:
         self._candidates: list[Victim] = []
         self._sifted = -1
         """How many were being stopped when the candidates were sifted in this cycle; -1: not yet."""
+        self._placed: set[str] = set()
+        """In this cycle: none of them is stopped in it."""
         self._preemptible: Counter[int] = Counter()
 
     def begin(self, now: float) -> None:
@@ -79,7 +81,12 @@ class Preemptor:
             self._order = []
         self._plans_left = self._policy.preemptions_per_cycle
         self._sifted = -1
+        self._placed.clear()
         self._not_before = {j: known for j, known in self._not_before.items() if j in self._queues.jobs}
+
+    def placed(self, job_id: str) -> None:
+        """The present cycle has placed the job."""
+        self._placed.add(job_id)
 
     def count(self, job: Job, sign: int) -> None:
         """A job starts (1) or ends (-1) to hold claims."""
@@ -164,6 +171,7 @@ class Preemptor:
                 victim
                 for victim in self._order
                 if victim.job_id not in self._ending
+                and victim.job_id not in self._placed
                 and self._claims.get(victim.job_id) is victim.claim
                 and not self._protected(victim.claim, now)
             ]

@@ -224,12 +224,14 @@ class Quotas:
         return min(rooms, default=None)
 
     def needs(self, job: Job) -> Needs:
-        """For each accelerator that the job admits and a quota of its queue covers: the least that it asks for,
-        and whose quotas that is to come from."""
+        """For each accelerator of the fleet that the job admits and a quota of its queue covers: the least that it
+        asks for, and whose quotas that is to come from."""
         found: list[tuple[int, tuple[Line, ...]]] = []
         lines = dict(self._lines_of(job.queue))
         models = self._models
         for number in range(1, len(models)) if lines else ():
+            if not models.counts[number]:
+                continue
             if not job.groups and not models.admits(number, job.models, job.classes, job.stacks):
                 continue
             asked = least_milli(job, models, number)

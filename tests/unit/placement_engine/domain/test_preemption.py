@@ -318,6 +318,17 @@ def test_who_is_stopped_by_reclaim(
         assert result.preemptions[0].message == "queue 'mine' takes back for p what 'other' holds beyond its own"
 
 
+def test_what_a_cycle_places_it_does_not_stop() -> None:
+    """Where the one who owns what all can use comes last, it takes back in the next cycle."""
+    engine = an_engine(a_node("n1", 1, model="L4"), a_node("n2", 1, schedulable=False), policy=EAGER)
+    engine.set_queues([Queue("l4", quotas=(Quota("L4", 1000),)), Queue("h100", quotas=(Quota("H100", 1000),))])
+    owners = [a_job(f"o{i}", device_milli=200, queue="l4", submitted_at=float(i)) for i in range(3)]
+    result = submit(engine, a_job("b", device_milli=500, queue="h100"), *owners)
+    assert [d.job_id for d in result.decisions] == ["b", "o0", "o1"]
+    assert not result.preemptions
+    assert stopped(engine.cycle(NOW + 1)) == {"b": "o2"}
+
+
 def test_reclaim_leaves_the_other_what_it_owns_and_is_not_taken_back() -> None:
     engine = an_engine(a_node("n1"), policy=EAGER)
     engine.set_queues([Queue("mine"), Queue("other")])

@@ -231,6 +231,17 @@ def test_a_kind_without_room_is_no_answer_though_its_devices_are_free() -> None:
     assert why(engine, a_job("j1", queue="a")) == {"DEVICES_BUSY": (1, 1), "QUEUE_QUOTA_EXCEEDED": (1, 4)}
 
 
+def test_a_kind_that_left_the_fleet_is_nothing_of_ones_own() -> None:
+    """Else its owner would take what is left before those who own that."""
+    engine = an_engine(a_node("n1", 1, "L4"), a_node("n2", 1))
+    engine.set_queues([Queue("l4", quotas=owns(1, "L4")), Queue("h100", quotas=owns(1))])
+    engine.remove_node("n2")
+    engine.submit(a_job("b", device_milli=500, queue="h100"))
+    for i in range(3):
+        engine.submit(a_job(f"o{i}", device_milli=200, queue="l4", submitted_at=float(i)))
+    assert [d.job_id for d in engine.cycle(NOW).decisions] == ["o0", "o1", "o2"]
+
+
 def test_what_others_borrow_is_named_as_reclaimable() -> None:
     engine = two_queues()
     placed(engine, *(a_job(f"b{i}", queue="b") for i in range(6)))
