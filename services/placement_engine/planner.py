@@ -169,9 +169,11 @@ class Planner:
     async def cycle(self) -> bool:
         """One cycle. True: there may be more to do at once."""
         started = self._clock()
-        # 1. Drain: the fleet into the ledger, changed jobs into the core.
-        await self._save_fleet()
+        # 1. Drain: changed jobs into the core, the fleet into the ledger. What comes while it is saved is saved too:
+        # the core sees it at once, and must not place on what the ledger does not guard.
         await self._drain_changed()
+        while await self._save_fleet():
+            pass
         # 2. Order, filter, score, reserve: the core.
         result = self.engine.cycle(started, self._settings.cycle_jobs)
         WAITING.labels(self.pool).set(self.engine.waiting())
@@ -213,19 +215,19 @@ class Planner:
                 raise Superseded(f"pool {self.pool!r} has another epoch than {self.epoch}")
             await fleet_store.save_usage(connection, self.pool, self.engine.usage_history())
 
-    async def _save_fleet(self) -> None:
-        if not self._world.unsaved:
-            return
-        batch = dict(self._world.unsaved)
-        mine = [node for node in batch.values() if (node.pool or "default") == self.pool]
-        if mine:
-            async with self._database.transaction() as connection:
-                assert self.epoch is not None
-                await job_store.check_epoch(connection, self.pool, self.epoch)
-                await fleet_store.save_nodes(connection, mine)
+    async def _save_fleet(self) -> bool:
+        """False: there was nothing to save, and nothing was awaited."""
+        mine = [node for node in self._world.unsaved.values() if (node.pool or "default") == self.pool]
+        if not mine:
+            return False
+        async with self._database.transaction() as connection:
+            assert self.epoch is not None
+            await job_store.check_epoch(connection, self.pool, self.epoch)
+            await fleet_store.save_nodes(connection, mine)
         for node in mine:
             if self._world.unsaved.get(node.name) is node:
                 del self._world.unsaved[node.name]
+        return True
 
     async def _drain_changed(self) -> None:
         if not self._changed:
@@ -324,9 +326,10 @@ class Planner:
 
         try:
             taken, told = await self._database.run(effect)
-        except (asyncpg.CheckViolationError, asyncpg.UniqueViolationError) as error:
+        except (asyncpg.CheckViolationError, asyncpg.UniqueViolationError, job_store.NotInLedger) as error:
             # The core's picture was wrong; the ledger's constraint held. All is read again.
-            log.error("ledger refused decisions", pool=self.pool, error=str(error), detail=error.detail)
+            detail = getattr(error, "detail", "")
+            log.error("ledger refused decisions", pool=self.pool, error=str(error), detail=detail)
             raise ConnectionError("the core is out of step with the ledger") from error
         done = self._clock()
         for job_id, decision in decisions.items():

@@ -1,15 +1,23 @@
 """The two guards of capacity, each with the other switched off, on real PostgreSQL."""
 
+import itertools
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
 
 import asyncpg
 import pytest
 
 from berth.postgres import Database
+from berth.v1 import fleet_pb2
 from placement_engine.adapters import fleet_store, job_store
-from placement_engine.adapters.job_store import Placement, Submission, Superseded
+from placement_engine.adapters.job_store import NotInLedger, Placement, Submission, Superseded
 from placement_engine.domain.model import DeviceClaim, Member
-from tests.services import node
+from placement_engine.domain.policy import Policy
+from placement_engine.planner import Planner
+from placement_engine.settings import EngineSettings
+from placement_engine.world import World
+from tests.services import job, node
 
 
 @pytest.fixture
@@ -84,6 +92,61 @@ async def test_host_resources_are_guarded_too(database: Database) -> None:
     epoch = await take_over(database, "one", 0.0)
     with pytest.raises(asyncpg.CheckViolationError):
         await commit(database, epoch, placement("a", "n0/0", cpu=64_001))
+
+
+async def test_a_device_or_node_that_the_ledger_does_not_know_is_not_given(database: Database) -> None:
+    await accept(database, "a", "b")
+    epoch = await take_over(database, "one", 0.0)
+    with pytest.raises(NotInLedger, match="n0/7"):
+        await commit(database, epoch, placement("a", "n0/0"), placement("b", "n0/7"))
+    elsewhere = Placement("a", 1, 1, [Member(0, "n7", (), 1000, 0)], b"", b"", "")
+    with pytest.raises(NotInLedger, match="n7"):
+        await commit(database, epoch, elsewhere)
+    assert await used(database) == [0, 0]
+    assert await database.pool.fetchval("SELECT count(*) FROM host_claim") == 0
+
+
+async def test_nodes_that_come_while_a_cycle_waits_are_in_the_ledger_before_it_places(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each of the cycle's questions another node is heard of; the job fits on all of them together."""
+    world = World()
+    world.set_queues([fleet_pb2.Queue(name="default")])
+    planner = Planner(
+        "default",
+        settings=EngineSettings(postgres_dsn="unused"),
+        policy=Policy(),
+        database=database,
+        world=world,
+        name="one",
+        published=lambda: None,
+    )
+    await planner._wait_for_pool()
+    wanted = replace(submission("a"), spec=job("a", devices=8, replicas=3, pool="default").SerializeToString())
+    async with database.transaction() as connection:
+        await job_store.accept(connection, [wanted], 1.0)
+    planner.changed(["a"])
+    world.add_node(node("early"))
+    coming = iter(("late", "later"))
+
+    def hears_of_a_node(module: Any, name: str) -> None:
+        asked = getattr(module, name)
+
+        async def answer(*arguments: Any) -> Any:
+            found = await asked(*arguments)
+            for late in itertools.islice(coming, 1):
+                world.add_node(node(late))
+            return found
+
+        monkeypatch.setattr(module, name, answer)
+
+    hears_of_a_node(job_store, "read_jobs")
+    hears_of_a_node(fleet_store, "save_nodes")
+    await planner.cycle()
+    rows = await database.pool.fetch("SELECT node, used_milli FROM device WHERE node <> 'n0' ORDER BY device_id")
+    assert {(row["node"], row["used_milli"]) for row in rows} == {(n, 1000) for n in ("early", "late", "later")}
+    async with database.transaction() as connection:
+        assert not (await fleet_store.audit(connection)).violations
 
 
 async def test_a_living_planner_keeps_its_pool(database: Database) -> None:

@@ -16,6 +16,7 @@ from placement_engine.domain.model import DeviceClaim, Member
 
 __all__ = [
     "Accepted",
+    "NotInLedger",
     "Placement",
     "Submission",
     "Superseded",
@@ -37,6 +38,10 @@ COLUMNS = (
 PLAN_CHANNEL = "berth_plan"
 WATCH_CHANNEL = "berth_watch"
 _IDS_A_NOTICE = 150
+
+
+class NotInLedger(BerthError):
+    """A decision names a device or node that the ledger does not know, so that nothing would guard its capacity."""
 
 
 class Superseded(BerthError):
@@ -239,7 +244,9 @@ def _slices(claim: DeviceClaim) -> range:
 
 async def _move_ledger(
     connection: Connection, devices: Iterable[tuple[str, int]], hosts: Iterable[tuple[str, int, int]]
-) -> None:
+) -> bool:
+    """False: the ledger does not know one of these devices or nodes."""
+    known = True
     by_device: dict[str, int] = {}
     for device_id, milli in devices:
         by_device[device_id] = by_device.get(device_id, 0) + milli
@@ -249,7 +256,7 @@ async def _move_ledger(
         by_node[node] = (before[0] + cpu, before[1] + memory)
     if by_device:
         ids = sorted(by_device)
-        await connection.execute(
+        moved = await connection.execute(
             """WITH held AS (SELECT device_id FROM device WHERE device_id = ANY($1::text[]) ORDER BY 1 FOR UPDATE)
                UPDATE device d SET used_milli = d.used_milli + r.milli
                FROM unnest($1::text[], $2::int[]) AS r (device_id, milli), held
@@ -257,9 +264,10 @@ async def _move_ledger(
             ids,
             [by_device[one] for one in ids],
         )
+        known = moved == f"UPDATE {len(ids)}"
     if by_node:
         names = sorted(by_node)
-        await connection.execute(
+        moved = await connection.execute(
             """WITH held AS (SELECT name FROM node WHERE name = ANY($1::text[]) ORDER BY 1 FOR UPDATE)
                UPDATE node n SET cpu_used = n.cpu_used + r.cpu, memory_used = n.memory_used + r.memory
                FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS r (name, cpu, memory), held
@@ -268,6 +276,8 @@ async def _move_ledger(
             [by_node[one][0] for one in names],
             [by_node[one][1] for one in names],
         )
+        known = known and moved == f"UPDATE {len(names)}"
+    return known
 
 
 async def check_epoch(connection: Connection, pool: str, epoch: int) -> None:
@@ -282,7 +292,7 @@ async def commit_placements(
 ) -> set[str]:
     """Commits decisions; gives the jobs that were taken. A job that changed meanwhile is left out whole.
 
-    Raises Superseded, and CheckViolationError where a device or node would be over its capacity.
+    Raises Superseded, CheckViolationError where a device or node would be over its capacity, and NotInLedger.
     """
     await check_epoch(connection, pool, epoch)
     taken = {
@@ -338,11 +348,13 @@ async def commit_placements(
             [one.job_id for one, *_ in slices],
             [member.member for _, member, *_ in slices],
         )
-    await _move_ledger(
+    if not await _move_ledger(
         connection,
         [(claim.device_id, claim.milli) for _, _, claim in devices],
         [(member.node, member.cpu_milli, member.memory_bytes) for _, member in hosts],
-    )
+    ):
+        places = sorted({claim.device_id for _, _, claim in devices} | {member.node for _, member in hosts})
+        raise NotInLedger(f"not all of these are in the ledger: {', '.join(places)}")
     await connection.execute(
         """INSERT INTO decision (job_id, attempt, record)
            SELECT j, a, r FROM unnest($1::text[], $2::int[], $3::bytea[])
