@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.requirements.stamp
 MAVEN := $(shell command -v mvn 2>/dev/null)
 
-.PHONY: help demo dev test test-fast simulation mutants lint format bench proto lock kafka clean
+.PHONY: help demo dev test test-fast simulation mutants lint format bench proto lock kafka kubernetes clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s'|'
@@ -27,6 +27,7 @@ dev: $(STAMP)  ## The same system, kept running
 	@$(BIN)/berth dev
 
 test: $(STAMP)  ## The whole test suite
+	@$(PYTHON) deploy/controlplane/control_plane.py build --where-possible >/dev/null
 	@$(BIN)/pytest
 
 test-fast: $(STAMP)  ## Unit tests only
@@ -63,6 +64,9 @@ lock: $(STAMP)  ## requirements.lock from pyproject.toml
 
 kafka:  ## Apache Kafka 4 from its Maven artefacts, in the foreground on 127.0.0.1:9092
 	@$(PYTHON) deploy/kafka/broker.py run
+
+kubernetes:  ## A real Kubernetes control plane with simulated nodes, in the foreground; built once (7 minutes)
+	@$(PYTHON) deploy/controlplane/control_plane.py run
 
 clean:  ## Removes what the targets made
 	@rm -rf $(VENV) .berth .mypy_cache .ruff_cache .pytest_cache .hypothesis build

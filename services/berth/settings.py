@@ -36,6 +36,10 @@ class ServiceSettings(BaseSettings):
     """Where spans are also kept as JSON lines, for `berth trace`."""
     log_level: str = "info"
     log_format: str = "json"
+    kubernetes: bool = False
+    """Works with a Kubernetes cluster, each service for its own part."""
+    kubeconfig: Path | None = None
+    """Unset: KUBECONFIG, else the pod's service account, else ~/.kube/config."""
     endpoint_file: Path | None = None
     """Where the service writes the addresses that it really listens on, as JSON."""
 

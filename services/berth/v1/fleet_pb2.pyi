@@ -81,6 +81,7 @@ class Device(_message.Message):
     REPORTED_MODEL_FIELD_NUMBER: _builtins.int
     TOPOLOGY_FIELD_NUMBER: _builtins.int
     PARTITIONABLE_FIELD_NUMBER: _builtins.int
+    HELD_BY_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Stable across reboots and index changes: the vendor's UUID where there is one, else "<node>/<index>"."""
     index: _builtins.int
@@ -100,6 +101,8 @@ class Device(_message.Message):
     """The vendor's own name of the model, as reported."""
     partitionable: _builtins.bool
     """True: the device may be cut into the partitions that the catalogue lists for its model (MIG)."""
+    held_by: _builtins.str
+    """Who holds the device outside Berth, such as "monitoring/dcgm-x7k2"; it takes no work meanwhile. Empty: nobody."""
     @_builtins.property
     def topology(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Level to domain within the node, such as {"numa": "0", "link": "1"}."""
@@ -118,14 +121,42 @@ class Device(_message.Message):
         reported_model: _builtins.str = ...,
         topology: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         partitionable: _builtins.bool = ...,
+        held_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_class", b"device_class", "device_id", b"device_id", "index", b"index", "memory_bytes", b"memory_bytes", "model", b"model", "partitionable", b"partitionable", "power_limit_watts", b"power_limit_watts", "present", b"present", "reported_model", b"reported_model", "stack", b"stack", "topology", b"topology"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_class", b"device_class", "device_id", b"device_id", "held_by", b"held_by", "index", b"index", "memory_bytes", b"memory_bytes", "model", b"model", "partitionable", b"partitionable", "power_limit_watts", b"power_limit_watts", "present", b"present", "reported_model", b"reported_model", "stack", b"stack", "topology", b"topology"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class Taint(_message.Message):
+    """Keeps work away from a node, unless it is tolerated. Effects: "NoSchedule", "PreferNoSchedule", "NoExecute"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    value: _builtins.str
+    effect: _builtins.str
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _builtins.str = ...,
+        effect: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Taint: _TypeAlias = Taint  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):
@@ -189,6 +220,9 @@ class Node(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     TELEMETRY_EXEMPT_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
+    TAINTS_FIELD_NUMBER: _builtins.int
+    CPU_MILLI_ELSEWHERE_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_ELSEWHERE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     pool: _builtins.str
     """Default "default"."""
@@ -207,6 +241,9 @@ class Node(_message.Message):
     """True: nobody reports telemetry for this node and that is intended (a static node)."""
     removed: _builtins.bool
     """True: the node was removed; work on it stays claimed until it settles."""
+    cpu_milli_elsewhere: _builtins.int
+    """What work outside Berth holds of cpu_milli and memory_bytes."""
+    memory_bytes_elsewhere: _builtins.int
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
     @_builtins.property
@@ -221,6 +258,8 @@ class Node(_message.Message):
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def taints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Taint]: ...
     def __init__(
         self,
         *,
@@ -240,10 +279,13 @@ class Node(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         telemetry_exempt: _builtins.bool = ...,
         removed: _builtins.bool = ...,
+        taints: _abc.Iterable[Global___Taint] | None = ...,
+        cpu_milli_elsewhere: _builtins.int = ...,
+        memory_bytes_elsewhere: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cordon_reason", b"cordon_reason", "cpu_milli", b"cpu_milli", "devices", b"devices", "executors", b"executors", "labels", b"labels", "memory_bytes", b"memory_bytes", "name", b"name", "pool", b"pool", "power_cap_watts", b"power_cap_watts", "removed", b"removed", "schedulable", b"schedulable", "telemetry_exempt", b"telemetry_exempt", "topology", b"topology", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cordon_reason", b"cordon_reason", "cpu_milli", b"cpu_milli", "cpu_milli_elsewhere", b"cpu_milli_elsewhere", "devices", b"devices", "executors", b"executors", "labels", b"labels", "memory_bytes", b"memory_bytes", "memory_bytes_elsewhere", b"memory_bytes_elsewhere", "name", b"name", "pool", b"pool", "power_cap_watts", b"power_cap_watts", "removed", b"removed", "schedulable", b"schedulable", "taints", b"taints", "telemetry_exempt", b"telemetry_exempt", "topology", b"topology", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

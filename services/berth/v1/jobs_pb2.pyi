@@ -166,6 +166,7 @@ class MemberGroup(_message.Message):
     MIN_REPLICAS_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     ACCELERATORS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """DNS label, unique in the job."""
     replicas: _builtins.int
@@ -178,6 +179,10 @@ class MemberGroup(_message.Message):
     def accelerators(self) -> Global___AcceleratorSelector:
         """Empty: the job's."""
 
+    @_builtins.property
+    def nodes(self) -> Global___NodeConstraints:
+        """Absent: the job's."""
+
     def __init__(
         self,
         *,
@@ -186,10 +191,11 @@ class MemberGroup(_message.Message):
         min_replicas: _builtins.int = ...,
         resources: Global___Resources | None = ...,
         accelerators: Global___AcceleratorSelector | None = ...,
+        nodes: Global___NodeConstraints | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "resources", b"resources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "nodes", b"nodes", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "min_replicas", b"min_replicas", "name", b"name", "replicas", b"replicas", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "min_replicas", b"min_replicas", "name", b"name", "nodes", b"nodes", "replicas", b"replicas", "resources", b"resources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -360,24 +366,166 @@ Global___CommandPayload: _TypeAlias = CommandPayload  # noqa: Y015
 
 @_typing.final
 class KubernetesPayload(_message.Message):
-    """A pod to create; JSON or YAML manifest of kind Pod."""
+    """Pods that exist and wait to be bound, one a member in the members' order; or a pod to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MANIFEST_FIELD_NUMBER: _builtins.int
+    PODS_FIELD_NUMBER: _builtins.int
     manifest: _builtins.str
+    """JSON or YAML manifest of kind Pod, of which every member gets a copy. Instead of `pods`."""
+    @_builtins.property
+    def pods(self) -> _containers.RepeatedCompositeFieldContainer[Global___PodReference]: ...
     def __init__(
         self,
         *,
         manifest: _builtins.str = ...,
+        pods: _abc.Iterable[Global___PodReference] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "pods", b"pods"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___KubernetesPayload: _TypeAlias = KubernetesPayload  # noqa: Y015
+
+@_typing.final
+class PodReference(_message.Message):
+    """One very pod: another of the same name is not it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    name: _builtins.str
+    uid: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "namespace", b"namespace", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PodReference: _TypeAlias = PodReference  # noqa: Y015
+
+@_typing.final
+class NodeRequirement(_message.Message):
+    """A condition on a node's labels, as Kubernetes writes it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    operator: _builtins.str
+    """"In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "operator", b"operator", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeRequirement: _TypeAlias = NodeRequirement  # noqa: Y015
+
+@_typing.final
+class NodeTerm(_message.Message):
+    """All of the requirements."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUIREMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requirements(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeRequirement]: ...
+    def __init__(
+        self,
+        *,
+        requirements: _abc.Iterable[Global___NodeRequirement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requirements", b"requirements"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeTerm: _TypeAlias = NodeTerm  # noqa: Y015
+
+@_typing.final
+class Toleration(_message.Message):
+    """Tolerates the taints that match, as Kubernetes has it: an empty key with "Exists" all, an empty effect all effects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    operator: _builtins.str
+    """"Equal" (default) or "Exists"."""
+    value: _builtins.str
+    effect: _builtins.str
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        value: _builtins.str = ...,
+        effect: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "key", b"key", "operator", b"operator", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Toleration: _TypeAlias = Toleration  # noqa: Y015
+
+@_typing.final
+class NodeConstraints(_message.Message):
+    """On which nodes members may sit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    TOLERATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def required(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeTerm]:
+        """Any of the terms; none: every node."""
+
+    @_builtins.property
+    def tolerations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Toleration]: ...
+    def __init__(
+        self,
+        *,
+        required: _abc.Iterable[Global___NodeTerm] | None = ...,
+        tolerations: _abc.Iterable[Global___Toleration] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["required", b"required", "tolerations", b"tolerations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeConstraints: _TypeAlias = NodeConstraints  # noqa: Y015
 
 @_typing.final
 class ModelPayload(_message.Message):
@@ -453,6 +601,7 @@ class JobSpec(_message.Message):
     MEMBER_GROUPS_FIELD_NUMBER: _builtins.int
     CHARACTER_FIELD_NUMBER: _builtins.int
     CHECKPOINT_INTERVAL_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique within the tenant, unless idempotency_key is set. DNS label, at most 63 characters."""
     tenant: _builtins.str
@@ -512,6 +661,8 @@ class JobSpec(_message.Message):
     def checkpoint_interval(self) -> _duration_pb2.Duration:
         """How often the job saves its work: what a preemption loses at most. Absent: it loses all of it."""
 
+    @_builtins.property
+    def nodes(self) -> Global___NodeConstraints: ...
     def __init__(
         self,
         *,
@@ -541,10 +692,11 @@ class JobSpec(_message.Message):
         member_groups: _abc.Iterable[Global___MemberGroup] | None = ...,
         character: Global___WorkloadCharacter | None = ...,
         checkpoint_interval: _duration_pb2.Duration | None = ...,
+        nodes: Global___NodeConstraints | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "character", b"character", "checkpoint_interval", b"checkpoint_interval", "command", b"command", "deadline", b"deadline", "expected_duration", b"expected_duration", "kubernetes", b"kubernetes", "latency_target", b"latency_target", "model", b"model", "payload", b"payload", "resources", b"resources", "topology", b"topology"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "character", b"character", "checkpoint_interval", b"checkpoint_interval", "command", b"command", "deadline", b"deadline", "expected_duration", b"expected_duration", "kubernetes", b"kubernetes", "latency_target", b"latency_target", "model", b"model", "nodes", b"nodes", "payload", b"payload", "resources", b"resources", "topology", b"topology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "character", b"character", "checkpoint_interval", b"checkpoint_interval", "command", b"command", "deadline", b"deadline", "executor", b"executor", "expected_duration", b"expected_duration", "idempotency_key", b"idempotency_key", "kind", b"kind", "kubernetes", b"kubernetes", "labels", b"labels", "latency_target", b"latency_target", "member_groups", b"member_groups", "min_replicas", b"min_replicas", "model", b"model", "name", b"name", "objective", b"objective", "payload", b"payload", "pool", b"pool", "preemptible", b"preemptible", "priority", b"priority", "queue", b"queue", "replicas", b"replicas", "resources", b"resources", "tenant", b"tenant", "topology", b"topology", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "character", b"character", "checkpoint_interval", b"checkpoint_interval", "command", b"command", "deadline", b"deadline", "executor", b"executor", "expected_duration", b"expected_duration", "idempotency_key", b"idempotency_key", "kind", b"kind", "kubernetes", b"kubernetes", "labels", b"labels", "latency_target", b"latency_target", "member_groups", b"member_groups", "min_replicas", b"min_replicas", "model", b"model", "name", b"name", "nodes", b"nodes", "objective", b"objective", "payload", b"payload", "pool", b"pool", "preemptible", b"preemptible", "priority", b"priority", "queue", b"queue", "replicas", b"replicas", "resources", b"resources", "tenant", b"tenant", "topology", b"topology", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["command", "kubernetes", "model"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015

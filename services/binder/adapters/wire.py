@@ -12,7 +12,7 @@ from berth.v1 import binding_pb2 as pb
 from binder.domain.attempt import Attempt, AttemptId, Event, Lifecycle, LifecycleKind, Outcome, Settled, State
 from binder.domain.intake import BindCommand, Command, ReleaseCommand
 from binder.domain.work import Command as RunCommand
-from binder.domain.work import DeviceClaim, Member, Work
+from binder.domain.work import DeviceClaim, Member, PodReference, Work
 
 __all__ = ["Undecodable", "attempt_message", "command_of", "outgoing", "work_of"]
 
@@ -76,7 +76,7 @@ def command_of(record: Record) -> Command:
     if action == "release":
         return ReleaseCommand(attempt_id, decided.version, decided.release.reason, decided_at, traceparent)
     spec = decided.bind.spec
-    by_payload = "process" if spec.HasField("command") else "simulated"
+    by_payload = {"command": "process", "kubernetes": "kubernetes"}.get(spec.WhichOneof("payload") or "", "simulated")
     return BindCommand(
         id=attempt_id,
         version=decided.version,
@@ -115,6 +115,7 @@ def work_of(bind: bytes) -> Work:
         manifest=spec.kubernetes.manifest if spec.HasField("kubernetes") else "",
         model_uri=spec.model.uri if spec.HasField("model") else "",
         expected_seconds=expected,
+        pods=tuple(PodReference(one.namespace, one.name, one.uid) for one in spec.kubernetes.pods),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from binder.domain.attempt import Attempt, AttemptId
 
-__all__ = ["Assignment", "Command", "DeviceClaim", "Member", "Work"]
+__all__ = ["Assignment", "Command", "DeviceClaim", "Member", "PodReference", "Work"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,19 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """`command`, `manifest` (Kubernetes) or `model_uri` (a server), as the job's payload says; else none.
+class PodReference:
+    """One very pod: another of the same name is not it."""
 
-    `expected_seconds` None: not stated.
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """`command`, `manifest` or `pods` (Kubernetes), or `model_uri` (a server), as the job's payload says; else none.
+
+    `pods` are one a member of the wished gang, in the members' order. `expected_seconds` None: not stated.
     """
 
     members: tuple[Member, ...]
@@ -50,6 +59,7 @@ class Work:
     manifest: str = ""
     model_uri: str = ""
     expected_seconds: float | None = None
+    pods: tuple[PodReference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

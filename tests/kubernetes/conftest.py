@@ -1,0 +1,118 @@
+"""One real control plane for all Kubernetes tests; each test begins with an empty cluster."""
+
+import asyncio
+import importlib.util
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from berth.kubernetes.client import Kubernetes
+from tests.conftest import ROOT
+
+
+def load_control_plane() -> ModuleType:
+    name = "berth_control_plane"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "deploy/controlplane/control_plane.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> ModuleType:
+    """The module; a machine without it says so in one line, and in CI fails."""
+    module = load_control_plane()
+    missing = module.available()
+    if not missing and not module.built():
+        missing = "it is not built: `make test` does it, or `python deploy/controlplane/control_plane.py build`"
+    if missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must run on a real control plane, but: {missing}", pytrace=False)
+        pytest.skip(f"needs a Kubernetes control plane: {missing}")
+    return module
+
+
+# Users with a token each; what they may is up to RBAC.
+USERS = ("telemetry-ingest", "profile-store", "placement-engine", "binder")
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(control_plane: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with control_plane.ControlPlane(tmp_path_factory.mktemp("kubernetes"), users=USERS) as running:
+        yield running
+
+
+@pytest.fixture
+async def kubernetes(shared_cluster: Any) -> AsyncIterator[Kubernetes]:
+    """As the administrator."""
+    async with await Kubernetes.connect(shared_cluster.kubeconfig) as client:
+        yield client
+
+
+@pytest.fixture
+async def cluster(shared_cluster: Any, kubernetes: Kubernetes) -> AsyncIterator[Any]:
+    """The control plane without pods, nodes, gangs or claims of an earlier test. Tests use namespace `default`."""
+    await _empty(kubernetes)
+    yield shared_cluster
+    await _empty(kubernetes)
+
+
+OWNERS = (
+    "/apis/batch/v1/namespaces/default/jobs",
+    "/apis/apps/v1/namespaces/default/deployments",
+    "/apis/apps/v1/namespaces/default/replicasets",
+    "/apis/policy/v1/namespaces/default/poddisruptionbudgets",
+    "/apis/scheduling.k8s.io/v1beta1/namespaces/default/podgroups",
+    "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims",
+    "/apis/resource.k8s.io/v1/namespaces/default/resourceclaimtemplates",
+    "/apis/resource.k8s.io/v1/resourceslices",
+    "/apis/resource.k8s.io/v1/deviceclasses",
+    "/apis/resource.k8s.io/v1/devicetaintrules",
+)
+
+
+async def _empty(client: Kubernetes) -> None:
+    for path in (*OWNERS, "/api/v1/namespaces/default/pods", "/api/v1/nodes", "/api/v1/namespaces/default/events"):
+        everything = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0}
+        await client.request("DELETE", path, body=everything)
+    pods, claims = "/api/v1/namespaces/default/pods", "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims"
+    for path in (pods, claims):
+        for _ in range(200):
+            left, _version = await client.list(path)
+            if not left:
+                break
+            for one in left:
+                if one["metadata"].get("finalizers"):
+                    name = one["metadata"]["name"]
+                    await client.patch(f"{path}/{name}", {"metadata": {"finalizers": None}})
+            await asyncio.sleep(0.05)
+
+
+def pod(name: str, *, scheduler: str = "berth", **fields: Any) -> dict[str, Any]:
+    """A pod manifest. `annotations`, `labels`, `limits` (resources), `run_for` ("2s"), `exit_code`, `owner`; any other
+    keyword is a field of the spec."""
+    annotations = dict(fields.pop("annotations", {}))
+    if run_for := fields.pop("run_for", ""):
+        annotations["test.berth.dev/run-for"] = run_for
+    if exit_code := fields.pop("exit_code", ""):
+        annotations["test.berth.dev/exit-code"] = str(exit_code)
+    limits = {key: str(value) for key, value in fields.pop("limits", {}).items()}
+    requests = {"cpu": "1", **limits}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "annotations": annotations, "labels": fields.pop("labels", {})},
+        "spec": {
+            "schedulerName": scheduler,
+            "restartPolicy": "Never",
+            "containers": [{"name": "main", "image": "none", "resources": {"limits": limits, "requests": requests}}],
+            **fields,
+        },
+    }
