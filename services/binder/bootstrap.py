@@ -1,13 +1,16 @@
 """The one place where the binder's parts are put together."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from berth import catalogue
 from berth.auth import Authenticator
 from berth.grpc import GrpcServer
 from berth.kafka import KafkaBus
+from berth.kubernetes import names
+from berth.kubernetes.client import Kubernetes
+from berth.kubernetes.informer import Informer
 from berth.outbox import OutboxRelay
 from berth.postgres import Connection, Database
 from berth.service import App, authority_key
@@ -22,6 +25,7 @@ from binder.domain.intake import Command
 from binder.executors.process import ProcessExecutor
 from binder.executors.simulated import SimulatedExecutor
 from binder.handlers import Intake
+from binder.pods.wiring import Pods, open_pods
 from binder.settings import BinderSettings
 from binder.worker import Pace, Worker
 
@@ -65,6 +69,18 @@ def make_executors(settings: BinderSettings) -> dict[str, Executor]:
 @asynccontextmanager
 async def build(settings: ServiceSettings) -> AsyncIterator[App]:
     assert isinstance(settings, BinderSettings)
+    async with AsyncExitStack() as stack:
+        pods, informer = None, None
+        if settings.kubernetes and settings.engine:
+            client = await stack.enter_async_context(await Kubernetes.connect(settings.kubeconfig))
+            field = f"spec.schedulerName={names.SCHEDULER_NAME}"
+            informer = Informer(client, "/api/v1/pods", field_selector=field, resync_seconds=60.0)
+            pods = await stack.enter_async_context(open_pods(settings, client, informer))
+        yield await stack.enter_async_context(_build(settings, pods, informer))
+
+
+@asynccontextmanager
+async def _build(settings: BinderSettings, pods: Pods | None, informer: Informer | None) -> AsyncIterator[App]:
     database = await Database.open(settings.postgres_dsn.get_secret_value(), SCHEMA, size=settings.postgres_pool)
     await database.migrate("berth", "binder")
     relay = OutboxRelay(database, settings.kafka_bootstrap)
@@ -79,6 +95,7 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
             tries=settings.bind_tries,
         ),
         published=relay.wake,
+        beside=[pods.source.run] if pods is not None else [],
     )
 
     async def apply(connection: Connection, commands: Sequence[Command]) -> None:
@@ -108,9 +125,12 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
             )
         ],
     )
+    tasks: dict[str, Callable[[], Awaitable[None]]] = {"worker": worker.run, "relay": relay.run}
+    if pods is not None and informer is not None:
+        tasks |= {"pods": informer.run, "pod groups": pods.run}
     try:
         await bus.start()
-        yield App(tasks={"worker": worker.run, "relay": relay.run}, not_ready=worker.not_ready, grpc=server)
+        yield App(tasks=tasks, not_ready=worker.not_ready, grpc=server)
     finally:
         await bus.stop()
         await database.close()

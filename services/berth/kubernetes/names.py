@@ -4,6 +4,7 @@ Annotations of a pod (or labels, where the value is a valid label) that say what
 """
 
 __all__ = [
+    "ANNOTATIONS",
     "ATTEMPT",
     "DEVICES",
     "DOMAIN",
@@ -35,9 +36,31 @@ OBJECTIVE = f"{DOMAIN}/objective"
 KIND = f"{DOMAIN}/kind"
 ACCELERATORS = f"{DOMAIN}/accelerators"
 TOPOLOGY = f"{DOMAIN}/topology"
+"""The level that members should share, if they can."""
+REQUIRED_TOPOLOGY = f"{DOMAIN}/required-topology"
+"""The level that members must share."""
+DEVICE_MEMORY = f"{DOMAIN}/device-memory"
+DEADLINE = f"{DOMAIN}/deadline"
+EXPECTED_DURATION = f"{DOMAIN}/expected-duration"
+LATENCY_TARGET = f"{DOMAIN}/latency-target"
+CHECKPOINT_INTERVAL = f"{DOMAIN}/checkpoint-interval"
+PREEMPTIBLE = f"{DOMAIN}/preemptible"
+IGNORE = f"{DOMAIN}/ignore"
+"""Fields of the pod, comma-separated, that Berth does not honour and that the pod is to be scheduled without."""
 GANG = f"{DOMAIN}/gang"
+"""The gang's name, "true" for the pods of one owner, or "false" for none although the pod's kind would have one."""
 GANG_SIZE = f"{DOMAIN}/gang-size"
 GANG_MINIMUM = f"{DOMAIN}/gang-minimum"
 
+# Other projects' names, read as wishes.
+KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+
 # Labels of a node: topology.berth.dev/rack=r7 puts it into the domain r7 of the level "rack".
 TOPOLOGY_PREFIX = f"topology.{DOMAIN}/"
+
+ANNOTATIONS = frozenset(
+    value
+    for name, value in list(globals().items())
+    if name.isupper() and isinstance(value, str) and value.startswith(f"{DOMAIN}/")
+)
+"""Every name under Berth's domain that an object may carry."""
