@@ -8,20 +8,19 @@ from berth import catalogue
 from berth.auth import Authenticator
 from berth.grpc import GrpcServer
 from berth.kafka import KafkaBus
-from berth.kubernetes import names
-from berth.kubernetes.client import Kubernetes
-from berth.kubernetes.informer import Informer
 from berth.outbox import OutboxRelay
 from berth.postgres import Connection, Database
 from berth.service import App, authority_key
 from berth.settings import ServiceSettings
 from berth.topics import PLACEMENTS_DECIDED
 from berth.v1.binding_pb2_grpc import add_BindingServiceServicer_to_server
+from binder.adapters.cluster import Cluster, open_cluster
 from binder.adapters.rpc import BindingService
 from binder.adapters.store import PostgresStore
 from binder.adapters.wire import Undecodable, command_of
 from binder.domain.executor import Executor
 from binder.domain.intake import Command
+from binder.executors.kubernetes import KubernetesExecutor
 from binder.executors.process import ProcessExecutor
 from binder.executors.simulated import SimulatedExecutor
 from binder.handlers import Intake
@@ -35,7 +34,7 @@ SCHEMA = "binder"
 GROUP = "berth-binder"
 
 
-def _process(settings: BinderSettings) -> Executor:
+def _process(settings: BinderSettings, cluster: Cluster | None) -> Executor:
     return ProcessExecutor(
         settings.state_dir / "attempts",
         stack_of=_stack_of,
@@ -47,13 +46,24 @@ def _process(settings: BinderSettings) -> Executor:
     )
 
 
-def _simulated(settings: BinderSettings) -> Executor:
+def _simulated(settings: BinderSettings, cluster: Cluster | None) -> Executor:
     return SimulatedExecutor(speed=settings.simulation_speed, clock=time.time)
 
 
-EXECUTOR_TABLE: Mapping[str, Callable[[BinderSettings], Executor]] = {
+def _kubernetes(settings: BinderSettings, cluster: Cluster | None) -> Executor:
+    assert cluster is not None, "the settings see to it"
+    return KubernetesExecutor(
+        cluster,
+        requests=settings.kubernetes_requests,
+        bind_seconds=0.8 * settings.bind_timeout_seconds,
+        namespaces=frozenset() if "*" in settings.manifest_namespaces else frozenset(settings.manifest_namespaces),
+    )
+
+
+EXECUTOR_TABLE: Mapping[str, Callable[[BinderSettings, Cluster | None], Executor]] = {
     "process": _process,
     "simulated": _simulated,
+    "kubernetes": _kubernetes,
 }
 
 
@@ -62,30 +72,29 @@ def _stack_of(model: str) -> str:
     return accelerator.stack if accelerator is not None else ""
 
 
-def make_executors(settings: BinderSettings) -> dict[str, Executor]:
-    return {name: EXECUTOR_TABLE[name](settings) for name in settings.executors}
+def make_executors(settings: BinderSettings, cluster: Cluster | None = None) -> dict[str, Executor]:
+    return {name: EXECUTOR_TABLE[name](settings, cluster) for name in settings.executors}
 
 
 @asynccontextmanager
 async def build(settings: ServiceSettings) -> AsyncIterator[App]:
     assert isinstance(settings, BinderSettings)
     async with AsyncExitStack() as stack:
-        pods, informer = None, None
-        if settings.kubernetes and settings.engine:
-            client = await stack.enter_async_context(await Kubernetes.connect(settings.kubeconfig))
-            field = f"spec.schedulerName={names.SCHEDULER_NAME}"
-            informer = Informer(client, "/api/v1/pods", field_selector=field, resync_seconds=60.0)
-            pods = await stack.enter_async_context(open_pods(settings, client, informer))
-        yield await stack.enter_async_context(_build(settings, pods, informer))
+        cluster, pods = None, None
+        if settings.kubernetes:
+            cluster = await stack.enter_async_context(open_cluster(settings.kubeconfig))
+            if settings.engine:
+                pods = await stack.enter_async_context(open_pods(settings, cluster.client, cluster.pods))
+        yield await stack.enter_async_context(_build(settings, cluster, pods))
 
 
 @asynccontextmanager
-async def _build(settings: BinderSettings, pods: Pods | None, informer: Informer | None) -> AsyncIterator[App]:
+async def _build(settings: BinderSettings, cluster: Cluster | None, pods: Pods | None) -> AsyncIterator[App]:
     database = await Database.open(settings.postgres_dsn.get_secret_value(), SCHEMA, size=settings.postgres_pool)
     await database.migrate("berth", "binder")
     relay = OutboxRelay(database, settings.kafka_bootstrap)
     store = PostgresStore(database)
-    executors = make_executors(settings)
+    executors = make_executors(settings, cluster)
     worker = Worker(
         store,
         executors,
@@ -126,11 +135,17 @@ async def _build(settings: BinderSettings, pods: Pods | None, informer: Informer
         ],
     )
     tasks: dict[str, Callable[[], Awaitable[None]]] = {"worker": worker.run, "relay": relay.run}
-    if pods is not None and informer is not None:
-        tasks |= {"pods": informer.run, "pod groups": pods.run}
+    if cluster is not None:
+        tasks["cluster"] = cluster.run
+    if pods is not None:
+        tasks["pod groups"] = pods.run
+
+    def not_ready() -> list[str]:
+        return worker.not_ready() + (cluster.not_ready() if cluster is not None else [])
+
     try:
         await bus.start()
-        yield App(tasks=tasks, not_ready=worker.not_ready, grpc=server)
+        yield App(tasks=tasks, not_ready=not_ready, grpc=server)
     finally:
         await bus.stop()
         await database.close()
