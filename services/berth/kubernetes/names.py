@@ -4,6 +4,7 @@ Annotations of a pod (or labels, where the value is a valid label) that say what
 """
 
 __all__ = [
+    "ACCELERATOR",
     "ANNOTATIONS",
     "ATTEMPT",
     "BINDER_SCHEDULER_NAME",
@@ -11,6 +12,7 @@ __all__ = [
     "DEVICES",
     "DOMAIN",
     "EXECUTOR",
+    "EXPORTER",
     "JOB",
     "MEMBER",
     "RELEASED",
@@ -68,6 +70,10 @@ GANG_MINIMUM = f"{DOMAIN}/gang-minimum"
 # Other projects' names, read as wishes.
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 
+ACCELERATOR = f"{DOMAIN}/accelerator"
+"""Label of a node: the catalogue's name of its accelerators, where discovery does not tell, or is wrong."""
+EXPORTER = f"{DOMAIN}/exporter"
+"""Annotation of a pod: it is an exporter of its node's devices; the value is the format of its page, or "auto"."""
 # Labels of a node: topology.berth.dev/rack=r7 puts it into the domain r7 of the level "rack".
 TOPOLOGY_PREFIX = f"topology.{DOMAIN}/"
 

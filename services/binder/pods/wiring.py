@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from berth.auth import Authenticator
 from berth.kubernetes.client import Kubernetes
-from berth.kubernetes.devices import claim_of
+from berth.kubernetes.devices import DeviceResources
 from berth.kubernetes.informer import Informer, run_all
 from berth.service import authority_key
 from binder.pods.engine import Engine
@@ -33,6 +33,7 @@ class Pods:
 async def open_pods(settings: BinderSettings, client: Kubernetes, pods: Informer) -> AsyncIterator[Pods]:
     """`pods`: an informer of those with schedulerName berth, run by the caller."""
     groups = {api: [Informer(client, path, optional=True) for path in paths] for api, paths in GROUP_PATHS.items()}
+    claim_of = DeviceResources.read(settings.kubernetes_resources).claim_of
     async with Engine(settings.engine, Authenticator(authority_key(settings))) as engine:
         source = PodSource(client, pods, groups, engine, claim_of=claim_of)
         yield Pods(source, [one for some in groups.values() for one in some])
