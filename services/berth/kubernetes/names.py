@@ -4,6 +4,7 @@ Annotations of a pod (or labels, where the value is a valid label) that say what
 """
 
 __all__ = [
+    "ACCELERATOR",
     "ATTEMPT",
     "DEVICES",
     "DOMAIN",
@@ -39,5 +40,7 @@ GANG = f"{DOMAIN}/gang"
 GANG_SIZE = f"{DOMAIN}/gang-size"
 GANG_MINIMUM = f"{DOMAIN}/gang-minimum"
 
+ACCELERATOR = f"{DOMAIN}/accelerator"
+"""Label of a node: the catalogue's name of its accelerators, where discovery does not tell, or is wrong."""
 # Labels of a node: topology.berth.dev/rack=r7 puts it into the domain r7 of the level "rack".
 TOPOLOGY_PREFIX = f"topology.{DOMAIN}/"
