@@ -9,6 +9,7 @@ __all__ = [
     "DEVICES",
     "DOMAIN",
     "EXECUTOR",
+    "EXPORTER",
     "JOB",
     "SCHEDULER_NAME",
     "TOPOLOGY_PREFIX",
@@ -42,5 +43,7 @@ GANG_MINIMUM = f"{DOMAIN}/gang-minimum"
 
 ACCELERATOR = f"{DOMAIN}/accelerator"
 """Label of a node: the catalogue's name of its accelerators, where discovery does not tell, or is wrong."""
+EXPORTER = f"{DOMAIN}/exporter"
+"""Annotation of a pod: it is an exporter of its node's devices; the value is the format of its page, or "auto"."""
 # Labels of a node: topology.berth.dev/rack=r7 puts it into the domain r7 of the level "rack".
 TOPOLOGY_PREFIX = f"topology.{DOMAIN}/"
