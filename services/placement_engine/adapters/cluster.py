@@ -8,6 +8,8 @@ from berth.kubernetes.client import Kubernetes, Object
 from berth.kubernetes.devices import DeviceResources
 from berth.kubernetes.informer import Informer
 from berth.kubernetes.pod_jobs import job_of_pod
+from berth.v1 import jobs_pb2
+from placement_engine.adapters.admission_checks import AdmissionChecks
 from placement_engine.adapters.extender import Extender
 from placement_engine.handlers import Admission
 from placement_engine.planner import Planner
@@ -30,13 +32,20 @@ async def beside_other_schedulers(
         if settings.kubernetes:
             client = await stack.enter_async_context(await Kubernetes.connect(settings.kubeconfig))
         resources = DeviceResources.read(settings.kubernetes_resources)
+
+        def read(pod: Object) -> jobs_pb2.JobSpec:
+            return job_of_pod(pod, resources)
+
+        if client is not None:
+            checks = AdmissionChecks(client, planners=planners, admission=admission, world=world, job_of_pod=read)
+            tasks["admission checks"] = checks.run
         if settings.extender_listen:
             own = OwnPods()
             extender = Extender(
                 planners=planners,
                 admission=admission,
                 world=world,
-                job_of_pod=lambda pod: job_of_pod(pod, resources),
+                job_of_pod=read,
                 kubernetes=client,
                 job_of_uid=own.job_of_uid,
             )

@@ -6,7 +6,7 @@ seconds since the epoch. An engine plans one pool; nodes and jobs of other pools
 """
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from placement_engine.domain import views
@@ -68,6 +68,7 @@ from placement_engine.domain.shapes import (
 )
 from placement_engine.domain.sharing import most_milli
 from placement_engine.domain.situation import Situation, situation_of
+from placement_engine.domain.supposition import Supposition
 from placement_engine.domain.survey import Survey, Surveyor, kept_for_others, same_everywhere
 from placement_engine.domain.tables import Pipeline, Table, Tables
 from placement_engine.domain.topology import Topology
@@ -526,8 +527,18 @@ class Engine:
             summary=summary,
         )
 
-    def dry_run(self, job: Job, now: float) -> Decision | Rejection:
-        """Where the job would go now, alone, beside what is kept for others. Changes nothing."""
+    def dry_run(
+        self, job: Job, now: float, *, beside: Mapping[str, tuple[Member, ...]] | None = None
+    ) -> Decision | Rejection:
+        """Where the job would go now, alone, beside what is kept for others. Changes nothing.
+
+        `beside`: members that are supposed to sit where they say as well, by a name for each group of them.
+        """
+        if beside:
+            with Supposition(self._fleet, self._tables, self._reserver) as supposed:
+                for name, members in beside.items():
+                    supposed.hold(name, members)
+                return self.dry_run(job, now)
         self._fleet.age(now)
         why = self._gate(job, now)
         if why is not None:
