@@ -74,8 +74,9 @@ def job_of_workload(
         name, count = str(pod_set["name"]), _count(workload, pod_set)
         if count == 0:
             continue
+        pod = _pod(workload, pod_set, flavors)
         try:
-            one = job_of_pod(_pod(workload, pod_set, flavors))
+            one = job_of_pod(pod)
         except InvalidInput as error:
             raise InvalidInput.of(f"podSets[{name}]", "its template", str(error)) from error
         parts.append((name, count, one))

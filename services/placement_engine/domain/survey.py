@@ -55,13 +55,15 @@ class Surveyor:
 
     def survey(self, table: Table, ask: Ask, nodes: Iterable[str]) -> Survey:
         found, failing = Survey(), list[str]()
-        scores = self._scores(table, ask)
+        best = self._by_node(self._scores(table, ask), EXCLUDED).tolist()
+        known = self._fleet.nodes
         for name in nodes:
-            best = max((float(scores[row]) for row in self._rows(name)), default=EXCLUDED)
-            if best == EXCLUDED:
+            facts = known.get(name)
+            score = EXCLUDED if facts is None else best[facts.number]
+            if score == EXCLUDED:
                 failing.append(name)
             else:
-                found.scores[name] = best
+                found.scores[name] = score
         found.refusals.update(self._refusals(ask, failing))
         return found
 
@@ -84,31 +86,44 @@ class Surveyor:
         facts = self._fleet.nodes.get(node)
         return [] if facts is None else [row.row for row in facts.rows]
 
+    def _by_node(self, values: Floats, least: float) -> Floats:
+        """The largest of each node's rows, by the number of the node; `least` where it has none."""
+        node = self._fleet.columns.node[: values.shape[0]]
+        found = np.full(len(self._fleet.names), least)
+        np.maximum.at(found, node[node >= 0], values[node >= 0])
+        return found
+
     def _refusals(self, ask: Ask, nodes: Sequence[str]) -> dict[str, Refusal]:
-        known = [name for name in nodes if name in self._fleet.nodes]
-        found = {name: Refusal(_unknown(name), curable=False) for name in nodes if name not in self._fleet.nodes}
-        if not known:
+        numbers = {name: facts.number for name in nodes if (facts := self._fleet.nodes.get(name)) is not None}
+        found = {name: Refusal(_unknown(), curable=False) for name in nodes if name not in numbers}
+        if not numbers:
             return found
         verdict = self._explainer.trace(ask, 1).verdict
         emptied = self._explainer.trace(ask, 1, without=CURABLE).verdict
-        rows = {name: np.array(self._rows(name), dtype=np.intp) for name in known}
         # A node of several models is judged by the row that got furthest.
-        furthest = {name: int(verdict[of_node].max()) for name, of_node in rows.items()}
+        furthest = self._by_node(verdict.astype(np.float64), -1.0).tolist()
+        curable = (self._by_node(emptied.astype(np.float64), -1.0) == PASSES).tolist()
         together: dict[int, list[str]] = {}
-        for name, position in furthest.items():
-            together.setdefault(position, []).append(name)
+        for name, number in numbers.items():
+            together.setdefault(int(furthest[number]), []).append(name)
         for position, names in together.items():
-            lasting = {name: not bool((emptied[rows[name]] == PASSES).any()) for name in names}
             if position == PASSES:
                 # The filters let it pass: what excluded it is no filter's, such as a deadline.
-                found |= {name: Refusal(_not_now(), curable=not lasting[name]) for name in names}
-                continue
-            judged = [rows[name][verdict[rows[name]] == position] for name in names]
-            groups = [judged] if len(names) > MOST_TOLD else [[one] for one in judged]
-            reasons = [self._reason(position, np.concatenate(group), ask) for group in groups]
-            for number, name in enumerate(names):
-                reason = reasons[0] if len(groups) == 1 else reasons[number]
-                found[name] = Refusal(reason, curable=not lasting[name])
+                reasons = dict.fromkeys(names, _not_now())
+            elif len(names) > MOST_TOLD:
+                asked = np.zeros(len(self._fleet.names), dtype=np.bool_)
+                asked[[numbers[name] for name in names]] = True
+                node = self._fleet.columns.node[: verdict.shape[0]]
+                rows = np.flatnonzero((verdict == position) & asked[node])
+                reasons = dict.fromkeys(names, self._reason(position, rows, ask))
+            else:
+                reasons = {
+                    name: self._reason(
+                        position, np.array([row for row in self._rows(name) if verdict[row] == position]), ask
+                    )
+                    for name in names
+                }
+            found.update((name, Refusal(reasons[name], curable[numbers[name]])) for name in names)
         return found
 
     def _reason(self, position: int, rows: Ints, ask: Ask) -> Reason:
@@ -134,7 +149,7 @@ def kept_for_others(found: Survey, beside: Survey, reasons: dict[str, Reason]) -
     return Survey(found.scores, {**found.refusals, **held})
 
 
-def _unknown(name: str) -> Reason:
+def _unknown() -> Reason:
     return Reason("Pool", "NODE_UNKNOWN", 1, 0, "Berth knows no such node in this pool")
 
 

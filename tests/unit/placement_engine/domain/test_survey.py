@@ -115,3 +115,17 @@ def test_a_survey_says_what_a_decision_says_and_leaves_no_trace(fleet: Any, batc
         if not job.topology_level:
             assert found.scores[best.node] == pytest.approx(max(found.scores.values()))
             assert found.scores[best.node] == pytest.approx(best.score)
+
+
+def test_a_dry_run_beside_what_is_promised_leaves_no_trace() -> None:
+    engine = an_engine(a_node("n1", 4), a_node("n2", 4))
+    before = engine.state_digest()
+    first = engine.dry_run(a_job("a", devices=4), NOW)
+    assert isinstance(first, Decision)
+    second = engine.dry_run(a_job("b", devices=4), NOW, beside={"a": first.members})
+    assert isinstance(second, Decision)
+    assert (first.members[0].node, second.members[0].node) == ("n1", "n2")
+    third = engine.dry_run(a_job("c", devices=4), NOW, beside={"a": first.members, "b": second.members})
+    assert not isinstance(third, Decision)
+    assert [(one.code, one.nodes) for one in third.reasons] == [("DEVICES_BUSY", 2)]
+    assert engine.state_digest() == before
