@@ -20,6 +20,7 @@ from berth.settings import ServiceSettings
 from berth.v1 import jobs_pb2
 from berth.v1.placement_pb2_grpc import add_PlacementServiceServicer_to_server
 from placement_engine.adapters import fleet_store, translate
+from placement_engine.adapters.cluster import beside_other_schedulers
 from placement_engine.adapters.grpc_placement import PlacementServicer
 from placement_engine.adapters.watch import JobNews
 from placement_engine.domain.job_state import Retry
@@ -181,16 +182,19 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
             authenticator,
             [(add_PlacementServiceServicer_to_server, servicer, "berth.v1.PlacementService")],
         )
-        yield App(
-            tasks={
-                "outbox": relay.run,
-                "pools": pools.run,
-                "news": news.run,
-                "audit": lambda: _audit_forever(database, settings.audit_seconds),
-            },
-            not_ready=database.not_ready,
-            grpc=server,
-        )
+        beside = beside_other_schedulers(settings, planners=pools.planners, admission=admission, world=world)
+        async with beside as tasks:
+            yield App(
+                tasks={
+                    "outbox": relay.run,
+                    "pools": pools.run,
+                    "news": news.run,
+                    "audit": lambda: _audit_forever(database, settings.audit_seconds),
+                    **tasks,
+                },
+                not_ready=database.not_ready,
+                grpc=server,
+            )
     finally:
         await bus.stop()
         await database.close()
