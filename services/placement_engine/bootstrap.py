@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from prometheus_client import Gauge
@@ -20,8 +20,10 @@ from berth.settings import ServiceSettings
 from berth.v1 import jobs_pb2
 from berth.v1.placement_pb2_grpc import add_PlacementServiceServicer_to_server
 from placement_engine.adapters import fleet_store, translate
+from placement_engine.adapters.cluster import kubernetes_tasks
 from placement_engine.adapters.grpc_placement import PlacementServicer
 from placement_engine.adapters.watch import JobNews
+from placement_engine.declaring import Declaring
 from placement_engine.domain.job_state import Retry
 from placement_engine.domain.policy import Policy, UnknownPolicy
 from placement_engine.domain.readouts import MatchingCapacity
@@ -144,6 +146,7 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
     dsn = settings.postgres_dsn.get_secret_value()
     database = await Database.open(dsn, SCHEMA, size=settings.postgres_pool)
     bus = KafkaBus(settings, "placement-engine")
+    stack = AsyncExitStack()
     try:
         await database.migrate("berth", "placement_engine")
         authenticator = Authenticator(authority_key(settings))
@@ -166,6 +169,7 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
         bus.broadcast(topics.TELEMETRY_DEVICES, world.on_telemetry, from_beginning=False)
         await bus.start()
 
+        declaring = Declaring(database, world, pools.refresh, keeps=settings.kubernetes)
         servicer = PlacementServicer(
             database=database,
             world=world,
@@ -174,15 +178,17 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
             cancellation=Cancellation(),
             news=news,
             published=relay.wake,
-            refresh=pools.refresh,
+            declaring=declaring,
         )
         server = GrpcServer(
             settings.grpc_listen,
             authenticator,
             [(add_PlacementServiceServicer_to_server, servicer, "berth.v1.PlacementService")],
         )
+        objects = await kubernetes_tasks(settings, stack, declaring=declaring, world=world, planners=pools.planners)
         yield App(
             tasks={
+                **objects,
                 "outbox": relay.run,
                 "pools": pools.run,
                 "news": news.run,
@@ -193,4 +199,5 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
         )
     finally:
         await bus.stop()
+        await stack.aclose()
         await database.close()

@@ -28,3 +28,5 @@ class EngineSettings(ServiceSettings):
     journal_events: int = 20_000
     """Events that are kept for `berth debug snapshot`; 0 keeps none. Twice in so many events the planner stops to
     take a picture of itself, for some 0.5 ms a node."""
+    device_taint_effect: Literal["NoSchedule", "NoExecute"] = "NoSchedule"
+    """Of the DeviceTaintRule of a faulty device: NoExecute also has the cluster evict what runs on it."""
