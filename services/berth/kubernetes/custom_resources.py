@@ -46,6 +46,8 @@ def in_object_terms(error: InvalidInput, kind: str, name: str) -> str:
 
     def renamed(path: str) -> str:
         path = path.replace(f"{kind}[{name}].", "spec.", 1)
+        if not path.startswith("spec"):
+            path = f"spec.{path}"
         first, *rest = path.split("_")
         return first + "".join(word[:1].upper() + word[1:] for word in rest)
 

@@ -32,6 +32,9 @@ async def kubernetes_tasks(
         world=world,
         planners=planners,
         closing_seconds=2 * settings.reconcile_seconds,
+        every_seconds=settings.reconcile_seconds,
     )
-    taints = DeviceTaints(client, planners, fault_effect=settings.device_taint_effect)
+    taints = DeviceTaints(
+        client, planners, fault_effect=settings.device_taint_effect, every_seconds=settings.reconcile_seconds
+    )
     return {"declared objects": keeper.run, "device taints": taints.run}
