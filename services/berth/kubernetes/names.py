@@ -5,10 +5,14 @@ Annotations of a pod (or labels, where the value is a valid label) that say what
 
 __all__ = [
     "ATTEMPT",
+    "BINDER_SCHEDULER_NAME",
+    "CREATED_FOR",
     "DEVICES",
     "DOMAIN",
     "EXECUTOR",
     "JOB",
+    "MEMBER",
+    "RELEASED",
     "SCHEDULER_NAME",
     "TOPOLOGY_PREFIX",
 ]
@@ -25,6 +29,15 @@ ATTEMPT = f"{DOMAIN}/attempt"
 DEVICES = f"{DOMAIN}/devices"
 """Annotation of a bound pod: the ids of the devices claimed for it, comma-separated."""
 MEMBER = f"{DOMAIN}/member"
+"""Annotation of a bound pod: which member of its gang it is, from 0."""
+RELEASED = f"{DOMAIN}/released"
+"""Annotation of a pod that was not bound when its attempt was let go: "<job id>.<attempt>". That attempt, and the
+job's earlier ones, never bind it any more."""
+CREATED_FOR = f"{DOMAIN}/created-for"
+"""Label of a pod that the binder made from a job's manifest: a digest of the attempt's id. The annotation of the same
+name has the id itself."""
+BINDER_SCHEDULER_NAME = "berth-binder"
+"""Scheduler of the pods that the binder makes: they are part of a job already, and nobody else's to take up."""
 
 # Wishes.
 QUEUE = f"{DOMAIN}/queue"
