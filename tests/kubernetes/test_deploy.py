@@ -83,7 +83,11 @@ def comparable(rendered: str) -> Objects:
         if kind == "Deployment":
             template = one["spec"]["template"]
             template["metadata"]["annotations"].pop("checksum/settings", None)
-            for source in template["spec"]["containers"][0]["envFrom"]:
+            container = template["spec"]["containers"][0]
+            # kustomize puts what a patch adds to the front.
+            for named in (container["ports"], container["env"], container["volumeMounts"], template["spec"]["volumes"]):
+                named.sort(key=lambda each: str(each["name"]))
+            for source in container["envFrom"]:
                 source["configMapRef"]["name"] = source["configMapRef"]["name"].partition("-")[0]
         assert (kind, metadata["name"]) not in found
         found[kind, metadata["name"]] = one
