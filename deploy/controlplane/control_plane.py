@@ -31,7 +31,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +50,7 @@ MODULES = {
     },
     "kwok": {"kwok": "sigs.k8s.io/kwok/cmd/kwok"},
 }
+HELM_MODULE, HELM_PACKAGE = "helm", "helm.sh/helm/v4/cmd/helm"
 FEATURES = "GenericWorkload=true,DRAPartitionableDevices=true"
 APIS = "scheduling.k8s.io/v1beta1=true,scheduling.k8s.io/v1alpha3=true"
 # Each is a user of this name; RBAC says what it may. `system:masters` may do all.
@@ -103,18 +104,24 @@ def _names() -> list[str]:
     return [name for programs in MODULES.values() for name in programs]
 
 
+def _cache() -> Path:
+    if root := os.environ.get("BERTH_CACHE"):
+        return Path(root).absolute()
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root).absolute() / "berth"
+    return Path.home() / ".cache" / "berth"
+
+
+def _digest(modules: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for module in sorted(modules):
+        digest.update((_HERE / module / "go.sum").read_bytes() + (_HERE / module / "go.mod").read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def _programs() -> Path:
     """The folder of the built programs: another one for each change of what they are built from."""
-    if root := os.environ.get("BERTH_CACHE"):
-        base = Path(root)
-    elif root := os.environ.get("XDG_CACHE_HOME"):
-        base = Path(root) / "berth"
-    else:
-        base = Path.home() / ".cache" / "berth"
-    digest = hashlib.sha256()
-    for module in sorted(MODULES):
-        digest.update((_HERE / module / "go.sum").read_bytes() + (_HERE / module / "go.mod").read_bytes())
-    return base.absolute() / f"kubernetes-{kubernetes_version()}-{digest.hexdigest()[:12]}"
+    return _cache() / f"kubernetes-{kubernetes_version()}-{_digest(MODULES)}"
 
 
 def built() -> bool:
@@ -139,6 +146,25 @@ def build() -> Path:
                 if not (folder / name).exists():
                     _go_build(_HERE / module, package, folder / name)
     return folder
+
+
+def helm() -> Path:
+    """Where Helm is once it is built; a folder of its own, so that the control plane is not built again for it."""
+    return _cache() / f"helm-{_digest([HELM_MODULE])}" / "helm"
+
+
+def build_helm() -> Path:
+    """Helm, for the tests of the chart: built first where it is not there, in 2 minutes on 2 cores."""
+    program = helm()
+    program.parent.mkdir(parents=True, exist_ok=True)
+    with (program.parent / ".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            if shutil.which("go") is None:
+                raise ControlPlaneError("go is not on the PATH: Helm is built with it")
+            print("building helm (once)", file=sys.stderr)
+            _go_build(_HERE / HELM_MODULE, HELM_PACKAGE, program)
+    return program
 
 
 def _go_build(module: Path, package: str, target: Path) -> None:
@@ -478,11 +504,12 @@ def _trusting(certificate: Path) -> ssl.SSLContext:
 
 
 def _healthy(url: str, certificate: Path | None = None, token: str = "", *, insecure: bool = False) -> bool:
-    context = _trusting(certificate) if certificate is not None else None
-    if insecure:
-        context = ssl._create_unverified_context()
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
+        # Inside: the API server's certificate is there before it is written.
+        context = _trusting(certificate) if certificate is not None else None
+        if insecure:
+            context = ssl._create_unverified_context()
         with urllib.request.urlopen(request, context=context, timeout=2) as answer:
             return bool(answer.status == 200)
     except OSError:
@@ -526,6 +553,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"control plane: not built: {missing}", file=sys.stderr)
             else:
                 print(build())
+                build_helm()
         else:
             _run(chosen.nodes, chosen.scheduler)
     except ControlPlaneError as error:

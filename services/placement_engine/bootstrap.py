@@ -20,9 +20,10 @@ from berth.settings import ServiceSettings
 from berth.v1 import jobs_pb2
 from berth.v1.placement_pb2_grpc import add_PlacementServiceServicer_to_server
 from placement_engine.adapters import fleet_store, translate
-from placement_engine.adapters.cluster import beside_other_schedulers
+from placement_engine.adapters.cluster import in_a_cluster
 from placement_engine.adapters.grpc_placement import PlacementServicer
 from placement_engine.adapters.watch import JobNews
+from placement_engine.declaring import Declaring
 from placement_engine.domain.job_state import Retry
 from placement_engine.domain.policy import Policy, UnknownPolicy
 from placement_engine.domain.readouts import MatchingCapacity
@@ -167,6 +168,7 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
         bus.broadcast(topics.TELEMETRY_DEVICES, world.on_telemetry, from_beginning=False)
         await bus.start()
 
+        declaring = Declaring(database, world, pools.refresh, keeps=settings.kubernetes)
         servicer = PlacementServicer(
             database=database,
             world=world,
@@ -175,14 +177,14 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
             cancellation=Cancellation(),
             news=news,
             published=relay.wake,
-            refresh=pools.refresh,
+            declaring=declaring,
         )
         server = GrpcServer(
             settings.grpc_listen,
             authenticator,
             [(add_PlacementServiceServicer_to_server, servicer, "berth.v1.PlacementService")],
         )
-        beside = beside_other_schedulers(settings, planners=pools.planners, admission=admission, world=world)
+        beside = in_a_cluster(settings, planners=pools.planners, admission=admission, declaring=declaring, world=world)
         async with beside as tasks:
             yield App(
                 tasks={

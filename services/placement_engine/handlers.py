@@ -56,6 +56,8 @@ class Admission:
         if queue is None:
             known = ", ".join(sorted(self.queues())) or "none"
             errors.append(FieldError("queue", spec.queue, f"unknown queue: use one of: {known}, or `berth apply` it"))
+        elif queue.closing:
+            errors.append(FieldError("queue", spec.queue, "is being deleted and takes no new jobs: use another"))
         elif queue.tenants and spec.tenant not in queue.tenants:
             raise PermissionDenied(
                 f"queue: {spec.queue!r}: belongs to {', '.join(queue.tenants)}, not to tenant {spec.tenant!r}"

@@ -31,6 +31,8 @@ class EngineSettings(ServiceSettings):
     journal_events: int = 20_000
     """Events that are kept for `berth debug snapshot`; 0 keeps none. Twice in so many events the planner stops to
     take a picture of itself, for some 0.5 ms a node."""
+    device_taint_effect: Literal["NoSchedule", "NoExecute"] = "NoSchedule"
+    """Of the DeviceTaintRule of a faulty device: NoExecute also has the cluster evict what runs on it."""
     extender_listen: str = ""
     """host:port of the extender for kube-scheduler, such as 127.0.0.1:8700; empty: it is not served."""
     extender_certificate: Path | None = None

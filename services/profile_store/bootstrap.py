@@ -3,7 +3,7 @@
 import asyncio
 import importlib.resources
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
 import structlog
@@ -12,6 +12,7 @@ from berth import catalogue
 from berth.auth import Authenticator
 from berth.grpc import GrpcServer
 from berth.kafka import ensure_topics
+from berth.kubernetes.client import Kubernetes
 from berth.outbox import OutboxRelay
 from berth.postgres import TRANSIENT, Database
 from berth.service import App, authority_key
@@ -19,6 +20,7 @@ from berth.settings import ServiceSettings
 from berth.v1.profiles_pb2_grpc import add_ProfileServiceServicer_to_server
 from profile_store.adapters.grpc_service import ProfileService
 from profile_store.adapters.postgres_profiles import PostgresProfiles
+from profile_store.adapters.workload_profiles import WorkloadProfiles
 from profile_store.handlers import ProfileStore
 from profile_store.settings import ProfileStoreSettings
 
@@ -34,6 +36,7 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
     if not isinstance(settings, ProfileStoreSettings):
         raise TypeError("profile-store needs ProfileStoreSettings")
     database = await Database.open(settings.postgres_dsn.get_secret_value(), SCHEMA, size=settings.postgres_pool)
+    stack = AsyncExitStack()
     try:
         await database.migrate("berth", "profile_store")
         await ensure_topics(settings)
@@ -48,6 +51,9 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
         tasks = {"outbox": relay.run}
         if settings.republish:
             tasks["republish"] = lambda: _republish(store, settings.republish_seconds)
+        if settings.kubernetes:
+            client = await stack.enter_async_context(await Kubernetes.connect(settings.kubeconfig))
+            tasks["workload profiles"] = WorkloadProfiles(client, store, now=lambda: datetime.now(UTC)).run
         server = GrpcServer(
             settings.grpc_listen,
             Authenticator(authority_key(settings)),
@@ -55,6 +61,7 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
         )
         yield App(tasks=tasks, grpc=server)
     finally:
+        await stack.aclose()
         await database.close()
 
 

@@ -73,7 +73,11 @@ class ProfileStore:
 
     async def seed(self, content: bytes, source: str) -> int:
         """Adds the profiles of Berth's own format whose key is free: what was learnt since is kept."""
-        sound = validate(read("yaml", content, source).profiles, self.catalogue, now=self.now())
+        return await self.keep(read("yaml", content, source).profiles)
+
+    async def keep(self, profiles: Sequence[Profile]) -> int:
+        """Adds those whose key is free; InvalidInput where one is wrong. How many were added."""
+        sound = validate(profiles, self.catalogue, now=self.now())
         added = await self.profiles.add_missing(sound)
         if added:
             self.announced()

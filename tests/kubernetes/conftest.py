@@ -12,6 +12,7 @@ import pytest
 
 from berth.kubernetes.client import Kubernetes
 from tests.conftest import ROOT
+from tests.kubernetes.installing import install_crds, install_rights
 
 
 def load_control_plane() -> ModuleType:
@@ -47,6 +48,14 @@ USERS = ("telemetry-ingest", "profile-store", "placement-engine", "binder")
 def shared_cluster(control_plane: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with control_plane.ControlPlane(tmp_path_factory.mktemp("kubernetes"), users=USERS) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def installed(shared_cluster: Any) -> Any:
+    """The control plane with Berth's resources and the rights of its services."""
+    install_crds(shared_cluster)
+    install_rights(shared_cluster)
+    return shared_cluster
 
 
 @pytest.fixture

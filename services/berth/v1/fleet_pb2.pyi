@@ -333,11 +333,14 @@ class Pool(_message.Message):
     POWER_DOMAINS_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     PLANNER_FIELD_NUMBER: _builtins.int
+    KEPT_BY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     epoch: _builtins.int
     """Raised at each take-over by a planner. Output only."""
     planner: _builtins.str
     """Who plans the pool at present. Output only."""
+    kept_by: _builtins.str
+    """The Kubernetes object that declares it, such as "pools.berth.dev/default"; only that changes it. Output only."""
     @_builtins.property
     def power_domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___PowerDomain]: ...
     def __init__(
@@ -347,10 +350,11 @@ class Pool(_message.Message):
         power_domains: _abc.Iterable[Global___PowerDomain] | None = ...,
         epoch: _builtins.int = ...,
         planner: _builtins.str = ...,
+        kept_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "name", b"name", "planner", b"planner", "power_domains", b"power_domains"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "kept_by", b"kept_by", "name", b"name", "planner", b"planner", "power_domains", b"power_domains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -414,6 +418,8 @@ class Queue(_message.Message):
     PROTECTED_SECONDS_FIELD_NUMBER: _builtins.int
     SHARE_FIELD_NUMBER: _builtins.int
     DEVICES_BORROWED_FIELD_NUMBER: _builtins.int
+    KEPT_BY_FIELD_NUMBER: _builtins.int
+    CLOSING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     parent: _builtins.str
     """Empty: a top-level queue."""
@@ -432,6 +438,10 @@ class Queue(_message.Message):
     """Weighted dominant share, past use included. Output only."""
     devices_borrowed: _builtins.float
     """Devices in use beyond what the queue owns. Output only."""
+    kept_by: _builtins.str
+    """The Kubernetes object that declares it, such as "queues.berth.dev/research"; only that changes it. Output only."""
+    closing: _builtins.bool
+    """It is being deleted: it takes no new jobs. Output only."""
     @_builtins.property
     def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tenants that may submit. Empty: any tenant."""
@@ -456,10 +466,12 @@ class Queue(_message.Message):
         protected_seconds: _builtins.float = ...,
         share: _builtins.float = ...,
         devices_borrowed: _builtins.float = ...,
+        kept_by: _builtins.str = ...,
+        closing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_limit", b"device_limit", "devices_borrowed", b"devices_borrowed", "devices_in_use", b"devices_in_use", "name", b"name", "parent", b"parent", "pending_jobs", b"pending_jobs", "protected_seconds", b"protected_seconds", "quotas", b"quotas", "reclaim", b"reclaim", "running_jobs", b"running_jobs", "share", b"share", "tenants", b"tenants", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closing", b"closing", "device_limit", b"device_limit", "devices_borrowed", b"devices_borrowed", "devices_in_use", b"devices_in_use", "kept_by", b"kept_by", "name", b"name", "parent", b"parent", "pending_jobs", b"pending_jobs", "protected_seconds", b"protected_seconds", "quotas", b"quotas", "reclaim", b"reclaim", "running_jobs", b"running_jobs", "share", b"share", "tenants", b"tenants", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

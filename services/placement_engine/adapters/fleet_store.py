@@ -1,12 +1,22 @@
 """Pools, queues and nodes in PostgreSQL, and the auditor's questions. All in the caller's transaction."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from berth.postgres import Connection
 from berth.v1 import fleet_pb2, placement_pb2
 from placement_engine.domain.queues import PastUse
 
-__all__ = ["audit", "heartbeat", "read_nodes", "read_pools", "read_queues", "save_nodes", "take_over"]
+__all__ = [
+    "QueueUse",
+    "audit",
+    "heartbeat",
+    "read_nodes",
+    "read_pools",
+    "read_queues",
+    "save_nodes",
+    "take_over",
+]
 
 
 async def take_over(connection: Connection, pool: str, planner: str, now: float, lease_seconds: float) -> int | None:
@@ -67,6 +77,35 @@ async def save_queues(connection: Connection, queues: Sequence[fleet_pb2.Queue])
         [queue.name for queue in queues],
         [queue.SerializeToString() for queue in queues],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class QueueUse:
+    """What is left of a queue: jobs that wait, jobs that hold devices, queues below it."""
+
+    pending: int = 0
+    active: int = 0
+    children: tuple[str, ...] = ()
+
+    @property
+    def any(self) -> bool:
+        return bool(self.pending or self.active or self.children)
+
+
+async def queue_use(connection: Connection, name: str) -> QueueUse:
+    jobs = await connection.fetchrow(
+        """SELECT count(*) FILTER (WHERE state = 1) AS pending, count(*) FILTER (WHERE state <> 1) AS active
+           FROM job WHERE queue = $1 AND state IN (1, 2, 3, 4, 8)""",
+        name,
+    )
+    children = [queue.name for queue in await read_queues(connection) if queue.parent == name]
+    assert jobs is not None  # an aggregate always has its row
+    return QueueUse(jobs["pending"], jobs["active"], tuple(children))
+
+
+async def delete_queue(connection: Connection, name: str) -> None:
+    await connection.execute("DELETE FROM queue WHERE name = $1", name)
+    await connection.execute("DELETE FROM queue_usage WHERE queue = $1", name)
 
 
 async def save_usage(connection: Connection, pool: str, history: Iterable[PastUse]) -> None:

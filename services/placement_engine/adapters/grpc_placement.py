@@ -7,12 +7,14 @@ from functools import partial
 from typing import Any
 
 from berth.auth import current_principal
-from berth.errors import BerthError, FieldError, InvalidInput, NotFound
+from berth.errors import BerthError, InvalidInput, NotFound
 from berth.jobs import validate
 from berth.postgres import Connection, Database
 from berth.v1 import fleet_pb2, jobs_pb2, placement_pb2, placement_pb2_grpc
 from placement_engine.adapters import fleet_store, job_store, translate
+from placement_engine.adapters.queue_figures import with_usage
 from placement_engine.adapters.watch import JobNews
+from placement_engine.declaring import Declaring
 from placement_engine.domain import model, snapshot
 from placement_engine.domain.job_state import JobRow, JobState, is_over
 from placement_engine.handlers import Admission, Cancellation, conflict
@@ -24,7 +26,6 @@ from placement_engine.world import World
 __all__ = ["PlacementServicer"]
 
 DEFAULT_WAIT_SECONDS = 30.0
-MOST_DEVICES = 10_000_000
 CHUNK_BYTES = 1 << 20
 WATCH_POLL_SECONDS = 5.0
 PAGE_SIZE = 500
@@ -44,7 +45,7 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
         cancellation: Cancellation,
         news: JobNews,
         published: Callable[[], None],
-        refresh: Callable[[], Any],
+        declaring: Declaring,
     ) -> None:
         self._database = database
         self._world = world
@@ -53,7 +54,7 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
         self._cancellation = cancellation
         self._news = news
         self._published = published
-        self._refresh = refresh
+        self._declaring = declaring
         self._whatif = asyncio.Lock()
 
     # -- jobs ------------------------------------------------------------------------------------
@@ -245,90 +246,23 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
     async def ListQueues(
         self, request: placement_pb2.ListQueuesRequest, context: Any
     ) -> placement_pb2.ListQueuesResponse:
-        usage = {
-            one.name: one
-            for planner in self._planners.values()
-            if planner.active
-            for one in planner.engine.queue_usage()
-        }
-        queues = []
-        for name, queue in sorted(self._world.queues.items()):
-            shown = fleet_pb2.Queue()
-            shown.CopyFrom(queue)
-            if name in usage:
-                shown.pending_jobs = usage[name].pending_jobs
-                shown.running_jobs = usage[name].running_jobs
-                shown.devices_in_use = usage[name].used_milli / 1000
-                shown.share = usage[name].share + usage[name].past_share
-                shown.devices_borrowed = max((quota.borrowed for quota in usage[name].quotas), default=0) / 1000
-            queues.append(shown)
-        return placement_pb2.ListQueuesResponse(queues=queues)
+        queues = [queue for _, queue in sorted(self._world.queues.items())]
+        return placement_pb2.ListQueuesResponse(queues=with_usage(queues, self._planners.values()))
 
     async def ApplyQueues(
         self, request: placement_pb2.ApplyQueuesRequest, context: Any
     ) -> placement_pb2.ApplyQueuesResponse:
         current_principal().require_role("admin")
-        merged = dict(self._world.queues)
-        errors = []
-        for queue in request.queues:
-            if not queue.name:
-                errors.append(FieldError("queue.name", "", "name the queue"))
-            if queue.weight < 0 or queue.weight != queue.weight or queue.weight == float("inf"):
-                errors.append(FieldError(f"queue[{queue.name}].weight", str(queue.weight), "write a number above 0"))
-            if queue.device_limit < 0:
-                errors.append(
-                    FieldError(f"queue[{queue.name}].device_limit", str(queue.device_limit), "write 0 for no limit")
-                )
-            errors.extend(_quota_errors(queue))
-            queue.weight = queue.weight or 1.0
-            merged[queue.name] = queue
-        for queue in request.queues:
-            seen = {queue.name}
-            parent = queue.parent
-            while parent:
-                if parent not in merged or parent in seen:
-                    what = "a loop of parents" if parent in seen else "unknown queue"
-                    errors.append(FieldError(f"queue[{queue.name}].parent", parent, f"{what}: name an existing one"))
-                    break
-                seen.add(parent)
-                parent = merged[parent].parent
-        if errors:
-            raise InvalidInput(errors)
-        await self._database.run(lambda connection: fleet_store.save_queues(connection, list(request.queues)))
-        await self._refresh()
-        return placement_pb2.ApplyQueuesResponse(applied=len(request.queues))
+        return placement_pb2.ApplyQueuesResponse(applied=await self._declaring.apply_queues(list(request.queues)))
 
     async def ListPools(self, request: placement_pb2.ListPoolsRequest, context: Any) -> placement_pb2.ListPoolsResponse:
-        async with self._database.pool.acquire() as connection:
-            return placement_pb2.ListPoolsResponse(pools=await fleet_store.read_pools(connection))
+        return placement_pb2.ListPoolsResponse(pools=await self._declaring.pools())
 
     async def ApplyPools(
         self, request: placement_pb2.ApplyPoolsRequest, context: Any
     ) -> placement_pb2.ApplyPoolsResponse:
         current_principal().require_role("admin")
-        errors = []
-        for pool in request.pools:
-            if not pool.name:
-                errors.append(FieldError("pool.name", "", "name the pool"))
-            for domain in pool.power_domains:
-                if not domain.cap_watts > 0:
-                    errors.append(
-                        FieldError(
-                            f"pool[{pool.name}].power_domains[{domain.name}].cap_watts",
-                            str(domain.cap_watts),
-                            "write watts above 0",
-                        )
-                    )
-        if errors:
-            raise InvalidInput(errors)
-
-        async def effect(connection: Connection) -> None:
-            for pool in request.pools:
-                await fleet_store.save_pool(connection, pool)
-
-        await self._database.run(effect)
-        await self._refresh()
-        return placement_pb2.ApplyPoolsResponse(applied=len(request.pools))
+        return placement_pb2.ApplyPoolsResponse(applied=await self._declaring.apply_pools(list(request.pools)))
 
     async def ListAdvice(
         self, request: placement_pb2.ListAdviceRequest, context: Any
@@ -384,27 +318,6 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             return await fleet_store.audit(connection)
-
-
-def _quota_errors(queue: fleet_pb2.Queue) -> list[FieldError]:
-    errors = []
-    seen: set[str] = set()
-    for position, quota in enumerate(queue.quotas):
-        at = f"queue[{queue.name}].quotas[{position}]"
-        if quota.accelerator in seen:
-            errors.append(FieldError(f"{at}.accelerator", quota.accelerator, "one quota an accelerator: add them up"))
-        seen.add(quota.accelerator)
-        limits = [(name, getattr(quota, name)) for name in ("borrowing_limit", "lending_limit") if quota.HasField(name)]
-        for name, value in (("devices", quota.devices), *limits):
-            if not 0 <= value <= MOST_DEVICES:
-                errors.append(FieldError(f"{at}.{name}", str(value), f"write devices from 0 to {MOST_DEVICES}"))
-    if not 0 <= queue.protected_seconds < float("inf"):
-        errors.append(
-            FieldError(
-                f"queue[{queue.name}].protected_seconds", str(queue.protected_seconds), "write 0 or more seconds"
-            )
-        )
-    return errors
 
 
 class Standby(BerthError):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from placement_engine.domain import views
+from placement_engine.domain import verdicts, views
 from placement_engine.domain.advising import Adviser
 from placement_engine.domain.asks import with_deadline
 from placement_engine.domain.defragment import Defragmenter
@@ -53,7 +53,7 @@ from placement_engine.domain.prospects import Prospects
 from placement_engine.domain.queues import Group, PastUse, Queues, Totals
 from placement_engine.domain.quota_accounts import quota_exceeded
 from placement_engine.domain.quotas import within_quota
-from placement_engine.domain.readouts import MatchingCapacity, NodeView, QueueUsage
+from placement_engine.domain.readouts import DeviceVerdicts, MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reservations import Bookings
 from placement_engine.domain.reserve import Reservation
 from placement_engine.domain.scores.objective import cautions
@@ -655,6 +655,10 @@ class Engine:
     def queue_usage(self) -> tuple[QueueUsage, ...]:
         """Every known queue, by name; a queue that only jobs name is listed too."""
         return views.queue_usage(self._queues, self._totals)
+
+    def device_verdicts(self) -> DeviceVerdicts:
+        """Devices that take no new work for heat or a fault."""
+        return verdicts.device_verdicts(self._fleet)
 
     def matching_capacity(self, job: Job) -> MatchingCapacity:
         """What could ever match the job, by model, class, stack and executor, claims not counted."""

@@ -55,6 +55,7 @@ READOUTS = (
     "node_names",
     "node_view",
     "queue_usage",
+    "device_verdicts",
     "matching_capacity",
     "situation",
     "state_digest",

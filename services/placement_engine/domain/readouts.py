@@ -1,6 +1,7 @@
 """What the core tells of its state: read-only values for gRPC, the CLI and tests."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 from placement_engine.domain.model import Device, DeviceSample, Node, NodeSample
 
@@ -73,6 +74,33 @@ class QueueUsage:
     share: float
     past_share: float = 0.0
     quotas: tuple[QuotaUsage, ...] = ()
+
+
+class VerdictKind(Enum):
+    FAULTY = "faulty"
+    """An error or stated ill health; it is cordoned."""
+    THROTTLED = "throttled"
+    """It was throttled for long; it is cordoned."""
+    HOT = "hot"
+    """Its heat margin is too small now, or will be in a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceVerdict:
+    """Why a device takes no new work. `code`: the error's, else 0."""
+
+    device_id: str
+    node: str
+    kind: VerdictKind
+    code: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceVerdicts:
+    found: tuple[DeviceVerdict, ...]
+    unheard: frozenset[str]
+    """Devices that no telemetry told of yet, such as after a take-over: an earlier verdict may still hold."""
 
 
 @dataclass(frozen=True, slots=True)
