@@ -72,6 +72,7 @@ class Looks:
             try:
                 async for _ in awatch(
                     folder,
+                    watch_filter=None,
                     recursive=False,
                     debounce=200,
                     step=20,
@@ -196,9 +197,16 @@ async def _serving(
         yield plugin, path
     finally:
         plugin.close()
-        await server.stop(pace.grace)
-        with contextlib.suppress(OSError):
-            path.unlink()
+        # gRPC loses a cancellation that comes while a server stops: it never gets to see one.
+        stopping = asyncio.ensure_future(server.stop(pace.grace))
+        try:
+            await asyncio.shield(stopping)
+        except asyncio.CancelledError:
+            await stopping
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 async def _register(kubelet: Path, resource: str, endpoint: str, seconds: float) -> str:

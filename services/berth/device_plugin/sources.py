@@ -63,6 +63,8 @@ class File:
         looks = Looks()
         watching = asyncio.create_task(looks.watch(self.path.absolute().parent, self.seconds))
         try:
+            # The watch begins before the first look: what changes in between is not missed.
+            await asyncio.sleep(0)
             while True:
                 changed = asyncio.ensure_future(looks.wait())
                 yield await self.read()
