@@ -4,10 +4,12 @@ Annotations of a pod (or labels, where the value is a valid label) that say what
 """
 
 __all__ = [
+    "ACCELERATOR",
     "ATTEMPT",
     "DEVICES",
     "DOMAIN",
     "EXECUTOR",
+    "EXPORTER",
     "JOB",
     "SCHEDULER_NAME",
     "TOPOLOGY_PREFIX",
@@ -39,5 +41,9 @@ GANG = f"{DOMAIN}/gang"
 GANG_SIZE = f"{DOMAIN}/gang-size"
 GANG_MINIMUM = f"{DOMAIN}/gang-minimum"
 
+ACCELERATOR = f"{DOMAIN}/accelerator"
+"""Label of a node: the catalogue's name of its accelerators, where discovery does not tell, or is wrong."""
+EXPORTER = f"{DOMAIN}/exporter"
+"""Annotation of a pod: it is an exporter of its node's devices; the value is the format of its page, or "auto"."""
 # Labels of a node: topology.berth.dev/rack=r7 puts it into the domain r7 of the level "rack".
 TOPOLOGY_PREFIX = f"topology.{DOMAIN}/"
