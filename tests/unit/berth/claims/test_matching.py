@@ -284,7 +284,7 @@ def situations(draw: st.DrawFn) -> tuple[list[Object], list[Object], frozenset[s
             else:
                 requests.append(request(f"r{at}", first={"x": wanted(), "y": wanted()}))
         kind = draw(st.sampled_from([None, "matchAttribute", "distinctAttribute"]))
-        limits = [] if kind is None else [{kind: NUMA}]
+        limits: list[Object] = [] if kind is None else [{kind: NUMA}]
         if limits and draw(st.booleans()):
             limits[0]["requests"] = ["r0"]
         claims.append(claim(f"c{number}", *requests, constraints=limits))
