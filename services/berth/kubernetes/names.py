@@ -5,6 +5,7 @@ Annotations of a pod (or labels, where the value is a valid label) that say what
 
 __all__ = [
     "ACCELERATOR",
+    "ALLOCATED_FOR",
     "ATTEMPT",
     "DEVICES",
     "DOMAIN",
@@ -27,6 +28,8 @@ ATTEMPT = f"{DOMAIN}/attempt"
 DEVICES = f"{DOMAIN}/devices"
 """Annotation of a bound pod: the ids of the devices claimed for it, comma-separated."""
 MEMBER = f"{DOMAIN}/member"
+ALLOCATED_FOR = f"{DOMAIN}/allocated-for"
+"""Annotation of a resource claim that Berth allocated: the uid of the pod whose job holds the devices in the ledger."""
 
 # Wishes.
 QUEUE = f"{DOMAIN}/queue"

@@ -186,6 +186,9 @@ def shape_of(job: Job) -> Shape:
     )
 
 
+NO_TRAITS: Mapping[frozenset[str], int] = {frozenset(): 0}
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A shape with what it means on each accelerator; arrays are indexed by the fleet's model id."""
@@ -216,7 +219,7 @@ class Ask:
     """Thousandths of a device on each model; None: `shape.milli_per_device` on all of them."""
     cuts: Cuts | None = None
     """What the partition means on each model; None: the shape is no partition."""
-    trait_sets: Mapping[frozenset[str], int] = field(default_factory=dict, repr=False)
+    trait_sets: Mapping[frozenset[str], int] = field(default_factory=lambda: NO_TRAITS, repr=False)
     """The fleet's own, which grows: number of each set of traits that a device had."""
 
     def fraction(self, model: Ints) -> Floats | float:

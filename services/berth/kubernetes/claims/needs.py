@@ -28,18 +28,27 @@ __all__ = [
     "NEED_PREFIX",
     "ClaimAsk",
     "ClaimsNotReady",
+    "FleetDevice",
     "Marks",
     "accelerator_of",
     "ask_of",
     "claims_of",
+    "device_record",
     "in_use",
+    "is_accelerator",
     "marks",
     "need_of",
+    "unallocated",
 ]
 
 NEED_PREFIX = "claims.berth.dev/"
 # What drivers call the model of a device, best first.
 MODEL_ATTRIBUTES = ("productName", "model", "product", "deviceType", "type", "architecture")
+# Level within the node to the attributes that tell it.
+TOPOLOGY_ATTRIBUTES = {
+    "numa": ("resource.kubernetes.io/numaNode", "numa", "numaNode"),
+    "link": ("resource.kubernetes.io/pcieRoot", "pcieRoot"),
+}
 
 
 class ClaimsNotReady(Exception):
@@ -54,6 +63,21 @@ class ClaimAsk:
     devices: int = 0
     need: str = ""
     terms: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FleetDevice:
+    """An accelerator of a slice as the fleet has it. A partition has no model of the catalogue: nothing is known of
+    its speed, and it must not count as the whole device. Bytes."""
+
+    device_id: str
+    index: int
+    model: str = ""
+    device_class: str = ""
+    stack: str = ""
+    memory_bytes: int = 0
+    reported_model: str = ""
+    topology: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +139,50 @@ def accelerator_of(offer: Offer) -> catalogue.Accelerator | None:
         if isinstance(value, str) and (entry := catalogue.by_name(value) or catalogue.resolve(value)) is not None:
             return entry
     return None
+
+
+def device_record(offer: Offer, position: int) -> "FleetDevice":
+    """`position`: among the node's, its index where its attributes and name tell none."""
+    entry = accelerator_of(offer)
+    product = next(
+        (
+            value
+            for name in MODEL_ATTRIBUTES
+            if isinstance(value := offer.attributes.get(f"{offer.driver}/{name}"), str)
+        ),
+        "",
+    )
+    profile = offer.attributes.get(f"{offer.driver}/profile")
+    cut = f" {profile}" if isinstance(profile, str) else " (partition)" if offer.consumes else ""
+    whole = not cut or (entry is not None and (entry.memory_bytes or 0) <= _memory(offer))
+    index = next(
+        (
+            value
+            for name in ("index", "minor")
+            if isinstance(value := offer.attributes.get(f"{offer.driver}/{name}"), int) and not isinstance(value, bool)
+        ),
+        position,
+    )
+    topology: dict[str, str] = {}
+    for level, attributes in TOPOLOGY_ATTRIBUTES.items():
+        for name in attributes:
+            value = offer.attributes.get(name if "/" in name else f"{offer.driver}/{name}")
+            if value is not None and not isinstance(value, tuple):
+                topology.setdefault(level, str(value))
+    return FleetDevice(
+        offer.device_id,
+        index,
+        model=entry.name if entry is not None and whole else "",
+        device_class=entry.device_class if entry else "",
+        stack=entry.stack if entry else "",
+        memory_bytes=_memory(offer),
+        reported_model=product + ("" if whole else cut),
+        topology=tuple(sorted(topology.items())),
+    )
+
+
+def _memory(offer: Offer) -> int:
+    return int(offer.capacity.get(f"{offer.driver}/memory", 0))
 
 
 def is_accelerator(offer: Offer) -> bool:
@@ -190,10 +258,11 @@ def ask_of(
     pod: Object,
     claims: Mapping[str, Object],
     classes: Mapping[str, Object],
-    nodes: Iterable[tuple[Object, Offers]],
+    taken: frozenset[str],
+    offered: Iterable[Offers],
 ) -> ClaimAsk:
-    """What to ask the engine for a pod with claims. `nodes`: each with what it is offered; as many are looked at as
-    it takes to find one where the claims can be satisfied, the free first.
+    """What to ask the engine for a pod with claims. `taken`: devices that claims hold; `offered`: to each node; as
+    many are looked at as it takes to find one where the claims can be satisfied now.
 
     Raises ClaimsNotReady, and ClaimError where no node can ever serve them.
     """
@@ -210,11 +279,10 @@ def ask_of(
     need = need_of(waiting)
     if not need:
         return ClaimAsk(terms=tuple(terms))
-    taken = in_use(claims.values())
     counts: dict[int, None] = {}
     free: int | None = None
     reasons: dict[str, None] = {}
-    for _, offers in nodes:
+    for offers in offered:
         found = marks(waiting, classes, offers, taken)
         if isinstance(found, NoMatch):
             reasons |= dict.fromkeys(found.reasons)

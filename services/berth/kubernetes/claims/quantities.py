@@ -4,31 +4,18 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-__all__ = ["Version", "parse_quantity", "parse_version"]
+from berth.errors import InvalidInput
+from berth.kubernetes import quantities
 
-_QUANTITY = re.compile(
-    r"(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))"
-    r"(?P<unit>[KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+|)\Z"
-)
-_BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
-_DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-LONGEST = 64
+__all__ = ["Version", "parse_quantity", "parse_version"]
 
 
 def parse_quantity(text: str) -> Fraction:
     """ "1.5Gi" as a number. Raises ValueError that names what is wrong."""
-    found = _QUANTITY.match(text) if len(text) <= LONGEST else None
-    if found is None:
-        raise ValueError(f"{text!r} is no quantity: a number with one of the units n u m k M G T P E Ki Mi Gi Ti Pi Ei")
-    number, unit = Fraction(found["number"]), found["unit"]
-    if unit in _BINARY:
-        return number * (1 << _BINARY[unit])
-    if unit in _DECIMAL:
-        return number * Fraction(10) ** _DECIMAL[unit]
-    exponent = int(unit[1:])
-    if abs(exponent) > LONGEST:
-        raise ValueError(f"{text!r} is no quantity: its exponent is beyond {LONGEST}")
-    return number * Fraction(10) ** exponent
+    try:
+        return quantities.parse_quantity("quantity", text)
+    except InvalidInput as error:
+        raise ValueError(str(error)) from error
 
 
 _VERSION = re.compile(

@@ -3,7 +3,7 @@
 Only the newest generation of a pool counts, and only once all of its slices are there (`resourceSliceCount`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -93,7 +93,9 @@ class Offers:
     updating: Mapping[str, str] = field(default_factory=dict)
 
 
-def pools_of(slices: Iterable[Object]) -> list[Pool]:
+def pools_of(slices: Iterable[Object], rules: Iterable[Object] = ()) -> list[Pool]:
+    """`rules`: DeviceTaintRules, whose taints count as the devices' own."""
+    rules = tuple(rules)
     newest: dict[tuple[str, str], list[Object]] = {}
     for one in slices:
         spec = one["spec"]
@@ -103,10 +105,10 @@ def pools_of(slices: Iterable[Object]) -> list[Pool]:
             newest[key] = [spec]
         elif spec["pool"]["generation"] == known[0]["pool"]["generation"]:
             known.append(spec)
-    return [_pool(driver, name, newest[driver, name]) for driver, name in sorted(newest)]
+    return [_pool(driver, name, newest[driver, name], rules) for driver, name in sorted(newest)]
 
 
-def _pool(driver: str, name: str, specs: list[Object]) -> Pool:
+def _pool(driver: str, name: str, specs: list[Object], rules: Sequence[Object]) -> Pool:
     wanted = int(specs[0]["pool"].get("resourceSliceCount", 0))
     reaches = tuple(specs)
     if len(specs) != wanted:
@@ -127,7 +129,7 @@ def _pool(driver: str, name: str, specs: list[Object]) -> Pool:
                     if (shared["name"], counter) in counters:
                         raise ValueError(f"counter set {shared['name']!r} stands twice")
                     counters[shared["name"], counter] = parse_quantity(str(amount["value"]))
-        offers = [_offer(driver, name, spec, device) for spec in specs for device in spec.get("devices") or ()]
+        offers = [_offer(driver, name, spec, device, rules) for spec in specs for device in spec.get("devices") or ()]
         names = [offer.name for offer in offers]
         if len(set(names)) != len(names):
             raise ValueError(f"device name {next(one for one in names if names.count(one) > 1)!r} stands twice")
@@ -140,7 +142,7 @@ def _pool(driver: str, name: str, specs: list[Object]) -> Pool:
     return Pool(driver, name, tuple(offers), counters, reaches=reaches)
 
 
-def _offer(driver: str, pool: str, spec: Object, device: Object) -> Offer:
+def _offer(driver: str, pool: str, spec: Object, device: Object, rules: Sequence[Object]) -> Offer:
     where = device if spec.get("perDeviceNodeSelection") else spec
     consumes: dict[tuple[str, str], Fraction] = {}
     for consumption in device.get("consumesCounters") or ():
@@ -157,7 +159,7 @@ def _offer(driver: str, pool: str, spec: Object, device: Object) -> Offer:
             qualified(name, driver): parse_quantity(str(one["value"]))
             for name, one in (device.get("capacity") or {}).items()
         },
-        taints=tuple(device.get("taints") or ()),
+        taints=(*(device.get("taints") or ()), *_taints_of(rules, driver, pool, device["name"])),
         consumes=consumes,
         node_name=where.get("nodeName") or "",
         node_selector=where.get("nodeSelector"),
@@ -165,6 +167,17 @@ def _offer(driver: str, pool: str, spec: Object, device: Object) -> Offer:
         else CONDITIONAL if device.get("bindingConditions")
         else "",
     )  # fmt: skip
+
+
+def _taints_of(rules: Iterable[Object], driver: str, pool: str, device: str) -> list[Mapping[str, Any]]:
+    """An empty selector means every device, none no device."""
+    own = {"driver": driver, "pool": pool, "device": device}
+    return [
+        rule["spec"]["taint"]
+        for rule in rules
+        if (selector := rule["spec"].get("deviceSelector")) is not None
+        and all(value is None or own.get(key) == value for key, value in selector.items())
+    ]
 
 
 def offers_on(node: Object, pools: Iterable[Pool]) -> Offers:

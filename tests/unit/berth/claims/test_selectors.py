@@ -61,7 +61,7 @@ def test_expressions_that_drivers_and_users_write(expression: str) -> None:
         (f'{GPU}.missing == "x"', 'Key not found in map : "missing"'),
         ('device.attributes["nic.example.com"].speed > 3', 'Key not found in map : "speed"'),
         ("device.driver", "it must give a bool"),
-        ('quantity("40Gb").isInteger()', "'40Gb' is no quantity"),
+        ('quantity("40Gb").isInteger()', "quantity: '40Gb': write a Kubernetes quantity"),
         (f'{MEMORY}.isGreaterThan(semver("1.2.3"))', "a version is no quantity"),
         (f"{GPU}.index.matches('x')", "No matching overloads"),
     ],
@@ -110,7 +110,7 @@ def test_what_is_no_version(text: str) -> None:
         parse_version(text)
 
 
-@pytest.mark.parametrize("text", ["", "Gi", "1,5", "0x10", "1 Gi", "1K", "1e", "1e9999", "--1", "1" * 70])
+@pytest.mark.parametrize("text", ["", "Gi", "1,5", "0x10", "1 Gi", "1K", "1e", "--1", "1" * 170])
 def test_what_is_no_quantity(text: str) -> None:
-    with pytest.raises(ValueError, match="no quantity"):
+    with pytest.raises(ValueError, match="write a Kubernetes quantity"):
         parse_quantity(text)

@@ -48,3 +48,12 @@ def test_a_member_group_has_its_own() -> None:
     found = engine.dry_run(a_job(devices=0, replicas=2, groups=groups), NOW)
     assert isinstance(found, Decision)
     assert {member.group: [one.index for one in member.devices] for member in found.members}["leader"] == [2]
+
+
+def test_what_is_handed_out_for_claims_is_for_claims_only() -> None:
+    engine = an_engine(marked(a_node("a", 2), "resource-claim", "x", devices=(0,)))
+    assert indices(engine.dry_run(a_job(devices=1), NOW)) == [1]
+    assert indices(engine.dry_run(a_job(devices=1, traits=("x",)), NOW)) == [0]
+    refused = engine.dry_run(a_job(devices=2), NOW)
+    assert isinstance(refused, Rejection)
+    assert refused.reasons[0].message.startswith("1 devices are handed out for resource claims only")
