@@ -1,8 +1,8 @@
 """The one place where the binder's parts are put together."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from berth import catalogue
 from berth.auth import Authenticator
@@ -14,14 +14,17 @@ from berth.service import App, authority_key
 from berth.settings import ServiceSettings
 from berth.topics import PLACEMENTS_DECIDED
 from berth.v1.binding_pb2_grpc import add_BindingServiceServicer_to_server
+from binder.adapters.cluster import Cluster, open_cluster
 from binder.adapters.rpc import BindingService
 from binder.adapters.store import PostgresStore
 from binder.adapters.wire import Undecodable, command_of
 from binder.domain.executor import Executor
 from binder.domain.intake import Command
+from binder.executors.kubernetes import KubernetesExecutor
 from binder.executors.process import ProcessExecutor
 from binder.executors.simulated import SimulatedExecutor
 from binder.handlers import Intake
+from binder.pods.wiring import Pods, open_pods
 from binder.settings import BinderSettings
 from binder.worker import Pace, Worker
 
@@ -31,7 +34,7 @@ SCHEMA = "binder"
 GROUP = "berth-binder"
 
 
-def _process(settings: BinderSettings) -> Executor:
+def _process(settings: BinderSettings, cluster: Cluster | None) -> Executor:
     return ProcessExecutor(
         settings.state_dir / "attempts",
         stack_of=_stack_of,
@@ -43,13 +46,24 @@ def _process(settings: BinderSettings) -> Executor:
     )
 
 
-def _simulated(settings: BinderSettings) -> Executor:
+def _simulated(settings: BinderSettings, cluster: Cluster | None) -> Executor:
     return SimulatedExecutor(speed=settings.simulation_speed, clock=time.time)
 
 
-EXECUTOR_TABLE: Mapping[str, Callable[[BinderSettings], Executor]] = {
+def _kubernetes(settings: BinderSettings, cluster: Cluster | None) -> Executor:
+    assert cluster is not None, "the settings see to it"
+    return KubernetesExecutor(
+        cluster,
+        requests=settings.kubernetes_requests,
+        bind_seconds=0.8 * settings.bind_timeout_seconds,
+        namespaces=frozenset() if "*" in settings.manifest_namespaces else frozenset(settings.manifest_namespaces),
+    )
+
+
+EXECUTOR_TABLE: Mapping[str, Callable[[BinderSettings, Cluster | None], Executor]] = {
     "process": _process,
     "simulated": _simulated,
+    "kubernetes": _kubernetes,
 }
 
 
@@ -58,18 +72,29 @@ def _stack_of(model: str) -> str:
     return accelerator.stack if accelerator is not None else ""
 
 
-def make_executors(settings: BinderSettings) -> dict[str, Executor]:
-    return {name: EXECUTOR_TABLE[name](settings) for name in settings.executors}
+def make_executors(settings: BinderSettings, cluster: Cluster | None = None) -> dict[str, Executor]:
+    return {name: EXECUTOR_TABLE[name](settings, cluster) for name in settings.executors}
 
 
 @asynccontextmanager
 async def build(settings: ServiceSettings) -> AsyncIterator[App]:
     assert isinstance(settings, BinderSettings)
+    async with AsyncExitStack() as stack:
+        cluster, pods = None, None
+        if settings.kubernetes:
+            cluster = await stack.enter_async_context(open_cluster(settings.kubeconfig))
+            if settings.engine:
+                pods = await stack.enter_async_context(open_pods(settings, cluster.client, cluster.pods))
+        yield await stack.enter_async_context(_build(settings, cluster, pods))
+
+
+@asynccontextmanager
+async def _build(settings: BinderSettings, cluster: Cluster | None, pods: Pods | None) -> AsyncIterator[App]:
     database = await Database.open(settings.postgres_dsn.get_secret_value(), SCHEMA, size=settings.postgres_pool)
     await database.migrate("berth", "binder")
     relay = OutboxRelay(database, settings.kafka_bootstrap)
     store = PostgresStore(database)
-    executors = make_executors(settings)
+    executors = make_executors(settings, cluster)
     worker = Worker(
         store,
         executors,
@@ -79,6 +104,7 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
             tries=settings.bind_tries,
         ),
         published=relay.wake,
+        beside=[pods.source.run] if pods is not None else [],
     )
 
     async def apply(connection: Connection, commands: Sequence[Command]) -> None:
@@ -108,9 +134,18 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
             )
         ],
     )
+    tasks: dict[str, Callable[[], Awaitable[None]]] = {"worker": worker.run, "relay": relay.run}
+    if cluster is not None:
+        tasks["cluster"] = cluster.run
+    if pods is not None:
+        tasks["pod groups"] = pods.run
+
+    def not_ready() -> list[str]:
+        return worker.not_ready() + (cluster.not_ready() if cluster is not None else [])
+
     try:
         await bus.start()
-        yield App(tasks={"worker": worker.run, "relay": relay.run}, not_ready=worker.not_ready, grpc=server)
+        yield App(tasks=tasks, not_ready=not_ready, grpc=server)
     finally:
         await bus.stop()
         await database.close()

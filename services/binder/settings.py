@@ -1,19 +1,20 @@
 """Settings of the binder, from the environment."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from berth.settings import ServiceSettings
 
 __all__ = ["EXECUTORS", "BinderSettings"]
 
-EXECUTORS = ("process", "simulated")
+EXECUTORS = ("process", "simulated", "kubernetes")
+DEFAULT_EXECUTORS = ("process", "simulated")
 
 
 class BinderSettings(ServiceSettings):
-    executors: Annotated[tuple[str, ...], NoDecode] = EXECUTORS
+    executors: Annotated[tuple[str, ...], NoDecode] = DEFAULT_EXECUTORS
     """Comma-separated names."""
     simulation_speed: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Seconds of a simulated job per second of the clock."""
@@ -25,10 +26,17 @@ class BinderSettings(ServiceSettings):
     barrier_timeout_seconds: float = Field(default=120.0, gt=0)
     """After which a runner whose binder is gone gives up waiting for the rest of its gang."""
     reconcile_seconds: float = Field(default=30.0, gt=0)
+    engine: str = ""
+    """host:port of placement-engine, to which pods are submitted as jobs. Empty: pods are not taken up."""
     only_nodes: Annotated[frozenset[str], NoDecode] = frozenset()
     """Comma-separated names of nodes that are this machine, for `process`. Empty: every node is."""
 
-    @field_validator("executors", "only_nodes", mode="before")
+    kubernetes_requests: int = Field(default=64, ge=1, le=1000)
+    """To the API server at once."""
+    manifest_namespaces: Annotated[tuple[str, ...], NoDecode] = ("default",)
+    """Comma-separated: where pods may be made from jobs' manifests. "*": anywhere."""
+
+    @field_validator("executors", "only_nodes", "manifest_namespaces", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
@@ -40,3 +48,12 @@ class BinderSettings(ServiceSettings):
         if unknown or not value:
             raise ValueError(f"unknown executors {unknown}: choose from {', '.join(EXECUTORS)}, at least one")
         return tuple(dict.fromkeys(value))
+
+    @model_validator(mode="after")
+    def _with_a_cluster(self) -> Self:
+        if "kubernetes" in self.executors and not self.kubernetes:
+            raise ValueError(
+                "BERTH_EXECUTORS has kubernetes, and BERTH_KUBERNETES is false: set BERTH_KUBERNETES=true, "
+                "and BERTH_KUBECONFIG outside a cluster"
+            )
+        return self

@@ -82,6 +82,8 @@ def validate(spec: pb.JobSpec) -> pb.JobSpec:
     check(made.executor in ("", *EXECUTORS), "executor", made.executor, f"write one of: {', '.join(EXECUTORS)}")
     if made.executor == "process":
         check(bool(made.command.argv), "command", "", "the process executor needs a command")
+    if made.executor == "kubernetes" or made.HasField("kubernetes"):
+        _check_kubernetes(check, made)
     for field in ("latency_target", "expected_duration", "checkpoint_interval"):
         if any(given.name == field for given, _ in made.ListFields()):
             seconds = getattr(made, field).ToNanoseconds() / 1e9
@@ -96,6 +98,26 @@ def validate(spec: pb.JobSpec) -> pb.JobSpec:
     if errors:
         raise InvalidInput(errors)
     return made
+
+
+def _check_kubernetes(check: Check, made: pb.JobSpec) -> None:
+    pods, manifest = made.kubernetes.pods, made.kubernetes.manifest
+    check(
+        made.HasField("kubernetes") and bool(pods) != bool(manifest.strip()), "kubernetes",
+        f"{len(pods)} pods and {'a' if manifest.strip() else 'no'} manifest",
+        "give `pods` that exist, one a member, or `manifest`, a Pod of which every member gets a copy",
+    )  # fmt: skip
+    check(
+        len(pods) in (0, made.replicas), "kubernetes.pods", f"{len(pods)} pods",
+        f"name one pod for each of the {made.replicas} replicas, in the members' order",
+    )  # fmt: skip
+    seen: set[str] = set()
+    for position, pod in enumerate(pods):
+        where = f"kubernetes.pods[{position}]"
+        for field in ("namespace", "name", "uid"):
+            check(bool(getattr(pod, field)), f"{where}.{field}", "", f"write the pod's metadata.{field}")
+        check(pod.uid not in seen, f"{where}.uid", pod.uid, "name each pod once")
+        seen.add(pod.uid)
 
 
 def _groups(made: pb.JobSpec) -> list[tuple[int, pb.MemberGroup]]:

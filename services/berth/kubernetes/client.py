@@ -206,6 +206,22 @@ class Kubernetes:
                 raise
             raise Unanswered(f"watch {path}: {error!r}") from error
 
+    async def stream(
+        self, path: str, *, timeout_seconds: float = 0.0, **query: str | int | bool
+    ) -> AsyncGenerator[bytes, None]:
+        """The answer's bytes as they come, such as a log that is followed; `timeout_seconds` 0: without end."""
+        try:
+            total = timeout_seconds or 10 * 365 * 86400.0
+            async with await self._send("GET", path, None, "application/json", query, total) as answer:
+                if answer.status >= 400:
+                    raise _refusal(f"GET {path}", answer.status, await answer.read(), answer.headers)
+                async for chunk in answer.content.iter_any():
+                    yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if isinstance(error, Unanswered):
+                raise
+            raise Unanswered(f"GET {path}: {error!r}") from error
+
     async def _send(
         self,
         method: str,

@@ -192,6 +192,9 @@ class _Step:
         return self.attempt.id.attempt * VERSIONS_PER_ATTEMPT + self.attempt.published
 
     def unclear(self, observation: Observation) -> None:
+        if self.attempt.state in HOLDS and self.attempt.release_wanted:
+            # What keeps it from ending, such as a disruption budget.
+            self.attempt = replace(self.attempt, message=observation.message)
         if self.attempt.state is not State.INTENT:
             return
         if not self.attempt.told_unknown:

@@ -564,6 +564,8 @@ class Engine:
         elif not reasons and not isinstance(self.dry_run(job, now), Decision):
             reasons = (not_together(job),)
         rejection = self._rejection(job, (reasons, remedies), now)
+        if (kept := self._bookings.nominations.get(job_id)) is not None:
+            rejection = replace(rejection, nominated=tuple(member.node for member in kept.members))
         booking = self._bookings.reservations.get(job_id)
         booked = Start(booking.at, booking.members, tuple(booking.after)) if booking is not None else None
         return self._prospects().of(rejection, job, ask, now, limits=gate, booked=booked, advice=how)

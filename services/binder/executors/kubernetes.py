@@ -1,0 +1,465 @@
+"""Binds pods of a Kubernetes cluster, or makes them from a job's manifest, and follows what becomes of them.
+
+Everything is in the pods themselves: a bound pod's annotation names the attempt, a waiting one's says that an attempt
+was let go. `_bind_one` is the cycle. Nothing is bound before every member's pod was found fit; what was asked and got
+no clear answer is read back; a gang that cannot be bound whole is undone, and refused only once that is seen.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from berth.errors import InvalidInput
+from berth.kubernetes.client import KubernetesError, Object, Unanswered
+from berth.kubernetes.informer import Informer, key_of
+from binder.adapters.cluster import Cluster
+from binder.domain.attempt import AttemptId, Observation, Seen
+from binder.domain.executor import LogPiece, Observations, Sink
+from binder.domain.pod import Stand, View
+from binder.domain.work import Assignment, PodReference
+from binder.executors.kubernetes_attempt import HeldAttempt, HeldMember, hold
+from binder.executors.kubernetes_logs import read_logs
+from binder.executors.kubernetes_manifest import created_for
+from binder.executors.kubernetes_requests import PodRequests
+
+__all__ = ["KubernetesExecutor"]
+
+log = structlog.get_logger(__name__)
+
+ENDS = frozenset({Seen.SUCCEEDED, Seen.FAILED, Seen.RELEASED, Seen.REFUSED})
+TOLD = ENDS | {Seen.HELD, Seen.STARTED}
+# Changes that come together are judged and told together.
+GATHER_SECONDS = 0.02
+MIRROR_SECONDS = 5.0
+CHANGED_MEANWHILE = 6
+REMEMBERED = 4096
+
+
+class _NotFit(Exception):
+    """A member's pod cannot be bound by this attempt. `passing`: a later attempt may find it otherwise."""
+
+    def __init__(self, words: str, *, passing: bool) -> None:
+        super().__init__(words)
+        self.passing = passing
+
+
+class KubernetesExecutor:
+    """`requests`: to the API server at once. `bind_seconds`: what a bind may take; what it does not get to is left for
+    the next. `namespaces`: where pods may be made from manifests; empty: anywhere. `clock`: seconds since the epoch."""
+
+    batch = 128
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        requests: int = 64,
+        bind_seconds: float = 12.0,
+        namespaces: AbstractSet[str] = frozenset({"default"}),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._cluster = cluster
+        self._requests = PodRequests(cluster.client, requests=requests)
+        self._bind_seconds = bind_seconds
+        self._namespaces = namespaces
+        self._clock = clock
+        self._held: dict[AttemptId, HeldAttempt] = {}
+        self._by_pod: dict[str, dict[AttemptId, HeldMember]] = {}
+        self._dirty: dict[AttemptId, HeldAttempt] = {}
+        self._over: OrderedDict[str, None] = OrderedDict()
+        self._sink: Sink | None = None
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        cluster.pods.listen(self._pod_changed)
+        cluster.created.listen(self._pod_changed)
+
+    async def start(self, sink: Sink) -> None:
+        self._sink = sink
+
+    async def stop(self) -> None:
+        self._sink = None
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._held.clear()
+        self._by_pod.clear()
+        self._dirty.clear()
+
+    async def bind(self, assignments: Sequence[Assignment]) -> Observations:
+        until = asyncio.get_running_loop().time() + self._bind_seconds
+        return await self._for_each(assignments, lambda each, held: self._bind_one(each, held, until))
+
+    async def read_back(self, assignments: Sequence[Assignment]) -> Observations:
+        await self._synced()
+        return await self._for_each(assignments, self._read_back_one)
+
+    async def release(self, assignments: Sequence[Assignment]) -> Observations:
+        return await self._for_each(assignments, self._release_one)
+
+    async def logs(
+        self, assignment: Assignment, member: int, *, follow: bool, tail_lines: int
+    ) -> AsyncIterator[LogPiece]:
+        held = self._held.get(assignment.id) or hold(assignment, self._namespaces)
+        chosen = [each for each in held.members if member < 0 or each.place.member == member]
+        pieces = read_logs(self._cluster.client, chosen, follow=follow, tail_lines=tail_lines)
+        async for piece in pieces:
+            yield piece
+
+    # --- one attempt ---
+
+    async def _for_each(
+        self,
+        assignments: Sequence[Assignment],
+        act: Callable[[Assignment, HeldAttempt], Awaitable[Observation]],
+    ) -> Observations:
+        async def one(each: Assignment) -> Observation:
+            try:
+                held = self._hold(each)
+                async with held.lock:
+                    observation = await act(each, held)
+                if observation.seen in ENDS:
+                    self._forget(held)
+                else:
+                    held.told = observation.seen
+                return observation
+            except InvalidInput as error:
+                # Nothing was ever asked of the server for it.
+                return Observation(Seen.REFUSED, self._clock(), str(error), retryable=False)
+            except Unanswered as error:
+                return Observation(Seen.UNCLEAR, self._clock(), f"the API server gave no clear answer: {error}")
+            except KubernetesError as error:
+                return Observation(Seen.UNCLEAR, self._clock(), f"the API server refused to say: {error}")
+
+        answers = await asyncio.gather(*(one(each) for each in assignments))
+        return {each.id: answer for each, answer in zip(assignments, answers, strict=True)}
+
+    async def _bind_one(self, assignment: Assignment, held: HeldAttempt, until: float) -> Observation:
+        again = assignment.attempt.tries > 1
+        # 1. Every member's pod, before the first is bound.
+        await self._look(held, sure=again)
+        if asyncio.get_running_loop().time() > until:
+            words = "there was no time to begin"
+            return Observation(Seen.PARTIAL, self._clock(), words)
+        try:
+            if held.cause:
+                raise _NotFit(held.cause, passing=held.retryable)
+            if held.made:
+                await self._make(held)
+            for member in held.members:
+                self._check_fit(member)
+            # 2. All of them at once.
+            missing = [member for member in held.members if not member.view.ours]
+            unclear = await self._all(self._bind_member(held, member, until) for member in missing)
+        except _NotFit as error:
+            # 3. Not whole: nothing of it stays.
+            return await self._undo(held, error)
+        # 4. What is known now; the rest is read back.
+        words = next((one for one in unclear if one), "")
+        if words:
+            return Observation(Seen.UNCLEAR, self._clock(), words)
+        return held.judge(self._clock())
+
+    def _check_fit(self, member: HeldMember) -> None:
+        view = member.view
+        if view.ours:
+            return
+        if view.stand is Stand.GONE:
+            raise _NotFit(f"pod {member.key} is gone", passing=False)
+        if view.obstacle:
+            raise _NotFit(view.obstacle, passing=view.passing)
+
+    async def _bind_member(self, held: HeldAttempt, member: HeldMember, until: float) -> str:
+        """Why it is not known, "" once it is bound. Raises _NotFit."""
+        for _ in range(CHANGED_MEANWHILE):
+            if asyncio.get_running_loop().time() > until:
+                return f"pod {member.key}: there was no time to bind it"
+            member.doubtful = True
+            try:
+                await self._requests.bind(member.pod, member.place, held.id, member.view.version)
+            except Unanswered as error:
+                return f"pod {member.key}: {error}"
+            except KubernetesError as error:
+                if error.status == 429:
+                    await asyncio.sleep(min(error.retry_after or 0.5, 2.0))
+                    continue
+                if not error.conflict:
+                    member.doubtful = False
+                    gone = error.not_found
+                    words = f"pod {member.key} is gone" if gone else f"pod {member.key} cannot be bound: {error}"
+                    if gone:
+                        member.gone(self._clock())
+                    raise _NotFit(words, passing=not gone) from error
+                # 5. Somebody was there before, or it changed since it was looked at: which of them?
+                member.doubtful = False
+                try:
+                    await self._look_at(held, member)
+                except (KubernetesError, Unanswered) as unread:
+                    return f"pod {member.key}: {unread}"
+                if member.view.ours:
+                    return ""
+                self._check_fit(member)
+                continue
+            member.doubtful = False
+            if not member.view.ours:
+                member.view = _bound(member)
+            return ""
+        return f"pod {member.key} changes too fast to be bound: it is tried again"
+
+    async def _undo(self, held: HeldAttempt, error: _NotFit) -> Observation:
+        first = not held.cause
+        if first:
+            held.cause, held.retryable = str(error), error.passing or any(each.view.ours for each in held.members)
+        began = [member for member in held.members if member.view.active or member.doubtful]
+        if began and first:
+            log.warning("a gang is undone", attempt=str(held.id), bound=len(began), reason=held.cause)
+            message = f"Berth undoes the binding of attempt {held.id}, which cannot be whole: {held.cause}"
+            for member in began:
+                self._spawn(self._requests.tell(member.pod, "BindingUndone", message))
+        await self._end(held, evict=False)
+        observation = held.judge(self._clock())
+        if observation.seen is Seen.REFUSED:
+            return observation
+        return Observation(Seen.UNCLEAR, self._clock(), f"{held.cause}; what was bound is being undone")
+
+    async def _read_back_one(self, assignment: Assignment, held: HeldAttempt) -> Observation:
+        if held.releasing:
+            return await self._release_one(assignment, held)
+        await self._look(held, sure=held.bound_at is None)
+        if _broken(held):
+            self._spawn(self._stop_rest(held))
+        return held.judge(self._clock())
+
+    async def _release_one(self, assignment: Assignment, held: HeldAttempt) -> Observation:
+        held.releasing = True
+        if assignment.attempt.bound_at is None:
+            for member in held.members:
+                member.doubtful = True
+        await self._look(held, sure=True)
+        await self._end(held, evict=not held.made)
+        if held.cause and held.calm:
+            return Observation(Seen.RELEASED, self._clock(), held.cause)
+        return held.judge(self._clock())
+
+    # --- looking ---
+
+    async def _look(self, held: HeldAttempt, *, sure: bool) -> None:
+        """Every member, by the mirror where that will do. `sure`: a mirror that lags behind will not do for a pod that
+        is not ours. Raises as requests do."""
+        doubtful = [member for member in held.members if not self._by_mirror(held, member, sure=sure)]
+        if sure:
+            for member in held.members:
+                member.doubtful = member.doubtful or not member.view.ours
+        if doubtful:
+            await self._all(self._look_at(held, member) for member in doubtful)
+
+    def _by_mirror(self, held: HeldAttempt, member: HeldMember, *, sure: bool) -> bool:
+        mirror = self._mirror(held)
+        pod = mirror.objects.get(member.key)
+        if pod is None or not member.is_it(pod, held.id):
+            # A pod that is still to be made need not be looked for, unless it may have been.
+            return held.made and not sure and not member.pod.uid and mirror.synced.is_set()
+        member.take(pod, held.id)
+        return member.view.ours or not (sure or member.view.obstacle)
+
+    async def _look_at(self, held: HeldAttempt, member: HeldMember) -> None:
+        pod = await self._requests.look(member.pod.namespace, member.pod.name)
+        if pod is None or not member.is_it(pod, held.id):
+            member.gone(self._clock())
+        else:
+            member.take(pod, held.id)
+
+    def _mirror(self, held: HeldAttempt) -> Informer:
+        return self._cluster.created if held.made else self._cluster.pods
+
+    async def _synced(self) -> None:
+        try:
+            async with asyncio.timeout(MIRROR_SECONDS):
+                await self._cluster.pods.synced.wait()
+                await self._cluster.created.synced.wait()
+        except TimeoutError:
+            pass
+
+    # --- making and ending ---
+
+    async def _make(self, held: HeldAttempt) -> None:
+        """Creates the pods that are not there. Raises _NotFit; what got no answer raises Unanswered."""
+
+        async def one(member: HeldMember) -> None:
+            assert member.manifest is not None
+            member.doubtful = True
+            try:
+                pod = await self._requests.create(member.manifest)
+            except KubernetesError as error:
+                member.doubtful = False
+                if error.reason == "AlreadyExists":
+                    await self._look_at(held, member)
+                    if member.view.stand is Stand.GONE:
+                        raise _NotFit(f"pod {member.key} is there and not of this job", passing=False) from error
+                    return
+                # A quota, a namespace that is ending and the like may pass; what is not valid never will be.
+                passing = error.status in (403, 409, 429)
+                raise _NotFit(f"kubernetes.manifest: {error}: mend the manifest", passing=passing) from error
+            member.doubtful = False
+            member.take(pod, held.id)
+
+        await self._all(one(member) for member in held.members if member.view.stand is Stand.GONE)
+
+    async def _end(self, held: HeldAttempt, *, evict: bool) -> None:
+        """Asks for the end of what is bound, and keeps what waits from being bound by a late request; then looks."""
+        held.words = ""
+        acted = await self._all(self._end_member(held, member, evict=evict) for member in held.members)
+        held.words = next((one for one in acted if one), "")
+        again = [member for member in held.members if member.view.active]
+        await self._all(self._look_at(held, member) for member in again)
+        if held.made and held.calm:
+            self._over[str(held.id)] = None
+            while len(self._over) > REMEMBERED:
+                self._over.popitem(last=False)
+
+    async def _end_member(self, held: HeldAttempt, member: HeldMember, *, evict: bool) -> str:
+        """What keeps it from ending, "" where nothing does."""
+        try:
+            if member.doubtful:
+                await self._look_at(held, member)
+            if member.view.stand is Stand.WAITING:
+                if held.made:
+                    await self._requests.delete(member.pod)
+                    await self._look_at(held, member)
+                elif not member.view.released and member.doubtful:
+                    pod = await self._requests.let_go(member.pod, held.id)
+                    if pod is None:
+                        member.gone(self._clock())
+                    else:
+                        member.take(pod, held.id)
+            if member.view.active and not member.view.deleting:
+                await (self._requests.evict if evict else self._requests.delete)(member.pod)
+        except KubernetesError as error:
+            if error.not_found or error.conflict:
+                return ""  # gone, or another one by now: the look that follows tells
+            return f"pod {member.key}: {error}"
+        except Unanswered as error:
+            return f"pod {member.key}: {error}"
+        return ""
+
+    # --- what happens by itself ---
+
+    def _pod_changed(self, old: Object | None, new: Object | None) -> None:
+        pod = new or old
+        if pod is None:
+            return
+        for attempt_id, member in self._by_pod.get(key_of(pod), {}).items():
+            if not member.is_it(pod, attempt_id):
+                continue
+            before = member.view
+            member.take(pod, attempt_id)
+            if new is None:
+                member.gone(self._clock())
+            if member.view != before:
+                self._dirty[attempt_id] = self._held[attempt_id]
+        if self._over and new is not None and created_for(pod) in self._over and not pod["spec"].get("nodeName"):
+            # Made by a request that came late, after its attempt was let go.
+            late = PodReference(pod["metadata"]["namespace"], pod["metadata"]["name"], pod["metadata"]["uid"])
+            self._spawn(self._remove(late))
+        if self._dirty:
+            self._flush_soon()
+
+    def _flush(self) -> None:
+        self._flush_timer = None
+        dirty, self._dirty = self._dirty, {}
+        news: dict[AttemptId, Observation] = {}
+        for attempt_id, held in dirty.items():
+            if self._held.get(attempt_id) is not held:
+                continue
+            if held.lock.locked():
+                # A call is at it: its answer first, then another look.
+                self._dirty[attempt_id] = held
+                continue
+            observation = held.judge(self._clock())
+            if observation.seen in TOLD and observation.seen is not held.told:
+                held.told = observation.seen
+                news[attempt_id] = observation
+            if observation.seen in ENDS:
+                self._forget(held)
+            elif _broken(held):
+                self._spawn(self._stop_rest(held))
+        if news and self._sink is not None:
+            self._sink(news)
+        if self._dirty:
+            self._flush_soon()
+
+    async def _stop_rest(self, held: HeldAttempt) -> None:
+        """A gang whose pods are the binder's own ends with the first member that fails."""
+        async with held.lock:
+            try:
+                await self._end(held, evict=False)
+            except (KubernetesError, Unanswered) as error:
+                log.warning("the rest of a gang could not be stopped yet", attempt=str(held.id), error=str(error))
+                return
+        self._dirty[held.id] = held
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._flush_timer is None and self._sink is not None:
+            self._flush_timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._flush)
+
+    async def _remove(self, pod: PodReference) -> None:
+        try:
+            await self._requests.delete(pod)
+        except (KubernetesError, Unanswered) as error:
+            log.warning("a late pod could not be removed", pod=f"{pod.namespace}/{pod.name}", error=str(error))
+
+    # --- bookkeeping ---
+
+    def _hold(self, assignment: Assignment) -> HeldAttempt:
+        held = self._held.get(assignment.id)
+        if held is None:
+            held = self._held[assignment.id] = hold(assignment, self._namespaces)
+            for member in held.members:
+                self._by_pod.setdefault(member.key, {})[held.id] = member
+        if held.bound_at is None:
+            held.bound_at = assignment.attempt.bound_at
+        return held
+
+    def _forget(self, held: HeldAttempt) -> None:
+        self._held.pop(held.id, None)
+        self._dirty.pop(held.id, None)
+        for member in held.members:
+            of_pod = self._by_pod.get(member.key, {})
+            of_pod.pop(held.id, None)
+            if not of_pod:
+                self._by_pod.pop(member.key, None)
+
+    async def _all(self, calls: Any) -> list[Any]:
+        """All to their end, also where one fails; then the first failure is raised, _NotFit before any other."""
+        done = await asyncio.gather(*calls, return_exceptions=True)
+        failed = [one for one in done if isinstance(one, BaseException)]
+        if failed:
+            raise next((one for one in failed if isinstance(one, _NotFit)), failed[0])
+        return done
+
+    def _spawn(self, what: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _bound(member: HeldMember) -> View:
+    """After the server's word, before the mirror has it."""
+    return replace(member.view, stand=Stand.BOUND, node=member.place.node, obstacle="")
+
+
+def _broken(held: HeldAttempt) -> bool:
+    """It is to be stopped: the binder made its pods, and a member has failed while others go on."""
+    if not held.made or held.bound_at is None or held.releasing:
+        return False
+    going_on = any(member.view.active and not member.view.deleting for member in held.members)
+    return going_on and any(member.view.stand in (Stand.FAILED, Stand.LOST) for member in held.members)

@@ -1,0 +1,116 @@
+"""What the executor asks of the API server about one pod. Each call is one request, at most `requests` at once.
+
+The binding carries the pod's uid and the resource version that was looked at: a pod that was let go, or changed in any
+other way, since then is not bound by it, however late the request arrives.
+"""
+
+import asyncio
+import uuid
+from datetime import UTC, datetime
+
+from berth.kubernetes import names
+from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
+from binder.domain.attempt import AttemptId
+from binder.domain.work import Member, PodReference
+
+__all__ = ["PodRequests"]
+
+REPORTER = "berth-binder"
+
+
+def _path(namespace: str, name: str = "") -> str:
+    return f"/api/v1/namespaces/{namespace}/pods" + (f"/{name}" if name else "")
+
+
+class PodRequests:
+    """All raise KubernetesError and Unanswered as the client does, unless said otherwise."""
+
+    def __init__(self, client: Kubernetes, *, requests: int) -> None:
+        self._client = client
+        self._room = asyncio.Semaphore(requests)
+
+    async def look(self, namespace: str, name: str) -> Object | None:
+        """The pod of that name; None: there is none."""
+        try:
+            async with self._room:
+                return await self._client.get(_path(namespace, name))
+        except KubernetesError as error:
+            if error.not_found:
+                return None
+            raise
+
+    async def bind(self, pod: PodReference, place: Member, attempt: AttemptId, version: str) -> None:
+        annotations = {
+            names.JOB: attempt.job_id,
+            names.ATTEMPT: str(attempt),
+            names.MEMBER: str(place.member),
+            names.DEVICES: ",".join(claim.device_id for claim in place.devices),
+        }
+        metadata = {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid, "annotations": annotations}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {**metadata, **({"resourceVersion": version} if version else {})},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": place.node},
+        }
+        async with self._room:
+            await self._client.post(f"{_path(pod.namespace, pod.name)}/binding", body)
+
+    async def let_go(self, pod: PodReference, attempt: AttemptId) -> Object | None:
+        """Marks a pod that is not bound, so that no binding of `attempt` that is still on its way takes effect.
+
+        Gives the pod as it is then, which may be a bound one; None: it is gone.
+        """
+        body = {"metadata": {"uid": pod.uid, "annotations": {names.RELEASED: str(attempt)}}}
+        try:
+            async with self._room:
+                return await self._client.patch(_path(pod.namespace, pod.name), body)
+        except KubernetesError as error:
+            if error.not_found or error.conflict:
+                return None
+            raise
+
+    async def evict(self, pod: PodReference) -> None:
+        """By the Eviction API: 429 where a disruption budget does not allow it now."""
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod.name, "namespace": pod.namespace},
+            "deleteOptions": {"preconditions": {"uid": pod.uid}},
+        }
+        async with self._room:
+            await self._client.post(f"{_path(pod.namespace, pod.name)}/eviction", body)
+
+    async def delete(self, pod: PodReference) -> None:
+        async with self._room:
+            await self._client.delete(_path(pod.namespace, pod.name), uid=pod.uid)
+
+    async def create(self, pod: Object) -> Object:
+        async with self._room:
+            return await self._client.post(_path(pod["metadata"]["namespace"]), pod)
+
+    async def tell(self, pod: PodReference, reason: str, message: str) -> None:
+        """A warning event on the pod. Best effort: raises nothing."""
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{pod.name[:200]}.{uuid.uuid4().hex[:16]}", "namespace": pod.namespace},
+            "involvedObject": {
+                "apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
+            },
+            "type": "Warning",
+            "reason": reason,
+            "message": message[:1000],
+            "action": "Binding",
+            "eventTime": now,
+            "firstTimestamp": None,
+            "lastTimestamp": None,
+            "reportingComponent": REPORTER,
+            "reportingInstance": REPORTER,
+        }  # fmt: skip
+        try:
+            async with self._room:
+                await self._client.post(f"/api/v1/namespaces/{pod.namespace}/events", event)
+        except (KubernetesError, Unanswered):
+            pass
