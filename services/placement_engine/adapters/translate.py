@@ -67,6 +67,7 @@ def job_from_spec(
         models=tuple(spec.accelerators.models),
         classes=tuple(spec.accelerators.classes),
         stacks=tuple(spec.accelerators.stacks),
+        traits=tuple(sorted(spec.accelerators.traits)),
         workload=spec.workload,
         objective=_OBJECTIVES.get(spec.objective, model.Objective.COST),
         deadline=seconds(spec, "deadline"),
@@ -108,6 +109,7 @@ def member_group(group: jobs_pb2.MemberGroup) -> model.MemberGroup:
         models=tuple(accelerators.models),
         classes=tuple(accelerators.classes),
         stacks=tuple(accelerators.stacks),
+        traits=tuple(sorted(accelerators.traits)),
     )
 
 
@@ -203,6 +205,7 @@ def node_from(record: fleet_pb2.Node) -> model.Node:
                 present=d.present,
                 topology=dict(d.topology),
                 partitionable=d.partitionable,
+                traits=tuple(d.traits),
             )
             for d in record.devices
         ),

@@ -53,6 +53,7 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         outlook=outlook,
         milli=milli,
         cuts=cuts,
+        trait_sets=models.traits,
     )
 
 

@@ -55,6 +55,8 @@ class Device:
     """Level ("numa", "link") to domain within the node."""
     partitionable: bool = False
     """May be cut into the partitions of its model (MIG)."""
+    traits: tuple[str, ...] = ()
+    """What else it may be asked by, such as the resource claims that it may serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,7 @@ class MemberGroup:
     models: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     stacks: tuple[str, ...] = ()
+    traits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,7 @@ class Job:
     `device_share_bytes` of its memory, or a `partition` of one, or none of these (CPU only). Where
     `max_devices` is above `devices` it may get any number between both. `min_replicas` 0 is `replicas`: the
     gang is not elastic. `models`, `classes` and `stacks` are each "any of"; empty accepts all.
+    A device must have each of `traits`.
     """
 
     job_id: str
@@ -242,6 +246,7 @@ class Job:
     character: Character | None = None
     checkpoint_seconds: float | None = None
     """How often it saves its work; None: what it did is lost when it is stopped."""
+    traits: tuple[str, ...] = ()
 
     @property
     def milli_per_member(self) -> int:

@@ -15,6 +15,7 @@ from placement_engine.domain.filters.queue_quota import QueueQuota
 from placement_engine.domain.filters.sharing import KnownMemory, Partitionable, PartitionRoom
 from placement_engine.domain.filters.staleness import DeviceStaleness, Staleness
 from placement_engine.domain.filters.throttle import Throttle
+from placement_engine.domain.filters.traits import Traits
 from placement_engine.domain.plugins import DeviceFilter, RowFilter
 from placement_engine.domain.policy import Policy
 
@@ -36,6 +37,7 @@ def row_filters(policy: Policy) -> tuple[RowFilter, ...]:
 def device_filters(policy: Policy) -> tuple[DeviceFilter, ...]:
     return (
         Capacity(),
+        Traits(),
         Partitionable(),
         PartitionRoom(),
         KnownMemory(),
