@@ -79,7 +79,7 @@ class _Wish:
 class _Search:
     offers: Offers
     in_use: frozenset[str]
-    usable: Callable[[Offer], bool]
+    usable: Callable[[Offer, bool], bool]
     wishes: list[tuple[int, list[_Wish]]]
     """Claim's number and the alternatives of each request."""
     constraints: list[list[Object]]
@@ -97,11 +97,12 @@ def match(
     offers: Offers,
     in_use: frozenset[str] = frozenset(),
     *,
-    usable: Callable[[Offer], bool] = lambda _: True,
+    usable: Callable[[Offer, bool], bool] = lambda offer, admin: True,
 ) -> Match | NoMatch:
     """Devices for all of `claims`, none of which is allocated yet.
 
-    `in_use`: ids that other claims hold. `usable`: a further say on each device, such as what the engine claimed.
+    `in_use`: ids that other claims hold. `usable`: a further say on each device (and whether it is for administration
+    only), such as what the engine claimed.
     Raises ClaimError.
     """
     wishes = [(number, _wishes(claim, one, classes)) for number, claim in enumerate(claims) for one in _requests(claim)]
@@ -265,7 +266,7 @@ def _take(search: _Search, offer: Offer, sign: int) -> None:
 
 
 def _fits(search: _Search, claim: int, wish: _Wish, offer: Offer) -> bool:
-    if not search.usable(offer):
+    if not search.usable(offer, wish.admin):
         return False
     chosen = search.chosen[claim]
     if wish.admin:
@@ -343,7 +344,7 @@ def _shortages(search: _Search) -> Iterator[str]:
             free = [
                 one
                 for one in tolerated
-                if search.usable(one)
+                if search.usable(one, wish.admin)
                 and (wish.admin or _free(search, one))
                 and all(search.left[(one.driver, one.pool), key] >= amount for key, amount in one.consumes.items())
             ]
