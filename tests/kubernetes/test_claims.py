@@ -201,10 +201,10 @@ async def test_what_the_pod_held_is_freed_when_it_has_ended(cluster: Any, kubern
     await kubernetes.post(PODS, pod("short", run_for="1s", resourceClaims=wanted))
     async with mirrored(kubernetes) as book, asyncio.timeout(30):
         await ready(book, slices=1)
-        while not ((made := await kubernetes.get(f"{PODS}/short")).get("status") or {}).get("resourceClaimStatuses"):
+        while not ((made := await kubernetes.get(f"{PODS}/short")).get("status") or {}).get("resourceClaimStatuses"):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         allocator = ClaimAllocator(kubernetes, book)
-        while True:  # noqa: ASYNC110
+        while True:
             try:
                 await allocator.allocate(made, "n-0", ids("n-0", 0))
                 break

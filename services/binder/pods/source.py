@@ -8,7 +8,7 @@ at a time has a unit. What fails is tried again; what is forgotten in a crash is
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -16,6 +16,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from berth.errors import InvalidInput
+from berth.kubernetes.claims.needs import ClaimAsk
 from berth.kubernetes.client import Kubernetes, Object
 from berth.kubernetes.informer import Informer
 from berth.v1 import jobs_pb2 as pb
@@ -24,7 +25,7 @@ from binder.pods.groups import Gang, GangRef, gang_of, ref_of
 from binder.pods.notices import Notices
 from binder.pods.plan import OURS, Held, Submission, is_bound, is_waiting, plan
 from binder.pods.telling import Teller
-from binder.pods.translation import SOURCE, ClaimOf, Translated, job_of, uid_of
+from binder.pods.translation import SOURCE, AskOf, ClaimOf, Translated, job_of, uid_of
 
 __all__ = ["PodSource", "PodsPace"]
 
@@ -74,6 +75,7 @@ class PodSource:
         engine: Engine,
         *,
         claim_of: ClaimOf,
+        ask_of: AskOf = lambda pod: ClaimAsk(),
         pace: PodsPace = PodsPace(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,6 +83,7 @@ class PodSource:
         self._groups = groups
         self._engine = engine
         self._claim_of = claim_of
+        self._ask_of = ask_of
         self._pace = pace
         self._clock = clock
         self._notices = Notices(client, self._waiting_pod)
@@ -219,6 +222,16 @@ class PodSource:
         if known is None or known != held:
             self._make_due(key)
         return held
+
+    def claims_changed(self, pods: Iterable[str]) -> None:
+        """Resource claims of these pods (uids) changed, or what may serve them: they are looked at again."""
+        for uid in pods:
+            if self._running and (key := self._unit_of.get(uid)) is not None:
+                self._make_due(key)
+
+    def waiting_pods(self) -> list[Object]:
+        """All that want a place now."""
+        return [pod for unit in self._units.values() for pod in unit.pods.values() if is_waiting(pod)]
 
     async def _follow(self) -> None:
         while True:
@@ -374,7 +387,7 @@ class PodSource:
         self._make_due_in(unit.key, max(1.0, refusal[1] - now))
 
     def _make(self, pods: Sequence[Object], gang: Gang | None, minimum: int) -> Translated:
-        return job_of(pods, gang, self._claim_of, minimum=minimum)
+        return job_of(pods, gang, self._claim_of, minimum=minimum, ask_of=self._ask_of)
 
     def _thing(self, ref: GangRef) -> Object | None:
         for informer in self._groups.get(ref.api, ()):

@@ -36,6 +36,8 @@ class ClaimBook:
         self._holders: dict[str, dict[str, None]] = {}
         self._held: dict[str, list[str]] = {}
         self._consumers: dict[str, dict[str, None]] = {}
+        self.version = 0
+        """Moves with every change of what nodes are offered, or of what is taken of it."""
 
     def listen(self, changed: Callable[[frozenset[str] | None], None]) -> None:
         self._listeners.append(changed)
@@ -101,6 +103,7 @@ class ClaimBook:
     # -- what changes ----------------------------------------------------------------------------
 
     def _tell(self, nodes: frozenset[str] | None) -> None:
+        self.version += 1
         for listener in self._listeners:
             listener(nodes)
 

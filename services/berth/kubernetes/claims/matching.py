@@ -5,6 +5,7 @@ whole answer is taken. The search is exhaustive up to `STEPS`, so "none" is the 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -83,8 +84,8 @@ class _Search:
     wishes: list[tuple[int, list[_Wish]]]
     """Claim's number and the alternatives of each request."""
     constraints: list[list[Object]]
-    candidates: dict[int, list[Offer]] = field(default_factory=dict)
-    """By identity of the wish: devices that its selectors choose."""
+    everything: dict[int, list[Offer]] = field(default_factory=dict)
+    """By identity of a wish for all devices: those that its selectors choose."""
     left: dict[tuple[tuple[str, str], tuple[str, str]], Fraction] = field(default_factory=dict)
     """What is left of each counter, by pool and counter."""
     chosen: list[list[tuple[_Wish, Offer]]] = field(default_factory=list)
@@ -117,7 +118,8 @@ def match(
             if wish.everything and offers.updating:
                 name, why = next(iter(offers.updating.items()))
                 return NoMatch((f"request {wish.full_name!r} wants all devices, but of pool {name} {why}",))
-            search.candidates[id(wish)] = _selected(wish, offers)
+            if wish.everything:
+                search.everything[id(wish)] = [one for one in offers.offers if _selects(wish, one)]
     for pool, counters in offers.counters.items():
         for counter, amount in counters.items():
             search.left[pool, counter] = amount
@@ -201,23 +203,20 @@ def _wish(claim: Object, name: str, parent: str, asked: Object, classes: Mapping
     )
 
 
-def _selected(wish: _Wish, offers: Offers) -> list[Offer]:
-    """Devices that the class and the request choose, free or not. Raises ClaimError where CEL fails on one."""
-    found = []
-    for offer in offers.offers:
-        for expression, whose in wish.selectors:
-            try:
-                if not offer.selected_by(expression):
-                    break
-            except SelectorError as error:
-                raise ClaimError(f"{whose} on device {offer.device_id}: {error}") from error
-        else:
-            if not offer.left_out and all(
-                offer.capacity.get(qualified(name, offer.driver), Fraction(-1)) >= amount
-                for name, amount in wish.capacity.items()
-            ):
-                found.append(offer)
-    return found
+def _selects(wish: _Wish, offer: Offer) -> bool:
+    """Whether class and request choose the device, free or not. Raises ClaimError where CEL fails on it."""
+    if offer.left_out:
+        return False
+    for expression, whose in wish.selectors:
+        try:
+            if not offer.selected_by(expression):
+                return False
+        except SelectorError as error:
+            raise ClaimError(f"{whose} on device {offer.device_id}: {error}") from error
+    return all(
+        offer.capacity.get(qualified(name, offer.driver), Fraction(-1)) >= amount
+        for name, amount in wish.capacity.items()
+    )
 
 
 def _serve(search: _Search, position: int) -> bool:
@@ -226,8 +225,7 @@ def _serve(search: _Search, position: int) -> bool:
         return True
     claim, alternatives = search.wishes[position]
     for wish in alternatives:
-        candidates = search.candidates[id(wish)]
-        count = len(candidates) if wish.everything else wish.count
+        count = len(search.everything[id(wish)]) if wish.everything else wish.count
         if count == 0 or len(search.chosen[claim]) + count > MOST_DEVICES:
             continue
         if _choose(search, position, wish, count, 0):
@@ -240,7 +238,7 @@ def _choose(search: _Search, position: int, wish: _Wish, count: int, start: int)
     if count == 0:
         return _serve(search, position + 1)
     claim = search.wishes[position][0]
-    candidates = search.candidates[id(wish)]
+    candidates: Sequence[Offer] = search.everything[id(wish)] if wish.everything else search.offers.offers
     # A set of devices is tried in one order only: the others are the same answer.
     for number in range(start, len(candidates) - count + 1):
         search.steps += 1
@@ -268,11 +266,14 @@ def _take(search: _Search, offer: Offer, sign: int) -> None:
 def _fits(search: _Search, claim: int, wish: _Wish, offer: Offer) -> bool:
     if not search.usable(offer, wish.admin):
         return False
+    # Only a device that could be had is asked about: CEL that would fail on another one does no harm.
     chosen = search.chosen[claim]
     if wish.admin:
         if any(other.device_id == offer.device_id for _, other in chosen):
             return False
     elif not _free(search, offer):
+        return False
+    if not wish.everything and not _selects(wish, offer):
         return False
     pool = (offer.driver, offer.pool)
     if any(search.left[pool, counter] < amount for counter, amount in offer.consumes.items()):
@@ -324,6 +325,16 @@ def tolerates(tolerations: Sequence[Mapping[str, Any]], taint: Mapping[str, Any]
     return False
 
 
+def _selected(wish: _Wish, offers: Offers) -> list[Offer]:
+    """For the reasons: devices on which CEL fails are left out."""
+    found = []
+    for offer in offers.offers:
+        with suppress(ClaimError):
+            if _selects(wish, offer):
+                found.append(offer)
+    return found
+
+
 def _why_not(search: _Search) -> tuple[str, ...]:
     reasons = tuple(_shortages(search))
     if reasons:
@@ -339,7 +350,7 @@ def _shortages(search: _Search) -> Iterator[str]:
     for _, alternatives in search.wishes:
         told = []
         for wish in alternatives:
-            selected = search.candidates[id(wish)]
+            selected = search.everything.get(id(wish)) or _selected(wish, search.offers)
             tolerated = [one for one in selected if all(tolerates(wish.tolerations, taint) for taint in one.taints)]
             free = [
                 one
