@@ -142,7 +142,7 @@ async def test_pods_with_claims_are_bound_with_their_devices_allocated(
     ]
     assert len(everything) == len(set(everything)) == 8
     # The last pair hears why it waits, and comes when a pair goes.
-    assert "node" in await berth.told(late, "waits")
+    await berth.told(late, "resource claims")
     gone = next(iter(nodes))
     await kubernetes.delete(f"{PODS}/{gone}", grace_seconds=0)
     assert await berth.node(late) == nodes[gone]
