@@ -320,10 +320,6 @@ class KubernetesExecutor:
         held.words = next((one for one in acted if one), "")
         again = [member for member in held.members if member.view.active]
         await self._all(self._look_at(held, member) for member in again)
-        if held.made and held.calm:
-            self._over[str(held.id)] = None
-            while len(self._over) > REMEMBERED:
-                self._over.popitem(last=False)
 
     async def _end_member(self, held: HeldAttempt, member: HeldMember, *, evict: bool) -> str:
         """What keeps it from ending, "" where nothing does."""
@@ -430,6 +426,10 @@ class KubernetesExecutor:
         return held
 
     def _forget(self, held: HeldAttempt) -> None:
+        if held.made and (held.releasing or held.cause):
+            self._over[str(held.id)] = None
+            while len(self._over) > REMEMBERED:
+                self._over.popitem(last=False)
         self._held.pop(held.id, None)
         self._dirty.pop(held.id, None)
         for member in held.members:
