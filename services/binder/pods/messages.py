@@ -11,10 +11,26 @@ NUMBER = re.compile(r"\d+(\.\d+)?")
 
 REASONS_SHOWN = 4
 REMEDIES_SHOWN = 3
-UNKNOWN_END = (
+ROOM = (
     "running work that ends or is removed, or more such nodes; when it ends is not known "
-    f"(the annotation {names.EXPECTED_DURATION} of what runs would tell)"
+    f"(the annotation {names.EXPECTED_DURATION} on what runs would tell)"
 )
+# Where the engine has found no change that would do, what there is to do about what said no.
+REMEDIES = {
+    "DEVICES_BUSY": ROOM,
+    "PARTITION_NO_ROOM": ROOM,
+    "HOST_RESOURCES_SHORT": "smaller requests of cpu and memory, or larger nodes",
+    "NODE_CORDONED": "nodes that take work again (kubectl uncordon)",
+    "NODE_SELECTOR_MISMATCH": "nodes with the labels that the pod selects, or a wider selection",
+    "TAINT_NOT_TOLERATED": "a toleration of those taints, or nodes without them",
+    "EXECUTOR_MISSING": "nodes of this cluster in Berth's fleet",
+    "ACCELERATOR_MISMATCH": "nodes with such devices, or a wider choice of accelerators",
+    "DEVICE_HELD_ELSEWHERE": "pods of other schedulers that end or are removed",
+    "TELEMETRY_STALE": "telemetry of those nodes",
+    "DEVICE_TELEMETRY_STALE": "telemetry of those devices",
+    "QUEUE_DEVICE_LIMIT": "work of its queue that ends, or a higher limit",
+    "QUEUE_QUOTA_EXCEEDED": "work of its queue that ends, or a larger quota",
+}
 EVENT_BYTES = 1024
 """What the API takes of an event's note."""
 
@@ -34,8 +50,9 @@ def of_explanation(explanation: placement_pb2.Explanation, *, job: str, notes: t
     # What has to end first is told with the expected start.
     changes = [one.message for one in explanation.changes if one.kind != "after_job_ends"]
     remedies = list(dict.fromkeys((*explanation.remedies, *changes)))
-    if not remedies and explanation.reasons and not explanation.HasField("expected_start"):
-        remedies = [UNKNOWN_END]
+    if not remedies and not explanation.HasField("expected_start"):
+        known = (REMEDIES.get(one.code, "") for one in explanation.reasons)
+        remedies = list(dict.fromkeys(one for one in known if one))
     if remedies:
         parts.append(_sentence("What would admit it: " + "; ".join(remedies[:REMEDIES_SHOWN])))
     if explanation.HasField("expected_start"):
