@@ -13,7 +13,7 @@ from berth.kubernetes.claims.matching import ClaimError, NoMatch, match
 from berth.kubernetes.claims.slices import offers_on, pools_of
 from berth.kubernetes.client import Kubernetes, Object
 from tests.kubernetes.conftest import pod
-from tests.kubernetes.test_pods import free_port
+from tests.kubernetes.scheduler import free_port
 from tests.resource_claims import (
     DRIVER,
     claim,
@@ -163,6 +163,17 @@ async def test_pods_with_claims_are_bound_with_their_devices_allocated(
     await kubernetes.post(CLAIMS, claim("huge", request("gpu", wish(9))))
     await berth.create("huge", by_name("huge"))
     await berth.told("huge", "request 'gpu' wants 9 of class gpu: 4 match")
+    # A gang, whose members have claims each: whole, on what a new pair of nodes offers.
+    await asyncio.to_thread(cluster.add_nodes, 2, prefix="new")
+    for node in ("new-0", "new-1"):
+        await kubernetes.post(SLICES, resource_slice(node, gpus(4)))
+    await kubernetes.post(TEMPLATES, template("two", request("gpu", wish(2))))
+    for number in range(3):
+        gang = {"berth.dev/gang": "g", "berth.dev/gang-size": "3"}
+        await berth.create(f"g-{number}", by_template("two"), annotations=gang)
+    assert {await berth.node(f"g-{number}") for number in range(3)} == {"new-0", "new-1"}
+    taken = [one for number in range(3) for one in devices_of(await berth.claim_of(f"g-{number}"))]
+    assert len(taken) == len(set(taken)) == 6
 
 
 # --- beside kube-scheduler ---

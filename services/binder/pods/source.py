@@ -16,7 +16,6 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from berth.errors import InvalidInput
-from berth.kubernetes.claims.needs import ClaimAsk
 from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
 from berth.kubernetes.informer import Informer
 from berth.v1 import jobs_pb2 as pb
@@ -77,7 +76,7 @@ class PodSource:
         engine: Engine,
         *,
         claim_of: ClaimOf,
-        ask_of: AskOf = lambda pod: ClaimAsk(),
+        ask_of: AskOf | None = None,
         pace: PodsPace = PodsPace(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -74,11 +74,12 @@ def job_of(
     claim_of: ClaimOf,
     *,
     minimum: int = 0,
-    ask_of: AskOf = lambda pod: ClaimAsk(),
+    ask_of: AskOf | None = None,
 ) -> Translated:
-    """One job of these pods, a member each. `minimum`: fewest that will do; 0: all. Raises InvalidInput, and
-    ClaimsNotReady where a resource claim of a pod is not there yet or no node could satisfy it.
+    """One job of these pods, a member each. `minimum`: fewest that will do; 0: all. `ask_of` None: pods with resource
+    claims are refused.
 
+    Raises InvalidInput, and ClaimsNotReady where a resource claim is not there yet or no node could satisfy it.
     The key is made of the pod's or group's uid and a digest of all else, so that other wishes are another job.
     """
     members, errors = list[_Member](), list[FieldError]()
@@ -147,7 +148,9 @@ def _name(name: str) -> str:
     return f"{name[:52].rstrip('-.')}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
 
 
-def _shape(pod: Object, wishes: Wishes, claim_of: ClaimOf, ask_of: AskOf) -> tuple[pb.MemberGroup, list[FieldError]]:
+def _shape(
+    pod: Object, wishes: Wishes, claim_of: ClaimOf, ask_of: AskOf | None
+) -> tuple[pb.MemberGroup, list[FieldError]]:
     """What this member asks for, as a group of one without a name."""
     shape = pb.MemberGroup(replicas=1, nodes=constraints_of(pod))
     if not shape.nodes.ByteSize():
@@ -167,6 +170,8 @@ def _shape(pod: Object, wishes: Wishes, claim_of: ClaimOf, ask_of: AskOf) -> tup
     by_claim = ClaimAsk()
     if pod["spec"].get("resourceClaims"):
         try:
+            if ask_of is None:
+                raise ClaimError("are not looked at here: ask for the device plugin's resource")
             by_claim = ask_of(pod)
         except ClaimError as error:
             errors.append(FieldError("spec.resourceClaims", "given", str(error)))
