@@ -19,6 +19,7 @@ from tests.resource_claims import (
     claim,
     device,
     device_class,
+    gpus,
     request,
     resource_slice,
     template,
@@ -119,7 +120,7 @@ async def test_pods_with_claims_are_bound_with_their_devices_allocated(
     # Pairs of one NUMA domain: three are left, on two nodes.
     for number in range(4):
         await berth.create(f"pair-{number}", by_template("pair"))
-    nodes = {}
+    nodes: dict[str, str] = {}
     async with asyncio.timeout(60):
         while len(nodes) < 3:
             for number in range(4):
