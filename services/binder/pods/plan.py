@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from berth.errors import InvalidInput
 from berth.kubernetes import names
+from berth.kubernetes.claims.needs import ClaimsNotReady
 from berth.kubernetes.client import Object
 from berth.v1 import jobs_pb2 as pb
 from binder.pods.groups import Gang
@@ -28,6 +29,8 @@ OVER = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANC
 SITTING = frozenset({pb.JOB_STATE_BOUND, pb.JOB_STATE_RUNNING})
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 15.0, 300.0
 MOST_TRIES = 1000
+CLAIMS_AGAIN_SECONDS = 5.0
+"""Slices and classes change without the pod's doing."""
 
 Make = Callable[[Sequence[Object], Gang | None, int], Translated]
 
@@ -57,6 +60,11 @@ class Held:
     @property
     def sitting(self) -> bool:
         return self.state in SITTING
+
+    @property
+    def alone(self) -> bool:
+        """It was made of a pod on its own, which may be one beyond its gang."""
+        return len(self.uids) == 1 and self.key.startswith(f"{self.uids[0]}.")
 
     @property
     def holds(self) -> tuple[str, ...]:
@@ -133,6 +141,7 @@ def plan(
     there |= {uid for uid, pod in by_uid.items() if is_bound(pod) and not (is_leaving(pod) or is_over(pod))}
     there &= {uid for uid, pod in by_uid.items() if not is_leaving(pod)}
     need = 1 if gang is None else max(1, gang.minimum - len(there))
+    each = gang is None or (bool(there) and gang.minimum <= len(there))
     # 1. What must not go on as it is.
     for job in live:
         if job.cancel_asked:
@@ -141,12 +150,18 @@ def plan(
             made.cancel.append(Cancellation(job.job_id, OURS + reason))
         elif settled and job.state == pb.JOB_STATE_PENDING:
             own = [by_uid[uid] for uid in job.uids]
-            late = free if gang is not None else []
+            if job.alone and not each:
+                made.cancel.append(Cancellation(job.job_id, OURS + "its gang starts again"))
+                continue
+            late = free if gang is not None and not job.alone else []
             if late and quiet_in > 0:
                 made.later(quiet_in)
                 continue
             try:
-                wanted = make([*own, *late], gang, need).spec.idempotency_key
+                whole = None if job.alone else gang
+                wanted = make([*own, *late], whole, 0 if job.alone else need).spec.idempotency_key
+            except ClaimsNotReady:
+                continue  # what it asked for may be there again: the engine says why it waits
             except InvalidInput as error:
                 made.say([*own, *late], f"refused: {error}")
                 made.cancel.append(Cancellation(job.job_id, OURS + "its pods ask for what cannot be: " + str(error)))
@@ -155,10 +170,10 @@ def plan(
                 why = "more pods joined the gang" if late else "its pods ask for something else now"
                 made.cancel.append(Cancellation(job.job_id, OURS + why))
     # 2. One at a time.
-    if made.cancel or not settled or (gang is not None and any(not job.sitting for job in live)):
+    if made.cancel or not settled or any(not job.sitting and not job.alone for job in live):
         return made
     # 3. What is new.
-    if gang is None or (there and gang.minimum <= len(there)):
+    if gang is None or each:
         for pod in free:
             _submit(made, [pod], None, 0, jobs, make, now)
         return made
@@ -199,6 +214,10 @@ def _submit(
 ) -> None:
     try:
         job = make(pods, gang, minimum)
+    except ClaimsNotReady as error:
+        made.say(pods, str(error))
+        made.later(CLAIMS_AGAIN_SECONDS)
+        return
     except InvalidInput as error:
         made.say(pods, f"refused: {error}")
         return

@@ -8,7 +8,7 @@ at a time has a unit. What fails is tried again; what is forgotten in a crash is
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from berth.errors import InvalidInput
-from berth.kubernetes.client import Kubernetes, Object
+from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
 from berth.kubernetes.informer import Informer
 from berth.v1 import jobs_pb2 as pb
 from binder.pods.engine import Engine, Refused, Unreachable
@@ -24,7 +24,7 @@ from binder.pods.groups import Gang, GangRef, gang_of, ref_of
 from binder.pods.notices import Notices
 from binder.pods.plan import OURS, Held, Submission, is_bound, is_waiting, plan
 from binder.pods.telling import Teller
-from binder.pods.translation import SOURCE, ClaimOf, Translated, job_of, uid_of
+from binder.pods.translation import SOURCE, AskOf, ClaimOf, Translated, job_of, uid_of
 
 __all__ = ["PodSource", "PodsPace"]
 
@@ -58,7 +58,9 @@ class _Unit:
     refused: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By key: what the engine said, and when to try again."""
     gang: Gang | None = None
+    owner: Object | None = None
     grown_at: float = 0.0
+    read_at: float = 0.0
     tries: int = 0
 
 
@@ -74,13 +76,16 @@ class PodSource:
         engine: Engine,
         *,
         claim_of: ClaimOf,
+        ask_of: AskOf | None = None,
         pace: PodsPace = PodsPace(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._client = client
         self._pods = pods
         self._groups = groups
         self._engine = engine
         self._claim_of = claim_of
+        self._ask_of = ask_of
         self._pace = pace
         self._clock = clock
         self._notices = Notices(client, self._waiting_pod)
@@ -220,6 +225,16 @@ class PodSource:
             self._make_due(key)
         return held
 
+    def claims_changed(self, pods: Iterable[str]) -> None:
+        """Resource claims of these pods (uids) changed, or what may serve them: they are looked at again."""
+        for uid in pods:
+            if self._running and (key := self._unit_of.get(uid)) is not None:
+                self._make_due(key)
+
+    def waiting_pods(self) -> list[Object]:
+        """All that want a place now."""
+        return [pod for unit in self._units.values() for pod in unit.pods.values() if is_waiting(pod)]
+
     async def _follow(self) -> None:
         while True:
             try:
@@ -321,9 +336,10 @@ class PodSource:
         # 1. What the gang is now; without an answer nothing new is submitted.
         try:
             if isinstance(unit.key, GangRef):
-                unit.gang = gang_of(unit.key, self._thing(unit.key), pods)
+                unit.gang = gang_of(unit.key, await self._thing(unit), pods)
         except (LookupError, InvalidInput) as error:
-            settled = False
+            settled, unit.read_at = False, 0.0
+            self._make_due_in(unit.key, self._pace.refused_seconds)
             text = str(error.args[0]) if isinstance(error, LookupError) else f"refused: {error}"
             held = {uid for job in unit.jobs.values() if not job.over for uid in job.uids}
             for pod in pods:
@@ -374,9 +390,24 @@ class PodSource:
         self._make_due_in(unit.key, max(1.0, refusal[1] - now))
 
     def _make(self, pods: Sequence[Object], gang: Gang | None, minimum: int) -> Translated:
-        return job_of(pods, gang, self._claim_of, minimum=minimum)
+        return job_of(pods, gang, self._claim_of, minimum=minimum, ask_of=self._ask_of)
 
-    def _thing(self, ref: GangRef) -> Object | None:
+    async def _thing(self, unit: _Unit) -> Object | None:
+        """The gang's object as mirrored, or its owner's as read when pods came last."""
+        ref = unit.key
+        assert isinstance(ref, GangRef)
+        if ref.path and unit.read_at <= unit.grown_at:
+            unit.read_at = self._clock()
+            try:
+                unit.owner = await self._client.get(ref.path)
+            except Unanswered as error:
+                unit.read_at = 0.0
+                raise Unreachable(str(error)) from error
+            except KubernetesError as error:
+                log.info("gang's owner cannot be read", path=ref.path, error=error.message)
+                unit.owner = None
+        if ref.path:
+            return unit.owner
         for informer in self._groups.get(ref.api, ()):
             if informer.served:
                 return informer.objects.get(f"{ref.namespace}/{ref.name}")

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from berth.kubernetes import names
 from berth.kubernetes.claims.allocation import allocated_devices
 from berth.kubernetes.claims.slices import Offers, Pool, offers_on, pools_of
 from berth.kubernetes.client import Kubernetes, Object
@@ -34,6 +35,9 @@ class ClaimBook:
         self._by_place: dict[str, set[tuple[str, str]]] = {}
         self._holders: dict[str, dict[str, None]] = {}
         self._held: dict[str, list[str]] = {}
+        self._consumers: dict[str, dict[str, None]] = {}
+        self.version = 0
+        """Moves with every change of what nodes are offered, or of what is taken of it."""
 
     def listen(self, changed: Callable[[frozenset[str] | None], None]) -> None:
         self._listeners.append(changed)
@@ -70,6 +74,10 @@ class ClaimBook:
         """Claims that hold the device; more than one is a fault of whoever allocated them."""
         return [self.claims[key] for key in self._holders.get(device, ()) if key in self.claims]
 
+    def claims_for(self, pod_uid: str) -> list[str]:
+        """Keys of the claims that are reserved for the pod, or were allocated for it."""
+        return list(self._consumers.get(pod_uid, ()))
+
     def offers(self, node: Object) -> Offers:
         """To a node: its name and labels are looked at."""
         keys = self._by_place.get(node["metadata"]["name"], set()) | self._by_place.get(EVERYWHERE, set())
@@ -95,6 +103,7 @@ class ClaimBook:
     # -- what changes ----------------------------------------------------------------------------
 
     def _tell(self, nodes: frozenset[str] | None) -> None:
+        self.version += 1
         for listener in self._listeners:
             listener(nodes)
 
@@ -133,6 +142,12 @@ class ClaimBook:
 
     def _claim(self, old: Object | None, new: Object | None) -> None:
         key = key_of(new or old or {})
+        for thing, gone in ((old, True), (new, False)):
+            for uid in _consumers(thing):
+                known = self._consumers.setdefault(uid, {})
+                known.pop(key, None) if gone else known.setdefault(key)
+                if not known:
+                    del self._consumers[uid]
         before = self._held.pop(key, [])
         for device in before:
             self._holders[device].pop(key, None)
@@ -169,6 +184,11 @@ def _places(spec: Mapping[str, Any]) -> set[str]:
     if spec.get("nodeName"):
         return {spec["nodeName"]}
     return {EVERYWHERE} if spec.get("allNodes") or spec.get("nodeSelector") else set()
+
+
+def _consumers(claim: Object | None) -> set[str]:
+    allocated_for = ((claim or {}).get("metadata", {}).get("annotations") or {}).get(names.ALLOCATED_FOR)
+    return {*_reserved(claim), *([allocated_for] if allocated_for else ())}
 
 
 def _reserved(claim: Object | None) -> list[str]:

@@ -5,6 +5,7 @@ whole answer is taken. The search is exhaustive up to `STEPS`, so "none" is the 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -79,12 +80,12 @@ class _Wish:
 class _Search:
     offers: Offers
     in_use: frozenset[str]
-    usable: Callable[[Offer], bool]
+    usable: Callable[[Offer, bool], bool]
     wishes: list[tuple[int, list[_Wish]]]
     """Claim's number and the alternatives of each request."""
     constraints: list[list[Object]]
-    candidates: dict[int, list[Offer]] = field(default_factory=dict)
-    """By identity of the wish: devices that its selectors choose."""
+    everything: dict[int, list[Offer]] = field(default_factory=dict)
+    """By identity of a wish for all devices: those that its selectors choose."""
     left: dict[tuple[tuple[str, str], tuple[str, str]], Fraction] = field(default_factory=dict)
     """What is left of each counter, by pool and counter."""
     chosen: list[list[tuple[_Wish, Offer]]] = field(default_factory=list)
@@ -97,11 +98,12 @@ def match(
     offers: Offers,
     in_use: frozenset[str] = frozenset(),
     *,
-    usable: Callable[[Offer], bool] = lambda _: True,
+    usable: Callable[[Offer, bool], bool] = lambda offer, admin: True,
 ) -> Match | NoMatch:
     """Devices for all of `claims`, none of which is allocated yet.
 
-    `in_use`: ids that other claims hold. `usable`: a further say on each device, such as what the engine claimed.
+    `in_use`: ids that other claims hold. `usable`: a further say on each device (and whether it is for administration
+    only), such as what the engine claimed.
     Raises ClaimError.
     """
     wishes = [(number, _wishes(claim, one, classes)) for number, claim in enumerate(claims) for one in _requests(claim)]
@@ -116,7 +118,8 @@ def match(
             if wish.everything and offers.updating:
                 name, why = next(iter(offers.updating.items()))
                 return NoMatch((f"request {wish.full_name!r} wants all devices, but of pool {name} {why}",))
-            search.candidates[id(wish)] = _selected(wish, offers)
+            if wish.everything:
+                search.everything[id(wish)] = [one for one in offers.offers if _selects(wish, one)]
     for pool, counters in offers.counters.items():
         for counter, amount in counters.items():
             search.left[pool, counter] = amount
@@ -200,23 +203,20 @@ def _wish(claim: Object, name: str, parent: str, asked: Object, classes: Mapping
     )
 
 
-def _selected(wish: _Wish, offers: Offers) -> list[Offer]:
-    """Devices that the class and the request choose, free or not. Raises ClaimError where CEL fails on one."""
-    found = []
-    for offer in offers.offers:
-        for expression, whose in wish.selectors:
-            try:
-                if not offer.selected_by(expression):
-                    break
-            except SelectorError as error:
-                raise ClaimError(f"{whose} on device {offer.device_id}: {error}") from error
-        else:
-            if not offer.left_out and all(
-                offer.capacity.get(qualified(name, offer.driver), Fraction(-1)) >= amount
-                for name, amount in wish.capacity.items()
-            ):
-                found.append(offer)
-    return found
+def _selects(wish: _Wish, offer: Offer) -> bool:
+    """Whether class and request choose the device, free or not. Raises ClaimError where CEL fails on it."""
+    if offer.left_out:
+        return False
+    for expression, whose in wish.selectors:
+        try:
+            if not offer.selected_by(expression):
+                return False
+        except SelectorError as error:
+            raise ClaimError(f"{whose} on device {offer.device_id}: {error}") from error
+    return all(
+        offer.capacity.get(qualified(name, offer.driver), Fraction(-1)) >= amount
+        for name, amount in wish.capacity.items()
+    )
 
 
 def _serve(search: _Search, position: int) -> bool:
@@ -225,8 +225,7 @@ def _serve(search: _Search, position: int) -> bool:
         return True
     claim, alternatives = search.wishes[position]
     for wish in alternatives:
-        candidates = search.candidates[id(wish)]
-        count = len(candidates) if wish.everything else wish.count
+        count = len(search.everything[id(wish)]) if wish.everything else wish.count
         if count == 0 or len(search.chosen[claim]) + count > MOST_DEVICES:
             continue
         if _choose(search, position, wish, count, 0):
@@ -239,7 +238,7 @@ def _choose(search: _Search, position: int, wish: _Wish, count: int, start: int)
     if count == 0:
         return _serve(search, position + 1)
     claim = search.wishes[position][0]
-    candidates = search.candidates[id(wish)]
+    candidates: Sequence[Offer] = search.everything[id(wish)] if wish.everything else search.offers.offers
     # A set of devices is tried in one order only: the others are the same answer.
     for number in range(start, len(candidates) - count + 1):
         search.steps += 1
@@ -265,13 +264,16 @@ def _take(search: _Search, offer: Offer, sign: int) -> None:
 
 
 def _fits(search: _Search, claim: int, wish: _Wish, offer: Offer) -> bool:
-    if not search.usable(offer):
+    if not search.usable(offer, wish.admin):
         return False
+    # Only a device that could be had is asked about: CEL that would fail on another one does no harm.
     chosen = search.chosen[claim]
     if wish.admin:
         if any(other.device_id == offer.device_id for _, other in chosen):
             return False
     elif not _free(search, offer):
+        return False
+    if not wish.everything and not _selects(wish, offer):
         return False
     pool = (offer.driver, offer.pool)
     if any(search.left[pool, counter] < amount for counter, amount in offer.consumes.items()):
@@ -323,6 +325,16 @@ def tolerates(tolerations: Sequence[Mapping[str, Any]], taint: Mapping[str, Any]
     return False
 
 
+def _selected(wish: _Wish, offers: Offers) -> list[Offer]:
+    """For the reasons: devices on which CEL fails are left out."""
+    found = []
+    for offer in offers.offers:
+        with suppress(ClaimError):
+            if _selects(wish, offer):
+                found.append(offer)
+    return found
+
+
 def _why_not(search: _Search) -> tuple[str, ...]:
     reasons = tuple(_shortages(search))
     if reasons:
@@ -338,12 +350,12 @@ def _shortages(search: _Search) -> Iterator[str]:
     for _, alternatives in search.wishes:
         told = []
         for wish in alternatives:
-            selected = search.candidates[id(wish)]
+            selected = search.everything.get(id(wish)) or _selected(wish, search.offers)
             tolerated = [one for one in selected if all(tolerates(wish.tolerations, taint) for taint in one.taints)]
             free = [
                 one
                 for one in tolerated
-                if search.usable(one)
+                if search.usable(one, wish.admin)
                 and (wish.admin or _free(search, one))
                 and all(search.left[(one.driver, one.pool), key] >= amount for key, amount in one.consumes.items())
             ]
