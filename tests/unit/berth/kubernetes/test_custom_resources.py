@@ -76,7 +76,7 @@ async def test_a_round_writes_so_many_and_the_rest_come_in_the_next() -> None:
     for number in range(1, 5):
         clock.now += 5
         statuses.begin()
-        for name, one in statuses.longest_unwritten(QUEUES, things):
+        for _, one in statuses.longest_unwritten(QUEUES, things):
             await statuses.write(QUEUES, one, {"n": number + 1})
     assert sorted(path.removeprefix(f"{QUEUES}/")[0] for path, _ in client.written[3:]) == list("aabbccdd")
 
