@@ -7,9 +7,9 @@ from berth.auth import Authenticator
 from berth.kubernetes.client import Kubernetes
 from berth.kubernetes.devices import DeviceResources
 from berth.kubernetes.informer import Informer, run_all
+from berth.kubernetes.pods.groups import GROUP_PATHS
 from berth.service import authority_key
 from binder.pods.engine import Engine
-from binder.pods.groups import GROUP_PATHS
 from binder.pods.source import PodSource
 from binder.settings import BinderSettings
 

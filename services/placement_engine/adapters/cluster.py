@@ -7,7 +7,7 @@ from berth.kubernetes import names
 from berth.kubernetes.client import Kubernetes, Object
 from berth.kubernetes.devices import DeviceResources
 from berth.kubernetes.informer import Informer
-from berth.kubernetes.pod_jobs import job_of_pod
+from berth.kubernetes.pods.beside import job_beside
 from berth.v1 import jobs_pb2
 from placement_engine.adapters.admission_checks import AdmissionChecks
 from placement_engine.adapters.extender import Extender
@@ -34,7 +34,7 @@ async def beside_other_schedulers(
         resources = DeviceResources.read(settings.kubernetes_resources)
 
         def read(pod: Object) -> jobs_pb2.JobSpec:
-            return job_of_pod(pod, resources)
+            return job_beside(pod, resources)
 
         if client is not None:
             checks = AdmissionChecks(client, planners=planners, admission=admission, world=world, job_of_pod=read)

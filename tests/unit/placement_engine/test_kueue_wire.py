@@ -6,7 +6,7 @@ import pytest
 
 from berth.errors import InvalidInput
 from berth.kubernetes.devices import DeviceResources
-from berth.kubernetes.pod_jobs import job_of_pod
+from berth.kubernetes.pods.beside import job_beside
 from berth.v1 import fleet_pb2, jobs_pb2
 from placement_engine.adapters.kueue_wire import Answer, job_of_workload, pending_checks, ready, refused, state_of
 from placement_engine.domain.model import Decision, Expectation, Member, Reason, Rejection
@@ -27,7 +27,7 @@ NODES = {
 
 
 def read(pod: Any) -> jobs_pb2.JobSpec:
-    return job_of_pod(pod, RESOURCES)
+    return job_beside(pod, RESOURCES)
 
 
 def a_pod_set(name: str = "main", count: int = 1, devices: int = 8, **spec: Any) -> dict[str, Any]:
