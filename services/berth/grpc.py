@@ -146,8 +146,9 @@ class GrpcServer:
         await self._server.stop(grace_seconds)
 
 
-def connect(address: str, token: str | None = None) -> grpc.aio.Channel:
-    """A channel to one of Berth's services; close it when done."""
+def connect(address: str, token: str | None = None, *, longest_retry_seconds: float = 120.0) -> grpc.aio.Channel:
+    """A channel to one of Berth's services; close it when done. A lost connection is tried again at least every
+    `longest_retry_seconds`."""
     interceptors: list[grpc.aio.ClientInterceptor] = []
     if token:
         interceptors = [_UnaryToken(token), _UnaryStreamToken(token), _StreamUnaryToken(token)]
@@ -156,6 +157,7 @@ def connect(address: str, token: str | None = None) -> grpc.aio.Channel:
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_reconnect_backoff_ms", round(longest_retry_seconds * 1000)),
         ],
         interceptors=interceptors,
     )

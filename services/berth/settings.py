@@ -40,6 +40,8 @@ class ServiceSettings(BaseSettings):
     """Works with a Kubernetes cluster, each service for its own part."""
     kubeconfig: Path | None = None
     """Unset: KUBECONFIG, else the pod's service account, else ~/.kube/config."""
+    kubernetes_resources: Path | None = None
+    """YAML: resource names of the operator's own device plugins to models of the catalogue."""
     endpoint_file: Path | None = None
     """Where the service writes the addresses that it really listens on, as JSON."""
 

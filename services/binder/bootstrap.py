@@ -24,6 +24,7 @@ from binder.executors.kubernetes import KubernetesExecutor
 from binder.executors.process import ProcessExecutor
 from binder.executors.simulated import SimulatedExecutor
 from binder.handlers import Intake
+from binder.pods.wiring import Pods, open_pods
 from binder.settings import BinderSettings
 from binder.worker import Pace, Worker
 
@@ -79,14 +80,16 @@ def make_executors(settings: BinderSettings, cluster: Cluster | None = None) -> 
 async def build(settings: ServiceSettings) -> AsyncIterator[App]:
     assert isinstance(settings, BinderSettings)
     async with AsyncExitStack() as stack:
-        cluster = None
+        cluster, pods = None, None
         if settings.kubernetes:
             cluster = await stack.enter_async_context(open_cluster(settings.kubeconfig))
-        yield await stack.enter_async_context(_build(settings, cluster))
+            if settings.engine:
+                pods = await stack.enter_async_context(open_pods(settings, cluster.client, cluster.pods))
+        yield await stack.enter_async_context(_build(settings, cluster, pods))
 
 
 @asynccontextmanager
-async def _build(settings: BinderSettings, cluster: Cluster | None) -> AsyncIterator[App]:
+async def _build(settings: BinderSettings, cluster: Cluster | None, pods: Pods | None) -> AsyncIterator[App]:
     database = await Database.open(settings.postgres_dsn.get_secret_value(), SCHEMA, size=settings.postgres_pool)
     await database.migrate("berth", "binder")
     relay = OutboxRelay(database, settings.kafka_bootstrap)
@@ -101,6 +104,7 @@ async def _build(settings: BinderSettings, cluster: Cluster | None) -> AsyncIter
             tries=settings.bind_tries,
         ),
         published=relay.wake,
+        beside=[pods.source.run] if pods is not None else [],
     )
 
     async def apply(connection: Connection, commands: Sequence[Command]) -> None:
@@ -133,6 +137,8 @@ async def _build(settings: BinderSettings, cluster: Cluster | None) -> AsyncIter
     tasks: dict[str, Callable[[], Awaitable[None]]] = {"worker": worker.run, "relay": relay.run}
     if cluster is not None:
         tasks["cluster"] = cluster.run
+    if pods is not None:
+        tasks["pod groups"] = pods.run
 
     def not_ready() -> list[str]:
         return worker.not_ready() + (cluster.not_ready() if cluster is not None else [])

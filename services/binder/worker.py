@@ -53,13 +53,16 @@ class Worker:
         pace: Pace,
         clock: Callable[[], float] = time.time,
         published: Callable[[], None] = lambda: None,
+        beside: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
-        """`published` is called after each commit that may have left records to relay."""
+        """`published` is called after each commit that may have left records to relay. `beside`: what else only the
+        one binder that has the store may run; it runs until cancelled."""
         self._store = store
         self._executors = executors
         self._pace = pace
         self._clock = clock
         self._published = published
+        self._beside = tuple(beside)
         self._due = {name: asyncio.Event() for name in executors}
         self._busy: set[AttemptId] = set()
         self._seen: list[tuple[AttemptId, Observation]] = []
@@ -92,6 +95,8 @@ class Worker:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_endless(guard))
                 tasks.create_task(self._record())
+                for run in self._beside:
+                    tasks.create_task(_endless(run))
                 for name, executor in self._executors.items():
                     tasks.create_task(self._drive(name, executor))
         finally:

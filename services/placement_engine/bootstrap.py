@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import structlog
 from prometheus_client import Gauge
@@ -20,8 +20,9 @@ from berth.settings import ServiceSettings
 from berth.v1 import jobs_pb2
 from berth.v1.placement_pb2_grpc import add_PlacementServiceServicer_to_server
 from placement_engine.adapters import fleet_store, translate
-from placement_engine.adapters.cluster import kubernetes_tasks
+from placement_engine.adapters.cluster import beside_other_schedulers
 from placement_engine.adapters.grpc_placement import PlacementServicer
+from placement_engine.adapters.own_resources import own_resources
 from placement_engine.adapters.watch import JobNews
 from placement_engine.declaring import Declaring
 from placement_engine.domain.job_state import Retry
@@ -146,7 +147,6 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
     dsn = settings.postgres_dsn.get_secret_value()
     database = await Database.open(dsn, SCHEMA, size=settings.postgres_pool)
     bus = KafkaBus(settings, "placement-engine")
-    stack = AsyncExitStack()
     try:
         await database.migrate("berth", "placement_engine")
         authenticator = Authenticator(authority_key(settings))
@@ -185,19 +185,21 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
             authenticator,
             [(add_PlacementServiceServicer_to_server, servicer, "berth.v1.PlacementService")],
         )
-        objects = await kubernetes_tasks(settings, stack, declaring=declaring, world=world, planners=pools.planners)
-        yield App(
-            tasks={
-                **objects,
-                "outbox": relay.run,
-                "pools": pools.run,
-                "news": news.run,
-                "audit": lambda: _audit_forever(database, settings.audit_seconds),
-            },
-            not_ready=database.not_ready,
-            grpc=server,
-        )
+        beside = beside_other_schedulers(settings, planners=pools.planners, admission=admission, world=world)
+        resources = own_resources(settings, declaring=declaring, world=world, planners=pools.planners)
+        async with beside as tasks, resources as keeping:
+            yield App(
+                tasks={
+                    "outbox": relay.run,
+                    "pools": pools.run,
+                    "news": news.run,
+                    "audit": lambda: _audit_forever(database, settings.audit_seconds),
+                    **tasks,
+                    **keeping,
+                },
+                not_ready=database.not_ready,
+                grpc=server,
+            )
     finally:
         await bus.stop()
-        await stack.aclose()
         await database.close()

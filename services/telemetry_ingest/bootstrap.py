@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
@@ -12,11 +12,14 @@ from berth import catalogue
 from berth.auth import Authenticator
 from berth.grpc import GrpcServer
 from berth.kafka import ensure_topics, make_producer
+from berth.kubernetes.client import Kubernetes
+from berth.kubernetes.devices import DeviceResources
 from berth.outbox import OutboxRelay
 from berth.postgres import TRANSIENT, Database
 from berth.service import App, authority_key
 from berth.settings import ServiceSettings
 from berth.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
+from telemetry_ingest.adapters.cluster import ClusterFleet
 from telemetry_ingest.adapters.grpc_service import TelemetryService
 from telemetry_ingest.adapters.publisher import TelemetryPublisher
 from telemetry_ingest.adapters.scraper import Scraper
@@ -38,8 +41,9 @@ SCHEMA = "ingest"
 async def build(settings: ServiceSettings) -> AsyncIterator[App]:
     if not isinstance(settings, TelemetryIngestSettings):
         raise TypeError("telemetry-ingest needs TelemetryIngestSettings")
-    database = await Database.open(settings.postgres_dsn.get_secret_value(), SCHEMA, size=settings.postgres_pool)
-    try:
+    async with AsyncExitStack() as stack:
+        database = await Database.open(settings.postgres_dsn.get_secret_value(), SCHEMA, size=settings.postgres_pool)
+        stack.push_async_callback(database.close)
         await database.migrate("berth", "telemetry_ingest")
         await ensure_topics(settings)
         relay = OutboxRelay(database, settings.kafka_bootstrap)
@@ -74,14 +78,16 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
         }
         if settings.targets_file is not None:
             tasks["targets"] = TargetFile(settings.targets_file, ingest.on_targets).run
+        if settings.kubernetes:
+            client = await stack.enter_async_context(await Kubernetes.connect(settings.kubeconfig))
+            resources = DeviceResources.read(settings.kubernetes_resources)
+            tasks["cluster"] = ClusterFleet(client, resources, ingest).run
         server = GrpcServer(
             settings.grpc_listen,
             Authenticator(authority_key(settings)),
             [(add_TelemetryServiceServicer_to_server, TelemetryService(ingest), "berth.v1.TelemetryService")],
         )
         yield App(tasks=tasks, grpc=server)
-    finally:
-        await database.close()
 
 
 def known_model(name: str) -> KnownModel | None:

@@ -5,17 +5,21 @@ a failure in between leaves all as it was, and the next page plans it again.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
 from prometheus_client import Counter, Gauge
 
 from berth.errors import InvalidInput, NotFound
+from berth.kubernetes.devices import DeviceResources
 from telemetry_ingest.domain.board import Board, NodeSnapshot, SourceReading
 from telemetry_ingest.domain.counters import Counters
 from telemetry_ingest.domain.formats import normalise
 from telemetry_ingest.domain.inventory import AGENT, DeviceRecord, Inventory, NodeRecord
+from telemetry_ingest.domain.kubernetes.nodes import NodeFacts
+from telemetry_ingest.domain.kubernetes.pods import PodUse
+from telemetry_ingest.domain.kubernetes.records import joined, record_of
 from telemetry_ingest.domain.model import Observation, ObservedDevice
 from telemetry_ingest.domain.ports import InventoryStore
 from telemetry_ingest.domain.targets import NodeDeclaration, Target
@@ -93,6 +97,10 @@ class Ingest:
         self._targets: dict[Target, TargetStatus] = {}
         self._node_sources: dict[str, frozenset[str]] = {}
         self._reported: dict[str, tuple[str, int]] = {}
+        self._declared: tuple[NodeDeclaration, ...] = ()
+        self._found: tuple[Target, ...] = ()
+        # Nodes of a cluster: an agent's own name of a device to the fleet's.
+        self._agent_devices: dict[str, dict[str, str]] = {}
         self._count_nodes()
 
     # -- targets ---------------------------------------------------------------------------------
@@ -100,13 +108,27 @@ class Ingest:
     async def on_targets(self, declarations: Sequence[NodeDeclaration]) -> None:
         """A new, valid targets file."""
         await self._change(lambda: self.inventory.plan_targets(declarations, self._clock.wall()))
-        wanted = [target for declared in declarations for target in declared.targets]
+        self._declared = tuple(declarations)
+        self._retarget()
+
+    def on_found_targets(self, targets: Iterable[Target]) -> None:
+        """The exporters that run in the cluster at present, beside the targets file; the file's pages are its own."""
+        found = tuple(dict.fromkeys(targets))
+        if found != self._found:
+            self._found = found
+            self._retarget()
+
+    def _retarget(self) -> None:
+        declared = [target for declaration in self._declared for target in declaration.targets]
+        pages = {target.url for target in declared}
+        wanted = [*declared, *(target for target in self._found if target.url not in pages)]
         self._targets = {target: self._targets.get(target) or TargetStatus(target) for target in wanted}
-        self._node_sources = sources = {
-            declared.name: frozenset(target.source for target in declared.targets) for declared in declarations
-        }
-        self.inventory.forget_sources(sources)
-        self.board.retain(sources, always=AGENT)
+        sources: dict[str, set[str]] = {declaration.name: set() for declaration in self._declared}
+        for target in wanted:
+            sources.setdefault(target.node, set()).add(target.source)
+        self._node_sources = kept = {node: frozenset(names) for node, names in sources.items()}
+        self.inventory.forget_sources(kept)
+        self.board.retain(kept, always=AGENT)
         TARGETS.set(len(self._targets))
         self._targets_changed(wanted)
 
@@ -133,6 +155,7 @@ class Ingest:
             )
 
         observation = await asyncio.to_thread(read) if len(text) > LARGE_PAGE else read()
+        observation = self._joined(target.node, observation)
         await self._settle(status, observation, received)
         if target not in self._targets:
             return
@@ -192,10 +215,69 @@ class Ingest:
         status.healthy, status.last_error = False, message
         SCRAPES.labels("failure").inc()
 
+    def _joined(self, node: str, observation: Observation) -> Observation:
+        """On a cluster's node the devices are those that the kubelet offers, under the fleet's names of them."""
+        record = self.inventory.nodes.get(node)
+        if record is None or not record.of_kubernetes:
+            return observation
+        ours = joined(record.devices, [(one.device_id, one.index, one.stack) for one in observation.devices])
+        return replace(
+            observation,
+            devices=tuple(
+                replace(one, device_id=ours[one.device_id].device_id, index=ours[one.device_id].index)
+                for one in observation.devices
+                if one.device_id in ours
+            ),
+        )
+
+    # -- a cluster -------------------------------------------------------------------------------
+
+    async def on_cluster(
+        self,
+        nodes: Iterable[tuple[NodeFacts, Sequence[PodUse]]],
+        resources: DeviceResources,
+        *,
+        gone: Iterable[str] = (),
+    ) -> None:
+        """Nodes of the cluster as they are now, each with what its pods take; `gone`: it has these no longer."""
+        nodes, gone = list(nodes), list(gone)
+
+        def plan() -> list[NodeRecord]:
+            records = [
+                record_of(
+                    facts,
+                    uses,
+                    self.inventory.nodes.get(facts.name),
+                    resources,
+                    self._named,
+                    has_sources=bool(self._sources(facts.name)),
+                )
+                for facts, uses in nodes
+            ]
+            return self.inventory.plan_kubernetes(records, self._clock.wall(), gone=gone)
+
+        await self._change(plan)
+
+    def nodes_of_cluster(self) -> list[str]:
+        """Names of the nodes that are in the inventory by a cluster's word."""
+        return [record.name for record in self.inventory.nodes.values() if record.of_kubernetes]
+
     # -- agents ----------------------------------------------------------------------------------
 
     async def on_agent_inventory(self, reported: NodeRecord) -> None:
         """An agent's inventory of its own node. Raises InvalidInput."""
+        record = self.inventory.nodes.get(reported.name)
+        if record is not None and record.of_kubernetes:
+            ours = joined(record.devices, [(one.device_id, one.index, one.stack) for one in reported.devices])
+            self._agent_devices[reported.name] = {theirs: one.device_id for theirs, one in ours.items()}
+            reported = replace(
+                reported,
+                devices=tuple(
+                    replace(one, device_id=ours[one.device_id].device_id, index=ours[one.device_id].index)
+                    for one in reported.devices
+                    if one.device_id in ours
+                ),
+            )
         known = replace(reported, devices=tuple(map(self._named, reported.devices)))
         await self._change(lambda: self.inventory.plan_agent(known, self._clock.wall()))
         self.inventory.heard(reported.name, AGENT, (device.device_id for device in reported.devices))
@@ -209,6 +291,12 @@ class Ingest:
         record = self.inventory.nodes.get(node)
         if record is None or record.removed:
             raise NotFound(f"node: {node!r}: not known; send its inventory first")
+        if record.of_kubernetes:
+            if (names := self._agent_devices.get(node)) is None:
+                raise NotFound(f"node: {node!r}: its devices are not joined yet; send its inventory first")
+            reading = replace(
+                reading, devices=tuple((names[one], said) for one, said in reading.devices if one in names)
+            )
         boot, last = self._reported.get(node, ("", -1))
         if boot == boot_id and sequence <= last:
             raise InvalidInput.of(

@@ -4,12 +4,15 @@ Annotations of a pod (or labels, where the value is a valid label) that say what
 """
 
 __all__ = [
+    "ACCELERATOR",
+    "ANNOTATIONS",
     "ATTEMPT",
     "BINDER_SCHEDULER_NAME",
     "CREATED_FOR",
     "DEVICES",
     "DOMAIN",
     "EXECUTOR",
+    "EXPORTER",
     "JOB",
     "MEMBER",
     "RELEASED",
@@ -48,11 +51,40 @@ OBJECTIVE = f"{DOMAIN}/objective"
 KIND = f"{DOMAIN}/kind"
 ACCELERATORS = f"{DOMAIN}/accelerators"
 TOPOLOGY = f"{DOMAIN}/topology"
+"""The level that members should share, if they can."""
+REQUIRED_TOPOLOGY = f"{DOMAIN}/required-topology"
+"""The level that members must share."""
+DEVICE_MEMORY = f"{DOMAIN}/device-memory"
+DEADLINE = f"{DOMAIN}/deadline"
+EXPECTED_DURATION = f"{DOMAIN}/expected-duration"
+LATENCY_TARGET = f"{DOMAIN}/latency-target"
+CHECKPOINT_INTERVAL = f"{DOMAIN}/checkpoint-interval"
+PREEMPTIBLE = f"{DOMAIN}/preemptible"
+IGNORE = f"{DOMAIN}/ignore"
+"""Fields of the pod, comma-separated, that Berth does not honour and that the pod is to be scheduled without."""
 GANG = f"{DOMAIN}/gang"
+"""The gang's name, "true" for the pods of one owner, or "false" for none although the pod's kind would have one."""
 GANG_SIZE = f"{DOMAIN}/gang-size"
 GANG_MINIMUM = f"{DOMAIN}/gang-minimum"
 
-# Device taints that Berth publishes, and what its rules are known by.
+# Other projects' names, read as wishes.
+KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+
+ACCELERATOR = f"{DOMAIN}/accelerator"
+"""Label of a node: the catalogue's name of its accelerators, where discovery does not tell, or is wrong."""
+EXPORTER = f"{DOMAIN}/exporter"
+"""Annotation of a pod: it is an exporter of its node's devices; the value is the format of its page, or "auto"."""
+# Labels of a node: topology.berth.dev/rack=r7 puts it into the domain r7 of the level "rack".
+TOPOLOGY_PREFIX = f"topology.{DOMAIN}/"
+
+ANNOTATIONS = frozenset(
+    value
+    for name, value in list(globals().items())
+    if name.isupper() and isinstance(value, str) and value.startswith(f"{DOMAIN}/")
+)
+"""Every name under Berth's domain that an object may carry."""
+
+# Device taints that Berth publishes, and what its rules are known by; no pod carries them.
 TAINT_FAULTY = f"{DOMAIN}/faulty"
 TAINT_THROTTLED = f"{DOMAIN}/throttled"
 TAINT_HOT = f"{DOMAIN}/hot"
@@ -61,6 +93,3 @@ DEVICE = f"{DOMAIN}/device"
 """Annotation of a rule: the device's id, "<driver>/<pool>/<device>"."""
 VERDICT = f"{DOMAIN}/verdict"
 """Annotation of a rule: why, in words."""
-
-# Labels of a node: topology.berth.dev/rack=r7 puts it into the domain r7 of the level "rack".
-TOPOLOGY_PREFIX = f"topology.{DOMAIN}/"

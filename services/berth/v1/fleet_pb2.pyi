@@ -82,6 +82,7 @@ class Device(_message.Message):
     TOPOLOGY_FIELD_NUMBER: _builtins.int
     PARTITIONABLE_FIELD_NUMBER: _builtins.int
     HELD_BY_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Stable across reboots and index changes: the vendor's UUID where there is one, else "<node>/<index>"."""
     index: _builtins.int
@@ -103,6 +104,10 @@ class Device(_message.Message):
     """True: the device may be cut into the partitions that the catalogue lists for its model (MIG)."""
     held_by: _builtins.str
     """Who holds the device outside Berth, such as "monitoring/dcgm-x7k2"; it takes no work meanwhile. Empty: nobody."""
+    partition: _builtins.str
+    """The device is itself such a partition of its model, cut by its operator ("1g.10gb"): it takes only work that asks
+    for this partition. Empty: a whole device.
+    """
     @_builtins.property
     def topology(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Level to domain within the node, such as {"numa": "0", "link": "1"}."""
@@ -122,10 +127,11 @@ class Device(_message.Message):
         topology: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         partitionable: _builtins.bool = ...,
         held_by: _builtins.str = ...,
+        partition: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_class", b"device_class", "device_id", b"device_id", "held_by", b"held_by", "index", b"index", "memory_bytes", b"memory_bytes", "model", b"model", "partitionable", b"partitionable", "power_limit_watts", b"power_limit_watts", "present", b"present", "reported_model", b"reported_model", "stack", b"stack", "topology", b"topology"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_class", b"device_class", "device_id", b"device_id", "held_by", b"held_by", "index", b"index", "memory_bytes", b"memory_bytes", "model", b"model", "partition", b"partition", "partitionable", b"partitionable", "power_limit_watts", b"power_limit_watts", "present", b"present", "reported_model", b"reported_model", "stack", b"stack", "topology", b"topology"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -225,6 +225,7 @@ class Explanation(_message.Message):
     EXPECTED_START_FIELD_NUMBER: _builtins.int
     EXPECTED_START_AT_LEAST_FIELD_NUMBER: _builtins.int
     EXPECTED_AFTER_FIELD_NUMBER: _builtins.int
+    NOMINATED_NODES_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     state: _jobs_pb2.JobState.ValueType
     summary: _builtins.str
@@ -263,6 +264,10 @@ class Explanation(_message.Message):
     def expected_after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The running jobs whose end it waits for."""
 
+    @_builtins.property
+    def nominated_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that are kept for it, by member, while those who sit there make room. Empty: none are."""
+
     def __init__(
         self,
         *,
@@ -280,10 +285,11 @@ class Explanation(_message.Message):
         expected_start: _timestamp_pb2.Timestamp | None = ...,
         expected_start_at_least: _builtins.bool = ...,
         expected_after: _abc.Iterable[_builtins.str] | None = ...,
+        nominated_nodes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evaluated_at", b"evaluated_at", "expectation", b"expectation", "expected_start", b"expected_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "changes", b"changes", "evaluated_at", b"evaluated_at", "expectation", b"expectation", "expected_after", b"expected_after", "expected_start", b"expected_start", "expected_start_at_least", b"expected_start_at_least", "job_id", b"job_id", "nodes_considered", b"nodes_considered", "queue_position", b"queue_position", "reasons", b"reasons", "remedies", b"remedies", "state", b"state", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "changes", b"changes", "evaluated_at", b"evaluated_at", "expectation", b"expectation", "expected_after", b"expected_after", "expected_start", b"expected_start", "expected_start_at_least", b"expected_start_at_least", "job_id", b"job_id", "nodes_considered", b"nodes_considered", "nominated_nodes", b"nominated_nodes", "queue_position", b"queue_position", "reasons", b"reasons", "remedies", b"remedies", "state", b"state", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

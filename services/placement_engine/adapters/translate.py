@@ -376,6 +376,7 @@ def explanation_of_rejection(rejection: model.Rejection, now: float) -> placemen
         ],
         expected_start_at_least=rejection.expected_start_at_least,
         expected_after=rejection.expected_start_after,
+        nominated_nodes=rejection.nominated,
     )
     if rejection.expected_start is not None:
         explanation.expected_start.FromNanoseconds(int(rejection.expected_start * 1e9))

@@ -6,7 +6,7 @@ seconds since the epoch. An engine plans one pool; nodes and jobs of other pools
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from placement_engine.domain import verdicts, views
@@ -36,6 +36,7 @@ from placement_engine.domain.model import (
     CycleResult,
     Decision,
     Job,
+    Member,
     Node,
     NodeSample,
     PowerDomain,
@@ -67,6 +68,8 @@ from placement_engine.domain.shapes import (
 )
 from placement_engine.domain.sharing import most_milli
 from placement_engine.domain.situation import Situation, situation_of
+from placement_engine.domain.supposition import Supposition
+from placement_engine.domain.survey import Survey, Surveyor, kept_for_others, same_everywhere
 from placement_engine.domain.tables import Pipeline, Table, Tables
 from placement_engine.domain.topology import Topology
 
@@ -90,6 +93,7 @@ class Engine:
         self._reserver = LimitedReserver(self._fleet, policy, gangs.reserve, self._queues, self._member_milli)
         self._adviser = Adviser(self._fleet, self._tables, self._reserver)
         self._explainer = Explainer(self._fleet, policy, self._pipeline, topology)
+        self._surveyor = Surveyor(self._fleet, self._explainer)
         self._claims: dict[str, Claim] = {}
         self._ending: set[str] = set()
         self._ends = Ends(self._fleet)
@@ -523,8 +527,18 @@ class Engine:
             summary=summary,
         )
 
-    def dry_run(self, job: Job, now: float) -> Decision | Rejection:
-        """Where the job would go now, alone, beside what is kept for others. Changes nothing."""
+    def dry_run(
+        self, job: Job, now: float, *, beside: Mapping[str, tuple[Member, ...]] | None = None
+    ) -> Decision | Rejection:
+        """Where the job would go now, alone, beside what is kept for others. Changes nothing.
+
+        `beside`: members that are supposed to sit where they say as well, by a name for each group of them.
+        """
+        if beside:
+            with Supposition(self._fleet, self._tables, self._reserver) as supposed:
+                for name, members in beside.items():
+                    supposed.hold(name, members)
+                return self.dry_run(job, now)
         self._fleet.age(now)
         why = self._gate(job, now)
         if why is not None:
@@ -539,6 +553,33 @@ class Engine:
                 return self._rejection(job, (held + (reasons or (not_together(job),)), how + remedies), now)
             self._fleet.let_go_all(job.job_id, found[1].members)
             return self._decision(job, ask, *found)
+
+    def survey(self, job: Job, nodes: Collection[str], now: float) -> Survey:
+        """What each of these nodes says to one member of the job now, beside what is kept for others. Changes
+        nothing."""
+        self._fleet.age(now)
+        why = self._gate(job, now)
+        if why is not None:
+            return same_everywhere(nodes, why[0][0], curable=False)
+        with self._bookings.as_of_last_cycle(job.job_id), self._bookings.without(self._bookings.yielding_to(job)):
+            table = self._tables.get(self._sized(job, shape_of(job), now))
+            ask = self._ask(table, job, now)
+            over = self._over_quota(job, ask)
+            if over is not None:
+                return same_everywhere(nodes, over[0][0], curable=False)
+            found = self._surveyor.survey(table, ask, nodes)
+            kept = self._bookings.kept_on(found.refusals)
+        if not kept:
+            return found
+        return kept_for_others(found, self._surveyor.survey(self._tables.get(ask.shape), ask, kept), kept)
+
+    def member_on(self, job: Job, node: str, now: float) -> Member | None:
+        """One member of the job on that node, its devices chosen; None: `survey` tells why not. Changes nothing."""
+        if not self.survey(job, (node,), now).scores:
+            return None
+        with self._bookings.as_of_last_cycle(job.job_id), self._bookings.without(self._bookings.yielding_to(job)):
+            table = self._tables.get(self._sized(job, shape_of(job), now))
+            return self._surveyor.member(table, self._ask(table, job, now), node)
 
     def explain(self, job_id: str, now: float) -> Rejection | None:
         """Why a waiting job waits, over the whole fleet. None: it is not waiting. A job that would
@@ -564,6 +605,8 @@ class Engine:
         elif not reasons and not isinstance(self.dry_run(job, now), Decision):
             reasons = (not_together(job),)
         rejection = self._rejection(job, (reasons, remedies), now)
+        if (kept := self._bookings.nominations.get(job_id)) is not None:
+            rejection = replace(rejection, nominated=tuple(member.node for member in kept.members))
         booking = self._bookings.reservations.get(job_id)
         booked = Start(booking.at, booking.members, tuple(booking.after)) if booking is not None else None
         return self._prospects().of(rejection, job, ask, now, limits=gate, booked=booked, advice=how)

@@ -5,6 +5,7 @@ model got to). A device on an excluded node counts for the first filter that it 
 the one that excluded its node.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,12 +49,13 @@ class Explainer:
         self._gangs = GangReasons(fleet, topology)
         self._policy = policy
         self._pipeline = pipeline
-        self._filters: tuple[RowFilter, ...] = (*pipeline.row_filters, *pipeline.device_filters)
+        self.filters: tuple[RowFilter, ...] = (*pipeline.row_filters, *pipeline.device_filters)
+        """In the order in which they are asked: `Trace.verdict` is a position among them."""
 
     def reasons(self, job: Job, ask: Ask) -> tuple[tuple[Reason, ...], tuple[str, ...]]:
         """(reasons, the largest first; remedies) of the fleet as it is. No reasons: the job would fit."""
         asks = [own_ask(make_ask(self._fleet, shape), ask) for shape in shapes_of(job)] if job.groups else [ask]
-        traces = [self._trace(own, one.replicas) for own, one in zip(asks, jobs_of(job), strict=True)]
+        traces = [self.trace(own, one.replicas) for own, one in zip(asks, jobs_of(job), strict=True)]
         demands = [Demand(own, trace.fits, trace.usable) for own, trace in zip(asks, traces, strict=True)]
         short = self._gangs.shortfall(job, demands)
         if short is None:
@@ -63,12 +65,15 @@ class Explainer:
         reasons = (*late, *short.reasons, *self._filter_reasons(own, trace))
         return reasons, (*short.remedies, *self._remedies(job, demands, short.part, trace))
 
-    def _trace(self, ask: Ask, limit: int) -> Trace:
+    def trace(self, ask: Ask, limit: int, *, without: Collection[str] = ()) -> Trace:
+        """`limit`: most members that a row is asked for. `without`: filters, by name, that are left out."""
         fleet, pipeline = self._fleet, self._pipeline
         view = fleet.columns.view()
         live = fleet.columns.node[: fleet.columns.rows] >= 0
         verdict = np.full(view.model.shape[0], PASSES, dtype=np.intp)
         for position, plugin in enumerate(pipeline.row_filters):
+            if plugin.name in without:
+                continue
             verdict[(verdict == PASSES) & ~plugin.passes(view, ask)] = position
         present = view.devices(FREE) > ABSENT
         slots = ask.shape.slots
@@ -76,6 +81,8 @@ class Explainer:
         usable = present.copy()
         if ask.shape.needs_devices:
             for position, device_plugin in enumerate(pipeline.device_filters, len(pipeline.row_filters)):
+                if device_plugin.name in without:
+                    continue
                 passes = device_plugin.passes(view, ask)
                 failed[usable & ~passes] = position
                 usable &= passes
@@ -99,10 +106,10 @@ class Explainer:
         of_node = np.full(len(self._fleet.names), -1, dtype=np.intp)
         live = trace.verdict >= 0
         np.maximum.at(of_node, columns.node[: columns.rows][live], trace.verdict[live])
-        nodes = np.bincount(of_node[(of_node >= 0) & (of_node != PASSES)], minlength=len(self._filters))
+        nodes = np.bincount(of_node[(of_node >= 0) & (of_node != PASSES)], minlength=len(self.filters))
         reasons = []
-        devices = np.bincount(trace.blame[trace.blame >= 0], minlength=len(self._filters))
-        for position, plugin in enumerate(self._filters):
+        devices = np.bincount(trace.blame[trace.blame >= 0], minlength=len(self.filters))
+        for position, plugin in enumerate(self.filters):
             if not nodes[position] and not devices[position]:
                 continue
             rows = np.flatnonzero(trace.verdict == position)
@@ -135,7 +142,7 @@ class Explainer:
         """Other accelerators that would hold the whole job now."""
         ask = demands[part].ask
         wider = make_ask(self._fleet, replace(ask.shape, models=(), classes=(), stacks=()))
-        trace = self._trace(wider, jobs_of(job)[part].replicas)
+        trace = self.trace(wider, jobs_of(job)[part].replicas)
         models = self._fleet.columns.model[: self._fleet.columns.rows]
         names = []
         for model in np.unique(models[trace.fits > 0]).tolist():

@@ -45,6 +45,8 @@ INPUTS = (
 READOUTS = (
     "usage_history",
     "dry_run",
+    "survey",
+    "member_on",
     "explain",
     "pool",
     "waiting",

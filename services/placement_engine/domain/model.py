@@ -420,6 +420,8 @@ class Rejection:
     """More jobs stand before it than were simulated: it starts then or later."""
     expected_start_after: tuple[str, ...] = ()
     """Running jobs whose end it waits for."""
+    nominated: tuple[str, ...] = ()
+    """Nodes kept for it, by member, while others make room there; only `Engine.explain` says them."""
 
 
 class PreemptionKind(Enum):

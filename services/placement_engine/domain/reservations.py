@@ -397,6 +397,16 @@ class Bookings:
         message = f"starts in about {wait:.0f} s, after {_named(after)}"
         return (Reason("Reservation", "RESERVED", 0, 0, message, numbers | {"starts_in_seconds": wait}),)
 
+    def kept_on(self, nodes: Collection[str]) -> dict[str, Reason]:
+        """Those nodes on which something is kept for a job, with a sentence that names it."""
+        found: dict[str, Reason] = {}
+        for booking, members in self._on.values():
+            for node in {member.node for member in members} & set(nodes) - set(found):
+                name, nominated = booking.job.name or booking.job.job_id, booking.keep is Keep.NOMINATED
+                code = "HELD_FOR_NOMINATION" if nominated else "HELD_FOR_RESERVATION"
+                found[node] = Reason("Reservation", code, 1, 0, f"what is free there is kept for job {name}")
+        return found
+
     def held_back(self, job: Job, ask: Ask, now: float) -> tuple[tuple[Reason, ...], tuple[str, ...]]:
         """Reason and remedy, where the job would fit but for what is kept for others."""
         kept = [(b, members) for b, members in self._on.values() if members and b.job.job_id != job.job_id]

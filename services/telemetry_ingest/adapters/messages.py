@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from berth.errors import FieldError, InvalidInput
 from berth.v1 import fleet_pb2, telemetry_pb2
 from telemetry_ingest.domain.board import NodeSnapshot, SourceReading
-from telemetry_ingest.domain.inventory import DeviceRecord, NodeRecord
+from telemetry_ingest.domain.inventory import DeviceRecord, NodeRecord, TaintRecord
 from telemetry_ingest.domain.model import DeviceReading, NodeReading
 from telemetry_ingest.domain.targets import NODE_NAME
 
@@ -43,6 +43,10 @@ def node_message(record: NodeRecord) -> fleet_pb2.Node:
                 power_limit_watts=device.power_limit_watts,
                 present=device.present,
                 reported_model=device.reported_model,
+                topology=dict(device.topology),
+                partitionable=device.partitionable,
+                held_by=device.held_by,
+                partition=device.partition,
             )
             for device in record.devices
         ],
@@ -59,6 +63,9 @@ def node_message(record: NodeRecord) -> fleet_pb2.Node:
         updated_at=stamp(record.updated_at),
         telemetry_exempt=record.telemetry_exempt,
         removed=record.removed,
+        taints=[fleet_pb2.Taint(key=one.key, value=one.value, effect=one.effect) for one in record.taints],
+        cpu_milli_elsewhere=record.cpu_milli_elsewhere,
+        memory_bytes_elsewhere=record.memory_bytes_elsewhere,
     )
 
 
@@ -116,6 +123,10 @@ def node_record(message: fleet_pb2.Node, origin: str) -> NodeRecord:
                 power_limit_watts=device.power_limit_watts,
                 present=device.present,
                 reported_model=device.reported_model,
+                topology=tuple(sorted(device.topology.items())),
+                partitionable=device.partitionable,
+                held_by=device.held_by,
+                partition=device.partition,
             )
             for device in message.devices
         ),
@@ -133,6 +144,9 @@ def node_record(message: fleet_pb2.Node, origin: str) -> NodeRecord:
         telemetry_exempt=message.telemetry_exempt,
         removed=message.removed,
         origin=origin,
+        taints=tuple(TaintRecord(one.key, one.value, one.effect) for one in message.taints),
+        cpu_milli_elsewhere=message.cpu_milli_elsewhere,
+        memory_bytes_elsewhere=message.memory_bytes_elsewhere,
     )
 
 

@@ -11,12 +11,27 @@ from dataclasses import dataclass, replace
 from berth.errors import InvalidInput, NotFound
 from telemetry_ingest.domain.targets import NodeDeclaration
 
-__all__ = ["AGENT", "FROM_AGENT", "FROM_OPERATOR", "FROM_TARGETS", "DeviceRecord", "Inventory", "NodeRecord"]
+__all__ = [
+    "AGENT",
+    "CORDON_PREFIX",
+    "FROM_AGENT",
+    "FROM_KUBERNETES",
+    "FROM_OPERATOR",
+    "FROM_TARGETS",
+    "DeviceRecord",
+    "Inventory",
+    "NodeRecord",
+    "TaintRecord",
+]
 
 AGENT = "agent"
 FROM_TARGETS = "targets"
 FROM_OPERATOR = "operator"
 FROM_AGENT = "agent"
+FROM_KUBERNETES = "kubernetes"
+
+CORDON_PREFIX = "Kubernetes: "
+"""How a cordon reason begins that the cluster gave, not an operator of Berth."""
 
 # Exporters round each part of a device's memory on its own, so that the sum flickers.
 MEMORY_TOLERANCE_BYTES = 64 << 20
@@ -25,7 +40,10 @@ POWER_TOLERANCE_WATTS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
-    """A device of the fleet. Bytes and W; 0 is unknown."""
+    """A device of the fleet. Bytes and W; 0 is unknown.
+
+    `held_by`: who has it outside Berth. `partition`: it is itself such a cut of its model.
+    """
 
     device_id: str
     index: int = 0
@@ -36,11 +54,24 @@ class DeviceRecord:
     power_limit_watts: float = 0.0
     present: bool = True
     reported_model: str = ""
+    topology: tuple[tuple[str, str], ...] = ()
+    partitionable: bool = False
+    held_by: str = ""
+    partition: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TaintRecord:
+    """Keeps work away that does not tolerate it."""
+
+    key: str
+    value: str = ""
+    effect: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """A node of the fleet. `origin` says who declared it: targets, operator or agent."""
+    """A node of the fleet. `origin` says who declared it: targets, operator, agent or kubernetes."""
 
     name: str
     pool: str = "default"
@@ -59,6 +90,14 @@ class NodeRecord:
     telemetry_exempt: bool = False
     removed: bool = False
     origin: str = FROM_AGENT
+    taints: tuple[TaintRecord, ...] = ()
+    cpu_milli_elsewhere: int = 0
+    memory_bytes_elsewhere: int = 0
+
+    @property
+    def of_kubernetes(self) -> bool:
+        """The cluster says what it is; others add telemetry only."""
+        return self.origin == FROM_KUBERNETES and not self.removed
 
 
 class Inventory:
@@ -91,6 +130,10 @@ class Inventory:
         planned = []
         for declared in declarations:
             before = self.nodes.get(declared.name) or NodeRecord(declared.name)
+            if before.of_kubernetes:
+                # A cluster knows no power budgets; all else is its own to say.
+                planned.append(replace(before, power_cap_watts=declared.power_cap_watts))
+                continue
             after = replace(
                 before,
                 pool=declared.pool,
@@ -111,6 +154,11 @@ class Inventory:
             for record in self.nodes.values()
             if record.origin == FROM_TARGETS and not record.removed and record.name not in names
         ]
+        planned += [
+            replace(record, power_cap_watts=0.0)
+            for record in self.nodes.values()
+            if record.of_kubernetes and record.power_cap_watts and record.name not in names
+        ]
         return self._changed(planned, now)
 
     def plan_operator(self, records: Sequence[NodeRecord], now: float) -> list[NodeRecord]:
@@ -121,6 +169,10 @@ class Inventory:
             if record.name in planned:
                 raise InvalidInput.of("nodes", record.name, "stands twice in the request; keep one entry a node")
             before = self.nodes.get(record.name)
+            if before is not None and before.of_kubernetes:
+                raise InvalidInput.of(
+                    "nodes", record.name, "is a node of the Kubernetes cluster: label or annotate it there instead"
+                )
             for device in record.devices:
                 owner = owners.setdefault(device.device_id, record.name)
                 if owner != record.name:
@@ -144,7 +196,20 @@ class Inventory:
         before = self.nodes.get(node)
         if before is None or before.removed:
             raise NotFound(f"node: {node!r}: no such node; `berth get nodes` lists them")
+        if not cordoned and before.of_kubernetes and before.cordon_reason.startswith(CORDON_PREFIX):
+            raise InvalidInput.of("node", node, f"{before.cordon_reason}: use kubectl uncordon, or mend the node")
         return self._changed([replace(before, schedulable=not cordoned, cordon_reason=reason if cordoned else "")], now)
+
+    def plan_kubernetes(
+        self, records: Sequence[NodeRecord], now: float, *, gone: Iterable[str] = ()
+    ) -> list[NodeRecord]:
+        """Nodes of the cluster as it has them now; those that are `gone` from it are removed."""
+        removed = [
+            replace(record, removed=True)
+            for name in gone
+            if (record := self.nodes.get(name)) is not None and record.of_kubernetes
+        ]
+        return self._changed([*records, *removed], now)
 
     def plan_observed(
         self,
@@ -166,6 +231,9 @@ class Inventory:
         if before is None or before.removed:
             raise NotFound(f"node: {node!r}: not declared; add it to the targets file, or send its inventory")
         fresh = {device.device_id: device for device in devices}
+        if before.of_kubernetes:
+            filled = tuple(_filled(old, fresh.get(old.device_id)) for old in before.devices)
+            return self._changed([replace(before, devices=filled, telemetry_exempt=False)], now)
         for identity in fresh:
             owner = self._owner.get(identity, node)
             if owner != node and self._is_present(owner, identity):
@@ -196,6 +264,8 @@ class Inventory:
     def plan_agent(self, reported: NodeRecord, now: float) -> list[NodeRecord]:
         """An agent's own inventory. What the targets file or an operator declared of the node stands."""
         before = self.nodes.get(reported.name)
+        if before is not None and before.of_kubernetes:
+            return self.plan_observed(reported.name, AGENT, reported.devices, sources=(AGENT,), now=now)
         if before is None or before.removed or before.origin == FROM_AGENT:
             base = replace(
                 reported,
@@ -263,4 +333,23 @@ def _same_device(old: DeviceRecord, new: DeviceRecord) -> DeviceRecord:
         reported_model=new.reported_model or old.reported_model,
         model=new.model or old.model,
         present=True,
+        topology=new.topology or old.topology,
+        partitionable=new.partitionable or old.partitionable,
+        held_by=old.held_by,
+        partition=old.partition,
+    )
+
+
+def _filled(old: DeviceRecord, new: DeviceRecord | None) -> DeviceRecord:
+    """A device that the cluster advertises, with what only its exporter knows."""
+    if new is None:
+        return old
+    steady = abs(old.power_limit_watts - new.power_limit_watts) <= POWER_TOLERANCE_WATTS
+    return replace(
+        old,
+        model=old.model or new.model,
+        device_class=old.device_class or new.device_class,
+        memory_bytes=old.memory_bytes or new.memory_bytes,
+        reported_model=old.reported_model or new.reported_model,
+        power_limit_watts=old.power_limit_watts if steady or not new.power_limit_watts else new.power_limit_watts,
     )

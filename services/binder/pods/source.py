@@ -1,0 +1,402 @@
+"""Takes up pods by watch, keeps the engine's jobs in step with them, and tells the pods.
+
+Each pod belongs to a unit: itself, or its gang. Whatever happens to a unit (a pod, its group, one of its jobs) makes it
+due; a worker then compares what is there with what the engine holds (`plan`) and carries the difference out. One worker
+at a time has a unit. What fails is tried again; what is forgotten in a crash is found again by `_adopt`.
+"""
+
+import asyncio
+import heapq
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+from berth.errors import InvalidInput
+from berth.kubernetes.client import Kubernetes, Object
+from berth.kubernetes.informer import Informer
+from berth.kubernetes.pods.groups import Gang, GangRef, gang_of, ref_of
+from berth.kubernetes.pods.translation import SOURCE, ClaimOf, Translated, job_of, uid_of
+from berth.v1 import jobs_pb2 as pb
+from binder.pods.engine import Engine, Refused, Unreachable
+from binder.pods.notices import Notices
+from binder.pods.plan import OURS, Held, Submission, is_bound, is_waiting, plan
+from binder.pods.telling import Teller
+
+__all__ = ["PodSource", "PodsPace"]
+
+log = structlog.get_logger(__name__)
+
+SUBMITTED = Counter("berth_pod_jobs_submitted_total", "Jobs made of pods, by what the engine said.", ["answer"])
+CANCELLED = Counter("berth_pod_jobs_cancelled_total", "Jobs cancelled because their pods went or changed.")
+UNITS = Gauge("berth_pod_units", "Pods on their own, and gangs, that are known.")
+
+Key = GangRef | str
+
+
+@dataclass(frozen=True, slots=True)
+class PodsPace:
+    """`quiet_seconds`: after the last pod of a gang of unknown size; `workers`: submissions on their way;
+    `refused_seconds`: until what the engine refused is tried again; `compare_seconds`: between looks at all jobs."""
+
+    quiet_seconds: float = 0.5
+    workers: int = 16
+    refused_seconds: float = 30.0
+    compare_seconds: float = 60.0
+
+
+@dataclass(slots=True)
+class _Unit:
+    key: Key
+    pods: dict[str, Object] = field(default_factory=dict)
+    jobs: dict[str, Held] = field(default_factory=dict)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of a job by id: what of its pods' wishes is not looked at."""
+    refused: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """By key: what the engine said, and when to try again."""
+    gang: Gang | None = None
+    grown_at: float = 0.0
+    tries: int = 0
+
+
+class PodSource:
+    """`pods`: an informer of the pods that are Berth's to schedule; `groups`: informers by API group, the first that
+    is served counts. Both are run by somebody else. `run` may be called again after it was cancelled."""
+
+    def __init__(
+        self,
+        client: Kubernetes,
+        pods: Informer,
+        groups: Mapping[str, Sequence[Informer]],
+        engine: Engine,
+        *,
+        claim_of: ClaimOf,
+        pace: PodsPace = PodsPace(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pods = pods
+        self._groups = groups
+        self._engine = engine
+        self._claim_of = claim_of
+        self._pace = pace
+        self._clock = clock
+        self._notices = Notices(client, self._waiting_pod)
+        self._teller = Teller(engine, self._notices)
+        self._units: dict[Key, _Unit] = {}
+        self._unit_of: dict[str, Key] = {}
+        self._key_of_job: dict[str, Key] = {}
+        self._due: dict[Key, None] = {}
+        self._busy: set[Key] = set()
+        self._later: list[tuple[float, int, Key]] = []
+        self._number = count()
+        self._wake = asyncio.Event()
+        self._running = False
+        pods.listen(self._pod_changed)
+        for api, informers in groups.items():
+            for informer in informers:
+                informer.listen(self._group_listener(api))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        for informer in (self._pods, *(one for some in self._groups.values() for one in some)):
+            await informer.synced.wait()
+        for kept in (self._units, self._unit_of, self._key_of_job, self._due):
+            kept.clear()
+        self._busy.clear()
+        self._later.clear()
+        self._teller.clear()
+        # What comes while the jobs of an earlier run are read is heard too; nothing is done yet.
+        self._running = True
+        try:
+            for pod in list(self._pods.objects.values()):
+                self._put(pod)
+            await self._adopt()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow())
+                tasks.create_task(self._compare())
+                tasks.create_task(self._timers())
+                tasks.create_task(self._notices.run())
+                tasks.create_task(self._teller.run())
+                for _ in range(self._pace.workers):
+                    tasks.create_task(self._work())
+        finally:
+            self._running = False
+
+    # -- what is heard ---------------------------------------------------------------------------
+
+    def _pod_changed(self, old: Object | None, new: Object | None) -> None:
+        if not self._running:
+            return
+        if new is None:
+            assert old is not None
+            self._drop(old)
+            return
+        if old is not None and old["metadata"]["uid"] == new["metadata"]["uid"]:
+            if not is_bound(old) and is_bound(new):
+                self._bound(new)
+            if old is not new and (ref_of(old) or uid_of(old)) != (ref_of(new) or uid_of(new)):
+                self._drop(old)
+        self._put(new)
+
+    def _put(self, pod: Object) -> None:
+        uid = uid_of(pod)
+        key = ref_of(pod) or uid
+        unit = self._units.get(key)
+        if unit is None:
+            unit = self._units[key] = _Unit(key)
+            UNITS.set(len(self._units))
+        if uid not in unit.pods:
+            unit.grown_at = self._clock()
+        unit.pods[uid] = pod
+        self._unit_of[uid] = key
+        self._make_due(key)
+
+    def _drop(self, pod: Object) -> None:
+        uid = uid_of(pod)
+        key = self._unit_of.pop(uid, None)
+        self._notices.forget(uid)
+        if key is not None and key in self._units:
+            self._units[key].pods.pop(uid, None)
+            self._make_due(key)
+
+    def _bound(self, pod: Object) -> None:
+        key = self._unit_of.get(uid_of(pod))
+        jobs = self._units[key].jobs.values() if key in self._units else ()
+        job_id = next((job.job_id for job in jobs if uid_of(pod) in job.uids and not job.over), "")
+        name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+        by = f"; job {job_id}, see: berth explain {job_id}" if job_id else " by somebody else"
+        note = f"assigned {pod['metadata']['namespace']}/{name} to {node}{by}"
+        self._notices.event(pod, "Scheduled", note)
+
+    def _group_listener(self, api: str) -> Callable[[Object | None, Object | None], None]:
+        def changed(old: Object | None, new: Object | None) -> None:
+            thing = new or old
+            if self._running and thing is not None:
+                metadata = thing["metadata"]
+                key = GangRef(api, metadata.get("namespace", "default"), metadata["name"])
+                if key in self._units:
+                    self._make_due(key)
+
+        return changed
+
+    def _heard(self, job: pb.Job, *, cancel_asked: bool = False) -> Held | None:
+        """Keeps what is newer than known of a job that was made of pods. None: it is none, or its pods are gone."""
+        if any(job.spec.labels.get(name) != value for name, value in SOURCE.items()):
+            return None
+        uids = tuple(one.uid for one in job.spec.kubernetes.pods)
+        key = self._key_of_job.get(job.job_id) or next(
+            (self._unit_of[uid] for uid in uids if uid in self._unit_of), None
+        )
+        unit = self._units.get(key) if key is not None else None
+        if key is None or unit is None:
+            return None
+        known = unit.jobs.get(job.job_id)
+        if known is not None and known.version > job.version:
+            return known
+        held = Held(
+            job_id=job.job_id,
+            key=job.spec.idempotency_key,
+            uids=uids,
+            state=job.state,
+            message=job.message,
+            minimum=_minimum(job.spec),
+            placed=tuple(member.member for member in job.members),
+            version=job.version,
+            cancel_asked=cancel_asked or (known is not None and known.cancel_asked),
+        )
+        if held.over:
+            held = replace(held, over_at=known.over_at if known is not None and known.over else self._clock())
+        unit.jobs[job.job_id] = held
+        self._key_of_job[job.job_id] = key
+        shown = f"{job.spec.tenant}/{job.spec.name}"
+        if held.state == pb.JOB_STATE_PENDING:
+            self._teller.follow(job.job_id, uids, shown, unit.notes.get(job.job_id, ()))
+        else:
+            self._teller.leave(job.job_id)
+        if known is None or known != held:
+            self._make_due(key)
+        return held
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async for job in self._engine.watch():
+                    self._heard(job)
+            except Unreachable as error:
+                log.warning("jobs cannot be watched", error=str(error))
+            await asyncio.sleep(1.0)
+            await self._compare_once()
+
+    async def _compare(self) -> None:
+        while True:
+            await asyncio.sleep(self._pace.compare_seconds)
+            await self._compare_once()
+
+    async def _compare_once(self) -> None:
+        """What the engine holds beside what is held here: notices can be lost."""
+        try:
+            active = {job.job_id: job for job in await self._engine.active()}
+            for job in active.values():
+                if self._heard(job) is None:
+                    await self._without_pods(job)
+            for unit in list(self._units.values()):
+                for held in list(unit.jobs.values()):
+                    if not held.over and held.job_id not in active:
+                        self._heard(await self._engine.get(held.job_id))
+        except (Unreachable, Refused) as error:
+            log.warning("jobs cannot be compared", error=str(error))
+
+    async def _adopt(self) -> None:
+        """The jobs of an earlier run, before anything is submitted."""
+        while True:
+            try:
+                for job in await self._engine.active():
+                    if self._heard(job) is None:
+                        await self._without_pods(job)
+                return
+            except (Unreachable, Refused) as error:
+                log.warning("jobs of an earlier run cannot be read yet", error=str(error))
+                await asyncio.sleep(1.0)
+
+    async def _without_pods(self, job: pb.Job) -> None:
+        """Ends a job that was made of pods of which none is there any more."""
+        ending = job.state == pb.JOB_STATE_RELEASING and job.message.startswith(OURS)
+        if not ending and all(job.spec.labels.get(name) == value for name, value in SOURCE.items()):
+            CANCELLED.inc()
+            await self._engine.cancel(job.job_id, OURS + "its pods are gone")
+
+    # -- what is done ----------------------------------------------------------------------------
+
+    def _make_due(self, key: Key) -> None:
+        self._due[key] = None
+        self._wake.set()
+
+    def _make_due_in(self, key: Key, seconds: float) -> None:
+        heapq.heappush(self._later, (self._clock() + seconds, next(self._number), key))
+
+    async def _timers(self) -> None:
+        while True:
+            while self._later and self._later[0][0] <= self._clock():
+                self._make_due(heapq.heappop(self._later)[2])
+            await asyncio.sleep(0.05)
+
+    async def _work(self) -> None:
+        while True:
+            key = next((one for one in self._due if one not in self._busy), None)
+            if key is None:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            del self._due[key]
+            unit = self._units.get(key)
+            if unit is None:
+                continue
+            self._busy.add(key)
+            try:
+                await self._bring_in_step(unit)
+                unit.tries = 0
+            except Unreachable as error:
+                unit.tries += 1
+                self._make_due_in(key, min(10.0, 0.2 * 2 ** min(unit.tries, 8)))
+                if unit.tries == 3:
+                    log.warning("engine does not answer", unit=str(key), error=str(error))
+            except Exception:
+                # One pod must not stop the others; it is looked at again with the next change.
+                log.exception("unit failed", unit=str(key))
+                self._make_due_in(key, 30.0)
+            finally:
+                self._busy.discard(key)
+                if key in self._due:
+                    self._wake.set()
+
+    async def _bring_in_step(self, unit: _Unit) -> None:
+        """The cycle of a unit."""
+        pods, settled = list(unit.pods.values()), True
+        if not pods and all(job.over for job in unit.jobs.values()):
+            self._forget(unit)
+            return
+        # 1. What the gang is now; without an answer nothing new is submitted.
+        try:
+            if isinstance(unit.key, GangRef):
+                unit.gang = gang_of(unit.key, self._thing(unit.key), pods)
+        except (LookupError, InvalidInput) as error:
+            settled = False
+            text = str(error.args[0]) if isinstance(error, LookupError) else f"refused: {error}"
+            held = {uid for job in unit.jobs.values() if not job.over for uid in job.uids}
+            for pod in pods:
+                if is_waiting(pod) and uid_of(pod) not in held:
+                    self._notices.waits(uid_of(pod), text)
+        # 2. What is to be done.
+        now = self._clock()
+        quiet_in = unit.grown_at + self._pace.quiet_seconds - now if isinstance(unit.key, GangRef) else 0.0
+        jobs = list(unit.jobs.values())
+        todo = plan(pods, unit.gang, jobs, self._make, now=now, quiet_in=quiet_in, settled=settled)
+        # 3. Cancel, then submit. Each answer makes the unit due again, so that what follows from it is done.
+        for one in todo.cancel:
+            CANCELLED.inc()
+            log.info("cancels a job", job_id=one.job_id, reason=one.reason)
+            try:
+                self._heard(await self._engine.cancel(one.job_id, one.reason), cancel_asked=True)
+            except Refused as error:
+                log.warning("job cannot be cancelled", job_id=one.job_id, error=str(error))
+        for submission in todo.submit:
+            await self._submit(unit, submission)
+        # 4. Say why, where no job does.
+        for uid, text in todo.said.items():
+            self._notices.waits(uid, text)
+            if text.startswith("refused: "):
+                self._make_due_in(unit.key, 10 * self._pace.refused_seconds)
+        if todo.again_in is not None:
+            self._make_due_in(unit.key, todo.again_in)
+
+    async def _submit(self, unit: _Unit, submission: Submission) -> None:
+        spec = submission.job.spec
+        key, now = spec.idempotency_key, self._clock()
+        refusal = unit.refused.get(key)
+        if refusal is None or now >= refusal[1]:
+            try:
+                job = await self._engine.place(spec)
+            except Refused as error:
+                SUBMITTED.labels("refused").inc()
+                refusal = (f"refused: {error}", now + self._pace.refused_seconds)
+                unit.refused = {key: refusal}
+            else:
+                SUBMITTED.labels("accepted").inc()
+                unit.refused.pop(key, None)
+                unit.notes[job.job_id] = submission.job.notes
+                self._heard(job)
+                return
+        for uid in submission.uids:
+            self._notices.waits(uid, refusal[0])
+        self._make_due_in(unit.key, max(1.0, refusal[1] - now))
+
+    def _make(self, pods: Sequence[Object], gang: Gang | None, minimum: int) -> Translated:
+        return job_of(pods, gang, self._claim_of, minimum=minimum)
+
+    def _thing(self, ref: GangRef) -> Object | None:
+        for informer in self._groups.get(ref.api, ()):
+            if informer.served:
+                return informer.objects.get(f"{ref.namespace}/{ref.name}")
+        return None
+
+    def _forget(self, unit: _Unit) -> None:
+        self._units.pop(unit.key, None)
+        UNITS.set(len(self._units))
+        for job_id in unit.jobs:
+            self._key_of_job.pop(job_id, None)
+            self._teller.leave(job_id)
+
+    def _waiting_pod(self, uid: str) -> Object | None:
+        key = self._unit_of.get(uid)
+        pod = self._units[key].pods.get(uid) if key in self._units else None
+        return pod if pod is not None and is_waiting(pod) else None
+
+
+def _minimum(spec: pb.JobSpec) -> int:
+    """Fewest members that will do."""
+    if spec.member_groups:
+        return sum(group.min_replicas or group.replicas for group in spec.member_groups)
+    return spec.min_replicas or spec.replicas

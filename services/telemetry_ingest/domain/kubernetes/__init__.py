@@ -1,0 +1,1 @@
+"""A Kubernetes cluster as a fleet: what its nodes, pods and exporters mean to the inventory. Pure."""
