@@ -70,4 +70,9 @@ def test_after_each_round_the_rules_say_what_holds_and_a_second_look_changes_not
             if (device := rule["metadata"]["annotations"]["berth.dev/device"]) in unheard and name != "berth-hot-other"
         }
         assert said == holds | kept
+        for one in found:
+            if one.device_id in listed:
+                rule = taint_rule(one, "default", fault_effect=effect)
+                there = cluster[rule["metadata"]["name"]]["spec"]
+                assert {**there["taint"], "timeAdded": ""} == {**rule["spec"]["taint"], "timeAdded": ""}
         assert cluster["berth-hot-other"] == other
