@@ -31,6 +31,7 @@ def describe_job(job: Any) -> list[str]:
         ("Classes", ", ".join(spec.accelerators.classes)),
         ("Stacks", ", ".join(spec.accelerators.stacks)),
         ("Topology", _topology(spec)),
+        *_constraints(spec.nodes),
         ("Workload", spec.workload),
         ("Objective", kinds._enum(spec, "objective", "OBJECTIVE_")),
         ("Deadline", units.timestamp(spec, "deadline")),
@@ -49,6 +50,7 @@ def describe_job(job: Any) -> list[str]:
                 f"{units.cores(shape.cpu_milli)} cores" if shape.cpu_milli else "",
                 units.bytes_of(shape.memory_bytes) if shape.memory_bytes else "",
                 ", ".join([*group.accelerators.models, *group.accelerators.classes, *group.accelerators.stacks]),
+                *(f"{name.lower()}: {text}" for name, text in _constraints(group.nodes) if text),
             ) if part),
         ))  # fmt: skip
     lines = pairs(
@@ -90,6 +92,18 @@ def describe_job(job: Any) -> list[str]:
         table = render_table(("MEMBER", "NODE", "DEVICES", "CPU", "MEMORY"), rows, right=(True,))
         lines += ["Members:", *indented(table)]
     return lines
+
+
+def _constraints(nodes: Any) -> list[tuple[str, str]]:
+    terms = [
+        " and ".join(" ".join((one.key, one.operator, ", ".join(one.values))).strip() for one in term.requirements)
+        for term in nodes.required
+    ]
+    tolerated = [
+        f"{one.key or 'every taint'}{f'={one.value}' if one.value else ''}{f':{one.effect}' if one.effect else ''}"
+        for one in nodes.tolerations
+    ]
+    return [("Nodes", " or ".join(terms)), ("Tolerates", ", ".join(tolerated))]
 
 
 def _topology(spec: Any) -> str:
@@ -176,10 +190,17 @@ def describe_node(status: Any) -> list[str]:
             ("Pool", node.pool),
             ("Topology", ", ".join(f"{level}={node.topology[level]}" for level in sorted(node.topology))),
             ("Labels", ", ".join(f"{key}={node.labels[key]}" for key in sorted(node.labels))),
+            ("Taints", ", ".join(
+                f"{one.key}{f'={one.value}' if one.value else ''}:{one.effect}" for one in node.taints
+            )),
             ("Executors", ", ".join(node.executors)),
             ("CPU", f"{units.cores(status.used_cpu_milli)} claimed of {units.cores(node.cpu_milli)} cores"),
+            ("CPU elsewhere", f"{units.cores(node.cpu_milli_elsewhere)} cores held outside Berth"
+             if node.cpu_milli_elsewhere else ""),
             ("CPU load", units.percent(kinds.optional(status, "cpu_utilisation"))),
             ("Memory", f"{units.bytes_of(status.used_memory_bytes)} claimed of {units.bytes_of(node.memory_bytes)}"),
+            ("Memory elsewhere", f"{units.bytes_of(node.memory_bytes_elsewhere)} held outside Berth"
+             if node.memory_bytes_elsewhere else ""),
             ("Memory used", units.bytes_of(kinds.optional(status, "memory_used_bytes"))),
             ("Power", units.watts(kinds.optional(status, "power_watts"))),
             ("Power cap", units.watts(node.power_cap_watts or None)),

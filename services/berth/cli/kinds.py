@@ -155,6 +155,11 @@ NODE: Kind[placement_pb2.NodeStatus] = Kind(
 )  # fmt: skip
 
 
+def _device_model(status: placement_pb2.DeviceStatus) -> str:
+    device = status.device
+    return (device.model or device.reported_model or "?") + (f"/{device.partition}" if device.partition else "")
+
+
 def _device_state(status: placement_pb2.DeviceStatus) -> str:
     if not status.device.present:
         return "Gone"
@@ -175,7 +180,7 @@ DEVICE: Kind[placement_pb2.DeviceStatus] = Kind(
     (
         Column("NODE", lambda status: status.node),
         Column("INDEX", lambda status: str(status.device.index), right=True),
-        Column("MODEL", lambda status: status.device.model or status.device.reported_model or "?"),
+        Column("MODEL", _device_model),
         Column("STATE", _device_state),
         Column("CLAIMED", lambda status: units.percent(status.used_milli / 1000), right=True),
         Column("MEMORY", _memory, right=True),

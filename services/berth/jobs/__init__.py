@@ -24,6 +24,7 @@
     deadline: 2026-12-01T18:00:00Z
     latency_target: 200ms
     topology: {level: block, required: true, preferred_level: rack, group_size: 4, group_level: node}
+    nodes: {required: [{disk: ssd}], tolerations: [{key: team, value: vision}]}    # see `berth.jobs.nodes`
     preemptible: true
     expected_duration: 2h
     checkpoint_interval: 10m      # what a preemption loses at most; default: all of its work

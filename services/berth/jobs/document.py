@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from berth.errors import FieldError, InvalidInput
+from berth.jobs.nodes import read_nodes
 from berth.jobs.quantities import parse_duration, parse_quantity
 from berth.jobs.validation import validate
 from berth.v1 import jobs_pb2 as pb
@@ -43,6 +44,7 @@ FIELDS = [
     "deadline",
     "latency_target",
     "topology",
+    "nodes",
     "preemptible",
     "expected_duration",
     "checkpoint_interval",
@@ -56,7 +58,7 @@ FIELDS = [
     "pool",
     "idempotency_key",
 ]
-GROUP_FIELDS = ["name", "replicas", "min_replicas", *SHAPE_FIELDS, "accelerators"]
+GROUP_FIELDS = ["name", "replicas", "min_replicas", *SHAPE_FIELDS, "accelerators", "nodes"]
 
 
 def parse_text(text: str | bytes, *, format: str = "yaml") -> pb.JobSpec:
@@ -87,6 +89,8 @@ def parse_document(document: Any) -> pb.JobSpec:
         _members(reader, spec)
     _accelerators(reader, spec.accelerators)
     _topology(reader, spec)
+    if document.get("nodes") is not None:
+        read_nodes(document["nodes"], spec.nodes, reader.fail)
     _character(reader, spec)
     spec.preemptible = reader.flag("preemptible", document.get("preemptible", False))
     for name in ("latency_target", "expected_duration", "checkpoint_interval"):
@@ -137,6 +141,9 @@ def _members(reader: "_Reader", spec: pb.JobSpec) -> None:
         )
         _resources(inner, group.resources)
         _accelerators(inner, group.accelerators)
+        if entry.get("nodes") is not None:
+            group.nodes.SetInParent()
+            read_nodes(entry["nodes"], group.nodes, inner.fail)
         reader.errors.extend(inner.errors)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from berth.errors import FieldError, InvalidInput
+from berth.jobs.nodes import check_nodes
 from berth.v1 import jobs_pb2 as pb
 
 __all__ = ["DEVICE_LEVELS", "LEVELS", "spec_digest", "validate"]
@@ -75,6 +76,8 @@ def validate(spec: pb.JobSpec) -> pb.JobSpec:
         for field, values, known in (("classes", selector.classes, CLASSES), ("stacks", selector.stacks, STACKS)):
             for value in values:
                 check(value in known, f"{where}accelerators.{field}", value, f"write one of: {', '.join(known)}")
+    for where, constraints in (("", made.nodes), *((_at(i), g.nodes) for i, g in _groups(made))):
+        check_nodes(check, where, constraints)
     if made.HasField("topology"):
         _check_topology(check, made)
     if made.HasField("character"):

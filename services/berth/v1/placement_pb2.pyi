@@ -326,7 +326,9 @@ class Remedy(_message.Message):
     NUMBERS_FIELD_NUMBER: _builtins.int
     SUBJECTS_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"fewer_devices", "fewer_replicas", "other_kind", "looser_topology", "after_job_ends", "quota", "heat"."""
+    """"fewer_devices", "fewer_replicas", "other_kind", "looser_topology", "after_job_ends", "quota", "heat",
+    "other_nodes".
+    """
     message: _builtins.str
     """For a person."""
     @_builtins.property

@@ -7,6 +7,7 @@ from berth.catalogue import Accelerator as CatalogueEntry
 from berth.v1 import binding_pb2, fleet_pb2, jobs_pb2, placement_pb2, profiles_pb2, telemetry_pb2
 from placement_engine.domain import model
 from placement_engine.domain.job_state import Event, EventKind, JobRow
+from placement_engine.domain.node_constraints import NodeConstraints, NodeRequirement, Taint, Toleration
 from placement_engine.domain.readouts import DeviceView, NodeView
 from placement_engine.simulation.whatif.compare import Changes, Comparison
 
@@ -89,6 +90,7 @@ def job_from_spec(
         group_level=spec.topology.group_level,
         character=character(spec.character) if spec.HasField("character") else None,
         checkpoint_seconds=seconds(spec, "checkpoint_interval"),
+        nodes=node_constraints(spec.nodes),
     )
 
 
@@ -108,6 +110,7 @@ def member_group(group: jobs_pb2.MemberGroup) -> model.MemberGroup:
         models=tuple(accelerators.models),
         classes=tuple(accelerators.classes),
         stacks=tuple(accelerators.stacks),
+        nodes=node_constraints(group.nodes) if group.HasField("nodes") else None,
     )
 
 
@@ -203,6 +206,8 @@ def node_from(record: fleet_pb2.Node) -> model.Node:
                 present=d.present,
                 topology=dict(d.topology),
                 partitionable=d.partitionable,
+                held_by=d.held_by,
+                partition=d.partition,
             )
             for d in record.devices
         ),
@@ -215,6 +220,19 @@ def node_from(record: fleet_pb2.Node) -> model.Node:
         schedulable=record.schedulable and not record.removed,
         cordon_reason=record.cordon_reason,
         telemetry_exempt=record.telemetry_exempt,
+        taints=tuple(Taint(one.key, one.value, one.effect) for one in record.taints),
+        cpu_milli_elsewhere=record.cpu_milli_elsewhere,
+        memory_bytes_elsewhere=record.memory_bytes_elsewhere,
+    )
+
+
+def node_constraints(record: jobs_pb2.NodeConstraints) -> NodeConstraints:
+    return NodeConstraints(
+        required=tuple(
+            tuple(NodeRequirement(one.key, one.operator, tuple(one.values)) for one in term.requirements)
+            for term in record.required
+        ),
+        tolerations=tuple(Toleration(one.key, one.operator, one.value, one.effect) for one in record.tolerations),
     )
 
 

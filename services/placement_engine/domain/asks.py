@@ -15,18 +15,23 @@ from placement_engine.domain.shapes import Ask, Shape
 
 
 def make_ask(fleet: Fleet, shape: Shape) -> Ask:
-    """Valid until profiles, catalogue, executors or the counts of models change."""
+    """Valid until profiles, catalogue, executors, the counts of models or `fleet.selection` change."""
     models = fleet.models
     size = len(models)
     allowed = np.array(
-        [models.admits(m, shape.models, shape.classes, shape.stacks) for m in range(size)], dtype=np.bool_
+        [
+            models.admits(m, shape.models, shape.classes, shape.stacks) and models.cuts[m] in ("", shape.partition)
+            for m in range(size)
+        ],
+        dtype=np.bool_,
     )
     memory, watts = np.zeros(size), np.zeros(size)
     objective = np.full(size, NEUTRAL)
     known, meets = np.zeros(size, dtype=np.bool_), np.ones(size, dtype=np.bool_)
+    reach = fleet.selection.reach(shape.nodes)
     if not shape.needs_devices:
         bit = fleet.executor_bit(shape.executor)
-        return Ask(shape, bit, allowed, memory, watts, objective, known, meets, meets)
+        return Ask(shape, bit, allowed, memory, watts, objective, known, meets, meets, reach=reach)
     candidates = [m for m in range(size) if allowed[m] and models.counts[m] > 0]
     outlook = _outlook(fleet, shape, candidates)
     for m in candidates:
@@ -53,6 +58,7 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         outlook=outlook,
         milli=milli,
         cuts=cuts,
+        reach=reach,
     )
 
 
@@ -108,9 +114,8 @@ def _divide(fleet: Fleet, shape: Shape, memory: Floats) -> tuple[Floats, Cuts | 
             milli[m] = min(WHOLE_DEVICE, math.ceil(shape.share_bytes * WHOLE_DEVICE / total)) if total else 0
         return milli, None
     found = []
-    for m, name in enumerate(models.names):
-        entry = models.estimator.accelerator(name)
-        one = cut(entry.partitions, shape.partition) if entry else None
+    for m in range(len(models)):
+        one = cut(models.partitions_of(m), shape.partition)
         if one is not None and memory[m] > one.partition.memory_bytes > 0:
             one = None  # too small for the work
         if one is not None:

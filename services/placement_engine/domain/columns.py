@@ -34,6 +34,7 @@ HOT = 4  # heat margin rule with hysteresis
 HEATING = 8  # the same, by forecast: it heats up towards the floor
 THROTTLED = 16  # a throttle bit that blocks
 CORDONED = 32  # see health_watch.py
+HELD = 64  # somebody outside Berth has it
 
 # Row columns, `row[COLUMN, row]`. First what is the node's own, written together ...
 SCHEDULABLE = 0
@@ -59,12 +60,14 @@ FRESH, AGEING, DEGRADED, UNSCHEDULABLE, UNHEARD = 0.0, 1.0, 2.0, 3.0, 4.0
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Some rows (k of them) of the fleet: device (8, slots, k), row (12, k), model (k), executors (k)."""
+    """Some rows (k of them) of the fleet: device (8, slots, k), row (12, k), model (k), executors (k), node (k)."""
 
     device: Floats
     row: Floats
     model: Ints
     executors: npt.NDArray[np.int64]
+    node: Ints
+    """Number of the node."""
 
     def only(self, rows: Ints) -> "View":
         """Of these rows, by position in the view; copied."""
@@ -73,6 +76,7 @@ class View:
             self.row.take(rows, axis=1),
             self.model.take(rows),
             self.executors.take(rows),
+            self.node.take(rows),
         )
 
     def rows(self, column: int) -> Floats:
@@ -157,10 +161,11 @@ class Columns:
         """These rows, copied; None: all rows, not copied."""
         if rows is None:
             n = self.rows
-            return View(self.device[:, :, :n], self.row[:, :n], self.model[:n], self.executors[:n])
+            return View(self.device[:, :, :n], self.row[:, :n], self.model[:n], self.executors[:n], self.node[:n])
         return View(
             self.device.take(rows, axis=2),
             self.row.take(rows, axis=1),
             self.model.take(rows),
             self.executors.take(rows),
+            self.node.take(rows),
         )

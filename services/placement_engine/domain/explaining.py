@@ -5,6 +5,7 @@ model got to). A device on an excluded node counts for the first filter that it 
 the one that excluded its node.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -12,13 +13,17 @@ import numpy as np
 
 from placement_engine.domain.asks import make_ask
 from placement_engine.domain.columns import ABSENT, BLOCKED, FREE, HEATING, HOT, Bools, Ints
+from placement_engine.domain.filters.held import Held
+from placement_engine.domain.filters.taints import barring
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.gang_reasons import Demand, GangReasons
 from placement_engine.domain.model import Job, Queue, Reason, Remedy, RemedyKind
 from placement_engine.domain.models import CPU_CLASS
+from placement_engine.domain.node_constraints import Taint
 from placement_engine.domain.outlook import TooLate
 from placement_engine.domain.plugins import RowFilter
 from placement_engine.domain.policy import Policy, UnknownPolicy
+from placement_engine.domain.remedies import wider_nodes
 from placement_engine.domain.reserve import members_per_row
 from placement_engine.domain.shapes import Ask, jobs_of, own_ask, shapes_of
 from placement_engine.domain.tables import Pipeline
@@ -117,10 +122,21 @@ class Explainer:
                 # Only some devices failed here: their nodes were excluded by another filter.
                 rows = np.flatnonzero((trace.blame == position).any(axis=0))
             message, numbers = plugin.describe(columns.view(rows), ask)
+            if isinstance(plugin, Held):
+                message += self.held_by(rows)
             reasons.append(
                 Reason(plugin.name, plugin.code, int(nodes[position]), int(devices[position]), message, numbers)
             )
         return sorted(reasons, key=lambda r: (-r.nodes, -r.devices, r.plugin, r.code))
+
+    def held_by(self, rows: Ints) -> str:
+        """Who has devices of these rows, the most first: names are not in the columns."""
+        counts: Counter[str] = Counter()
+        for row in rows.tolist():
+            counts.update(one.device.held_by for one in self._fleet.by_row[row][1].devices if one.device.held_by)
+        named = [f"{who} ({count})" for who, count in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
+        more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        return f": {', '.join(named[:MOST_NAMED])}{more}"
 
     # -- remedies --------------------------------------------------------------------------------
 
@@ -133,10 +149,37 @@ class Explainer:
             names = self._free_models(job, demands, part)
             if names:
                 found.append("it would fit now on " + ", ".join(names[:MOST_NAMED]))
+        found += self._free_nodes(job, demands, part)
         heat = self.heat_remedy(ask)
         if heat is not None:
             found.append(heat.message)
         return found
+
+    def _free_nodes(self, job: Job, demands: list[Demand], part: int) -> list[str]:
+        """What of the constraints on nodes alone keeps the whole job away."""
+        ask, found = demands[part].ask, list[str]()
+        for wider, message, subjects in wider_nodes(ask.shape.nodes, self.barring(ask), self.excluded(ask)):
+            if len(subjects) > 1 and found:
+                continue  # where one taint will do, all of them are no news
+            other = own_ask(make_ask(self._fleet, replace(ask.shape, nodes=wider)), ask)
+            trace = self.trace(other, jobs_of(job)[part].replicas)
+            there = Demand(other, trace.fits, trace.usable)
+            if self._gangs.fits(job, [*demands[:part], there, *demands[part + 1 :]]):
+                found.append(message)
+        return found
+
+    def barring(self, ask: Ask) -> list[tuple[Taint, int]]:
+        """Taints that keep the ask off nodes that its selector allows, with how many of them: the most first."""
+        return barring(self._selected_nodes(ask), ask)
+
+    def excluded(self, ask: Ask) -> int:
+        """Nodes that its selector excludes."""
+        return len(self._fleet.nodes) - int(self._selected_nodes(ask).shape[0])
+
+    def _selected_nodes(self, ask: Ask) -> Ints:
+        nodes = np.array(sorted(facts.number for facts in self._fleet.nodes.values()), dtype=np.intp)
+        selected = ask.reach.selected
+        return nodes if selected is None else nodes[selected.take(nodes, mode="clip")]
 
     def _free_models(self, job: Job, demands: list[Demand], part: int) -> list[str]:
         """Other accelerators that would hold the whole job now."""

@@ -7,6 +7,7 @@ that a row's version moves only when a score could change.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from placement_engine.domain.model import (
 )
 from placement_engine.domain.models import CPU_CLASS, Models
 from placement_engine.domain.policy import Policy, UnknownPolicy
+from placement_engine.domain.selection import Selection
 from placement_engine.domain.surroundings import SIXTEENTHS, DomainFacts, Surroundings
 from placement_engine.domain.telemetry import Draw, heat_score
 
@@ -45,6 +47,7 @@ class Fleet:
         self._numbers: dict[str, int] = {}
         self.names: list[str] = []
         """Node name by number; numbers are never used twice."""
+        self.selection = Selection(self.nodes, self.names)
         self._executor_bits: dict[str, int] = {}
         self._early_samples: dict[str, NodeSample] = {}
         self._around = Surroundings(policy.heat_spread_level)
@@ -62,6 +65,9 @@ class Fleet:
     def apply_node(self, node: Node) -> None:
         old = self.nodes.get(node.name)
         if old is not None and old.node == node:
+            return
+        if old is not None and _same_but_for_others(old.node, node):
+            self._others_changed(old, node)
             return
         if old is not None:
             self._leave(old)
@@ -105,6 +111,8 @@ class Fleet:
             1 for d in node.devices if d.present and d.device_class.casefold() != CPU_CLASS.casefold()
         )
         self.nodes[node.name] = facts
+        if old is None or (old.node.labels, old.node.taints) != (node.labels, node.taints):
+            self.selection.moved()
         self._around.join(node)
         for hold in self.held.get(node.name, {}).values():
             self._attach(facts, hold)
@@ -114,6 +122,13 @@ class Fleet:
         if early is not None:
             self.apply_sample(early)
         self._write_node(facts)
+
+    def _others_changed(self, facts: NodeFacts, node: Node) -> None:
+        """Only what work outside Berth has of the node is another: rows and their order stay."""
+        facts.node = node
+        for device in node.devices:
+            facts.devices[device.device_id].device = device
+        self._write_after_claim(facts, facts.devices.values())
 
     def remove_node(self, name: str) -> None:
         """Claims stay in `held`: they are the ledger's truth."""
@@ -397,6 +412,8 @@ class Fleet:
         foreign = 0 if device.supposed_idle else device.foreign_bytes
         memory = 0 if total is None else total - device.claimed_bytes() - foreign
         blocked = device.blocked if self._is_heard(device, facts) else device.blocked | col.SILENT
+        if device.device.held_by:
+            blocked |= col.HELD
         free, slices = device.division()
         limit = self.device_limit(device)
         device.idle_watts = self._idle_watts(device, limit)
@@ -488,8 +505,8 @@ class Fleet:
             idle = [d.idle_watts for d in row.devices if not d.holds]
             values = (
                 float(node.schedulable),
-                float(node.cpu_milli - facts.used_cpu),
-                float(node.memory_bytes - facts.used_memory),
+                float(node.cpu_milli - facts.used_cpu - node.cpu_milli_elsewhere),
+                float(node.memory_bytes - facts.used_memory - node.memory_bytes_elsewhere),
                 float(position == 0),
                 float(row.present),
                 float(facts.accelerators),
@@ -525,3 +542,19 @@ class Fleet:
                 device.nominal_bytes = self.models.memory(device.device)
                 device.partitions = self.models.partitions(device.device)
             self._write_node(facts)
+
+
+def _same_but_for_others(old: Node, new: Node) -> bool:
+    """Whether they differ at most in what work outside Berth has. Told often: pods come and go."""
+    if len(old.devices) != len(new.devices):
+        return False
+    bare = replace(
+        new,
+        devices=old.devices,
+        cpu_milli_elsewhere=old.cpu_milli_elsewhere,
+        memory_bytes_elsewhere=old.memory_bytes_elsewhere,
+    )
+    return bare == old and all(
+        one == other or replace(other, held_by=one.held_by) == one
+        for one, other in zip(old.devices, new.devices, strict=True)
+    )

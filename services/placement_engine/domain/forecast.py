@@ -145,7 +145,7 @@ def could_use(fleet: Fleet, ask: Ask, claim: Claim) -> bool:
     """Whether the end of this job could help one that asks so: it sits where that one could go."""
     for member in claim.members:
         facts = fleet.nodes.get(member.node)
-        if facts is None:
+        if facts is None or not ask.reach.admits(facts.number):
             continue
         if not ask.shape.needs_devices:
             return True

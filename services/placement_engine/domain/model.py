@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
+from placement_engine.domain.node_constraints import ANYWHERE, NodeConstraints, Taint
+
 WHOLE_DEVICE = 1000
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
@@ -55,6 +57,10 @@ class Device:
     """Level ("numa", "link") to domain within the node."""
     partitionable: bool = False
     """May be cut into the partitions of its model (MIG)."""
+    held_by: str = ""
+    """Who has it outside Berth: it takes no new work meanwhile."""
+    partition: str = ""
+    """It is itself such a partition of its model, and takes only work that asks for this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,10 @@ class Node:
     schedulable: bool = True
     cordon_reason: str = ""
     telemetry_exempt: bool = False
+    taints: tuple[Taint, ...] = ()
+    cpu_milli_elsewhere: int = 0
+    """Of `cpu_milli`, what work outside Berth has."""
+    memory_bytes_elsewhere: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +198,8 @@ class MemberGroup:
     models: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     stacks: tuple[str, ...] = ()
+    nodes: NodeConstraints | None = None
+    """None: the job's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +254,7 @@ class Job:
     character: Character | None = None
     checkpoint_seconds: float | None = None
     """How often it saves its work; None: what it did is lost when it is stopped."""
+    nodes: NodeConstraints = ANYWHERE
 
     @property
     def milli_per_member(self) -> int:
@@ -387,6 +400,7 @@ class RemedyKind(Enum):
     AFTER_JOB_ENDS = "after_job_ends"
     QUOTA = "quota"
     HEAT = "heat"
+    OTHER_NODES = "other_nodes"
 
 
 @dataclass(frozen=True, slots=True)

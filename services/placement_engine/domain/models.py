@@ -2,6 +2,7 @@
 
 from placement_engine.domain.estimates import Estimator
 from placement_engine.domain.model import Device, Partition
+from placement_engine.domain.partitions import COMPUTE_SLICES, MEMORY_SLICES
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.roofline import Roofline
 
@@ -9,28 +10,30 @@ CPU_CLASS = "CPU"
 
 
 class Models:
-    """A number per (model, class, stack), with the present devices of each."""
+    """A number per (model, class, stack, cut), with the present devices of each."""
 
     def __init__(self, policy: Policy = Policy()) -> None:  # noqa: B008
         self.names: list[str] = [""]
         self.classes: list[str] = [""]
         self.stacks: list[str] = [""]
+        self.cuts: list[str] = [""]
+        """The partition that each device of the kind itself is; "": whole devices."""
         self.counts: list[int] = [0]
         """Present devices of each."""
         self.sizes: list[int] = [0]
         """Largest memory that a device of each declared, bytes; 0: none did."""
         self.estimator = Estimator(Roofline(policy.class_rates), policy.risk_aversion)
-        self._numbers: dict[tuple[str, str, str], int] = {}
+        self._numbers: dict[tuple[str, str, str, str], int] = {}
 
     def __len__(self) -> int:
         return len(self.names)
 
     def identify(self, device: Device) -> int:
-        key = (device.model, device.device_class, device.stack)
+        key = (device.model, device.device_class, device.stack, device.partition)
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self.names)
-            for store, value in zip((self.names, self.classes, self.stacks), key, strict=True):
+            for store, value in zip((self.names, self.classes, self.stacks, self.cuts), key, strict=True):
                 store.append(value)
             self.counts.append(0)
             self.sizes.append(0)
@@ -50,9 +53,22 @@ class Models:
         return entry.tdp_watts if entry else None
 
     def partitions(self, device: Device) -> tuple[Partition, ...]:
-        """What it may be cut into: none unless it is partitionable."""
+        """What it may be cut into: none unless it is partitionable. One that is a cut itself: just that one."""
+        if device.partition:
+            return self.partitions_of(self.identify(device))
         entry = self.estimator.accelerator(device.model) if device.partitionable else None
         return entry.partitions if entry else ()
+
+    def partitions_of(self, model: int) -> tuple[Partition, ...]:
+        """What devices of that number may be cut into, where they may. A device that is a cut itself is taken whole
+        by it, and counts as the thousandths of a device that the catalogue gives the cut."""
+        entry, name = self.estimator.accelerator(self.names[model]), self.cuts[model]
+        known = entry.partitions if entry else ()
+        if not name:
+            return known
+        listed = next((one for one in known if one.name == name), None)
+        memory = self.sizes[model] or (listed.memory_bytes if listed else 0)
+        return (Partition(name, listed.compute_slices if listed else COMPUTE_SLICES, MEMORY_SLICES, (0,), memory),)
 
     def admits(self, model: int, models: tuple[str, ...], classes: tuple[str, ...], stacks: tuple[str, ...]) -> bool:
         """Whether a job that names these may use the model. A CPU takes device work only when named."""

@@ -30,11 +30,14 @@ DERIVED: dict[str, Callable[[], Any]] = {
     "tables.Tables._tables": OrderedDict,
     "tables.Tables._counts": tuple,
     "fleet.Fleet._rank": lambda: None,
+    "selection.Selection._reaches": dict,
+    "selection.Selection._keys": dict,
+    "selection.Selection._taints": lambda: None,
 }
 """Attributes that are caches of other state, and what they start as."""
 
 SCALARS = frozenset({type(None), bool, int, float, str, bytes})
-MESSAGES = frozenset({"model", "policy", "shapes", "readouts"})
+MESSAGES = frozenset({"model", "node_constraints", "policy", "shapes", "readouts"})
 """Modules whose frozen classes hold nothing that changes."""
 
 

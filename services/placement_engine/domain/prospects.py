@@ -80,7 +80,15 @@ class Prospects:
 
         levels = self.explainer.levels() if job.topology_required or job.group_size else []
         kinds = self.explainer.other_kinds(ask)
-        changes = changes_for(job, fits, reasons=reasons, levels=levels, kinds=kinds)
+        changes = changes_for(
+            job,
+            fits,
+            reasons=reasons,
+            levels=levels,
+            kinds=kinds,
+            taints=self.explainer.barring(ask),
+            excluded=self.explainer.excluded(ask),
+        )
         heat = self.explainer.heat_remedy(ask)
         return changes if heat is None else [*changes, heat]
 

@@ -4,13 +4,14 @@
 found by bisection: where a job of some size fits, so does a smaller one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from placement_engine.domain.model import Decision, Job, Reason, Remedy, RemedyKind
+from placement_engine.domain.node_constraints import NodeConstraints, Taint, Toleration
 from placement_engine.domain.topology import DEVICE_LEVELS
 
-__all__ = ["after_job_ends", "changes_for"]
+__all__ = ["after_job_ends", "changes_for", "wider_nodes"]
 
 MOST_NAMED = 3
 MOST_KINDS = 12
@@ -21,20 +22,32 @@ Fits = Callable[[Job], Decision | None]
 
 
 def changes_for(
-    job: Job, fits: Fits, *, reasons: Sequence[Reason], levels: Sequence[str], kinds: Sequence[str]
+    job: Job,
+    fits: Fits,
+    *,
+    reasons: Sequence[Reason],
+    levels: Sequence[str],
+    kinds: Sequence[str],
+    taints: Sequence[tuple[Taint, int]] = (),
+    excluded: int = 0,
 ) -> list[Remedy]:
     """Changes of which each alone makes the job fit now, the smallest first: those that keep its size, then those
     that give up the least part of it.
 
     `reasons`: why it waits. `levels`: topology levels of the fleet, the tightest first. `kinds`: accelerators that
-    the job does not accept. A gang of more than MOST_MEMBERS is not tried in other forms, which would take seconds:
+    the job does not accept. `taints`: those that keep it off nodes, with how many; `excluded`: nodes that its selector
+    leaves out. A gang of more than MOST_MEMBERS is not tried in other forms, which would take seconds:
     only the members that its reasons count are told.
     """
     if job.replicas > MOST_MEMBERS:
         counted = max((int(one.numbers.get("replicas_that_fit", 0)) for one in reasons), default=0)
         least = job.min_replicas or job.replicas
         return [_of_replicas(counted, least)] if 0 < counted < least else []
-    kept = [*_looser_topology(job, fits, levels), *_other_kind(job, fits, kinds)]
+    kept = [
+        *_looser_topology(job, fits, levels),
+        *_other_nodes(job, fits, taints, excluded),
+        *_other_kind(job, fits, kinds),
+    ]
     smaller = [*_fewer_devices(job, fits), *_fewer_replicas(job, fits)]
     return kept + [remedy for _, remedy in sorted(smaller, key=lambda one: one[0])]
 
@@ -71,6 +84,38 @@ def _looser_topology(job: Job, fits: Fits, levels: Sequence[str]) -> list[Remedy
         if fits(replace(job, group_size=0, group_level="")) is not None:
             message = f"it would fit now if groups of {job.group_size} needed no {job.group_level} of their own"
             found.append(_remedy(RemedyKind.LOOSER_TOPOLOGY, message, job.group_level))
+    return found
+
+
+def wider_nodes(
+    nodes: NodeConstraints, taints: Sequence[tuple[Taint, int]], excluded: int
+) -> Iterator[tuple[NodeConstraints, str, tuple[str, ...]]]:
+    """Looser constraints, each with what it would mean, and of what: a taint more tolerated, all of them, no selector.
+
+    `taints`: those that keep the job off nodes, with how many; `excluded`: nodes that its selector leaves out.
+    """
+    extra = [Toleration(taint.key, "Equal", taint.value, taint.effect) for taint, _ in taints]
+    for (taint, count), one in list(zip(taints, extra, strict=True))[:MOST_NAMED]:
+        message = f"it would fit now if it tolerated the taint {taint} ({count} nodes)"
+        yield replace(nodes, tolerations=(*nodes.tolerations, one)), message, (str(taint),)
+    if len(taints) > 1:
+        named = tuple(str(taint) for taint, _ in taints)
+        message = f"it would fit now if it tolerated all of {', '.join(named[:MOST_NAMED])}"
+        message += f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        yield replace(nodes, tolerations=(*nodes.tolerations, *extra)), message, named
+    if excluded and nodes.required:
+        message = f"it would fit now without its node selector, which excludes {excluded} nodes"
+        yield replace(nodes, required=()), message, (nodes.selector,)
+
+
+def _other_nodes(job: Job, fits: Fits, taints: Sequence[tuple[Taint, int]], excluded: int) -> list[Remedy]:
+    """Of groups with constraints of their own only what the job's would change."""
+    found: list[Remedy] = []
+    for wider, message, subjects in wider_nodes(job.nodes, taints, excluded):
+        # Where one taint will do, all of them are no news.
+        one_will_do = len(subjects) > 1 and bool(found)
+        if not one_will_do and fits(replace(job, nodes=wider)) is not None:
+            found.append(_remedy(RemedyKind.OTHER_NODES, message, *subjects))
     return found
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 from placement_engine.domain.columns import Bools, Floats, Ints
 from placement_engine.domain.model import WHOLE_DEVICE, Character, Job, MemberGroup, Objective
+from placement_engine.domain.node_constraints import ANYWHERE, NodeConstraints, Taint
 from placement_engine.domain.outlook import NOTHING_KNOWN, Outlook, TooLate
 from placement_engine.domain.partitions import Cuts
 
@@ -36,6 +37,7 @@ class Shape:
     least: int = 0
     """Whole devices that a member may get at least and at most: `whole` is one number between."""
     most: int = 0
+    nodes: NodeConstraints = ANYWHERE
 
     @property
     def members(self) -> int:
@@ -114,10 +116,11 @@ def jobs_of(job: Job) -> tuple[Job, ...]:
 def _job_of(job: Job, group: MemberGroup) -> Job:
     demand = {name: getattr(group, name) for name in _DEMAND}
     selectors = {name: getattr(group, name) or getattr(job, name) for name in ("models", "classes", "stacks")}
-    return replace(job, groups=(), max_devices=0, **demand, **selectors)
+    nodes = job.nodes if group.nodes is None else group.nodes
+    return replace(job, groups=(), max_devices=0, nodes=nodes, **demand, **selectors)
 
 
-_DEMAND = tuple(f.name for f in fields(MemberGroup) if f.name not in ("name", "models", "classes", "stacks"))
+_DEMAND = tuple(f.name for f in fields(MemberGroup) if f.name not in ("name", "models", "classes", "stacks", "nodes"))
 
 
 def lead_of(job: Job) -> int:
@@ -180,7 +183,29 @@ def shape_of(job: Job) -> Shape:
         most=max(job.devices, job.max_devices) if job.devices else 0,
         share_bytes=job.device_share_bytes if divided and not job.partition else 0,
         partition=job.partition if divided else "",
+        nodes=job.nodes,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Which nodes constraints allow, by node number; what lies beyond the arrays is not reached."""
+
+    selected: Bools | None = None
+    """None: every node."""
+    barred: Ints | None = None
+    """Place among `taints` of the one that keeps the work away, -1: none does. None: no taint does anywhere."""
+    taints: tuple[Taint, ...] = ()
+
+    def admits(self, node: int) -> bool:
+        """Whether a member may sit on the node of that number."""
+        return not (
+            (self.selected is not None and not self.selected[min(node, len(self.selected) - 1)])
+            or (self.barred is not None and self.barred[min(node, len(self.barred) - 1)] >= 0)
+        )
+
+
+EVERYWHERE = Reach()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +238,8 @@ class Ask:
     """Thousandths of a device on each model; None: `shape.milli_per_device` on all of them."""
     cuts: Cuts | None = None
     """What the partition means on each model; None: the shape is no partition."""
+    reach: Reach = EVERYWHERE
+    """Nodes that the shape's constraints allow."""
 
     def fraction(self, model: Ints) -> Floats | float:
         """Part of a device that a member takes, for rows of these models."""

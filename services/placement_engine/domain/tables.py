@@ -191,10 +191,11 @@ class Tables:
         """The shape's table, up to date."""
         hosting, models = self._pipeline.hosting, self._fleet.models
         hosting.prepare()
-        counts = (*models.counts, *models.sizes, -self._fleet.executors_known(), -hosting.version)
+        reach = self._fleet.selection.version
+        counts = (*models.counts, *models.sizes, -self._fleet.executors_known(), -hosting.version, -reach)
         if counts != self._counts:
             # The best accelerator and what a share is are relative to what the fleet has, packing to the mix of work
-            # that was seen.
+            # that was seen; which nodes constraints allow, to labels and taints.
             self._tables.clear()
             self._counts = counts
         table = self._tables.get(shape)

@@ -274,7 +274,7 @@ def _by_row(fleet: Fleet, ask: Ask, useful: list[Victim]) -> dict[int, list[tupl
         frees: dict[int, int] = {}
         for member in victim.claim.members:
             facts = fleet.nodes.get(member.node)
-            if facts is None:
+            if facts is None or not ask.reach.admits(facts.number):
                 continue
             for row in facts.rows:
                 if not ask.shape.needs_devices:

@@ -71,6 +71,8 @@ def _device_blocked(fleet: Fleet, policy: Policy, device: DeviceFacts) -> str:
     sample = device.sample
     if not device.device.present:
         return "gone"
+    if device.device.held_by:
+        return f"held by {device.device.held_by}"
     if device.watch is not None and device.watch.cordon is not None:
         return f"cordoned: {device.watch.cordon.message}"
     if blocked & col.SICK:

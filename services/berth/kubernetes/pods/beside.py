@@ -51,7 +51,9 @@ def job_beside(pod: Object, resources: DeviceResources) -> pb.JobSpec:
     metadata.setdefault("name", metadata.get("generateName", "") + "x" if metadata.get("generateName") else "pod")
     metadata.setdefault("uid", "")
     made = job_of([{**pod, "metadata": metadata, "spec": spec}], None, resources.claim_of).spec
-    made.ClearField("kubernetes")
+    # Berth starts nothing of it: a payload without a pod of its own, which any number of members may have.
+    made.kubernetes.Clear()
+    made.kubernetes.manifest = "kind: Pod"
     return made
 
 

@@ -21,7 +21,7 @@ class HostResources(Selective):
 
     def describe(self, view: View, ask: Ask) -> Description:
         shape = ask.shape
-        cpu, memory = float(view.rows(CPU).max()), float(view.rows(HOST_MEMORY).max())
+        cpu, memory = max(0.0, float(view.rows(CPU).max())), max(0.0, float(view.rows(HOST_MEMORY).max()))
         return (
             f"needs {shape.cpu_milli / 1000:g} CPU and {shape.memory / 2**30:g} GiB; "
             f"the most left is {cpu / 1000:g} CPU, and {memory / 2**30:.1f} GiB",

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from berth.errors import InvalidInput
+from berth.jobs import validate
 from berth.kubernetes.devices import DeviceResources
 from berth.kubernetes.pods.beside import job_beside
 from berth.v1 import jobs_pb2 as pb
@@ -27,10 +28,11 @@ def test_what_the_other_scheduler_looks_at_itself_refuses_nothing() -> None:
         topologySpreadConstraints=[{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
     )
     made = job_beside(pod, RESOURCES)
+    assert validate(made).executor == "kubernetes"
     made.idempotency_key = ""
     assert made == pb.JobSpec(
         name="p", tenant="team", replicas=1, workload="resnet", kind=pb.JOB_KIND_BATCH, executor="kubernetes",
-        preemptible=True, labels={"berth.dev/source": "pods"},
+        preemptible=True, labels={"berth.dev/source": "pods"}, kubernetes=pb.KubernetesPayload(manifest="kind: Pod"),
         resources=pb.Resources(devices=4, cpu_milli=2000, memory_bytes=2**30),
         accelerators=pb.AcceleratorSelector(stacks=["CUDA"]),
     )  # fmt: skip
