@@ -20,8 +20,9 @@ from berth.settings import ServiceSettings
 from berth.v1 import jobs_pb2
 from berth.v1.placement_pb2_grpc import add_PlacementServiceServicer_to_server
 from placement_engine.adapters import fleet_store, translate
-from placement_engine.adapters.cluster import in_a_cluster
+from placement_engine.adapters.cluster import beside_other_schedulers
 from placement_engine.adapters.grpc_placement import PlacementServicer
+from placement_engine.adapters.own_resources import own_resources
 from placement_engine.adapters.watch import JobNews
 from placement_engine.declaring import Declaring
 from placement_engine.domain.job_state import Retry
@@ -184,8 +185,9 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
             authenticator,
             [(add_PlacementServiceServicer_to_server, servicer, "berth.v1.PlacementService")],
         )
-        beside = in_a_cluster(settings, planners=pools.planners, admission=admission, declaring=declaring, world=world)
-        async with beside as tasks:
+        beside = beside_other_schedulers(settings, planners=pools.planners, admission=admission, world=world)
+        resources = own_resources(settings, declaring=declaring, world=world, planners=pools.planners)
+        async with beside as tasks, resources as keeping:
             yield App(
                 tasks={
                     "outbox": relay.run,
@@ -193,6 +195,7 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
                     "news": news.run,
                     "audit": lambda: _audit_forever(database, settings.audit_seconds),
                     **tasks,
+                    **keeping,
                 },
                 not_ready=database.not_ready,
                 grpc=server,

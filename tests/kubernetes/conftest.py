@@ -4,7 +4,8 @@ import asyncio
 import importlib.util
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from berth.kubernetes.client import Kubernetes, Unanswered
 from tests.conftest import ROOT
-from tests.kubernetes.installing import install_crds, install_rights
+from tests.kubernetes.installing import EXTENDER, Reached, install_crds, install_rights, kubeconfig_of_service
+from tests.services import ServiceProcess, System
 
 
 def load_control_plane() -> ModuleType:
@@ -56,6 +58,42 @@ def installed(shared_cluster: Any) -> Any:
     install_crds(shared_cluster)
     install_rights(shared_cluster)
     return shared_cluster
+
+
+@pytest.fixture(scope="session")
+def own_kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], Path]:
+    """Of a service and the administrator's kubeconfig: one with the rights of its service account alone."""
+    made: dict[tuple[str, Path], Path] = {}
+    folders: dict[Path, Path] = {}
+
+    def own(account: str, kubeconfig: Path) -> Path:
+        cluster = Reached(load_control_plane().build() / "kubectl", kubeconfig)
+        if kubeconfig not in folders:
+            install_crds(cluster)
+            install_rights(cluster)
+            folders[kubeconfig] = tmp_path_factory.mktemp("rights")
+        if (account, kubeconfig) not in made:
+            made[account, kubeconfig] = kubeconfig_of_service(cluster, account, folders[kubeconfig], like=kubeconfig)
+        return made[account, kubeconfig]
+
+    return own
+
+
+@pytest.fixture(autouse=True)
+def _services_have_their_own_rights(
+    own_kubeconfig: Callable[[str, Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that a test gives the administrator's kubeconfig runs with its own rights: they must do."""
+    start = System.service
+
+    def with_own_rights(self: System, service: str, *, name: str = "", **settings: str) -> ServiceProcess:
+        given = Path(settings.get("kubeconfig", ""))
+        if given.name == "berth-admin.kubeconfig":
+            account = EXTENDER if settings.get("extender_listen") else service
+            settings["kubeconfig"] = str(own_kubeconfig(account, given))
+        return start(self, service, name=name, **settings)
+
+    monkeypatch.setattr(System, "service", with_own_rights)
 
 
 @pytest.fixture

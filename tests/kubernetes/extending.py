@@ -25,7 +25,7 @@ def a_free_port() -> int:
 def fleet_node(name: str, devices: int = 8, *, model: str = "H100-SXM", **fields: Any) -> fleet_pb2.Node:
     facts = {
         "cpu_milli": 64_000, "memory_bytes": 2**39, "executors": ["kubernetes"], "schedulable": True, "version": 1,
-        "telemetry_exempt": True, "topology": {"node": name},
+        "telemetry_exempt": True, "topology": {"node": name}, "labels": {"kubernetes.io/hostname": name},
     }  # fmt: skip
     return fleet_pb2.Node(
         name=name,

@@ -32,9 +32,20 @@ def kueue_types(shared_cluster: Any) -> Iterator[None]:
     names = [f"{kind}.kueue.x-k8s.io" for kind in kinds]
     files = [f"--filename={folder}/kueue.x-k8s.io_{kind}.yaml" for kind in kinds]
     shared_cluster.kubectl("apply", "--server-side", *files)
-    shared_cluster.kubectl("wait", "--for=condition=Established", *(f"crd/{name}" for name in names))
+    until = time.monotonic() + 30
+    while not all(served(shared_cluster, kind) for kind in kinds):
+        assert time.monotonic() < until, "Kueue's types are not served"
+        time.sleep(0.1)
     yield
     shared_cluster.kubectl("delete", "crd", *names)
+
+
+def served(cluster: Any, kind: str) -> bool:
+    try:
+        cluster.request("GET", f"{API}/{kind}")
+    except RuntimeError:
+        return False
+    return True
 
 
 @pytest.fixture

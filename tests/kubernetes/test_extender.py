@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from berth.kubernetes.client import Kubernetes
-from tests.kubernetes.conftest import _empty, pod
+from tests.kubernetes.conftest import empty, pod
 from tests.kubernetes.extending import (
     GPU,
     PODS,
@@ -35,9 +35,9 @@ def scheduled_cluster(control_plane: ModuleType, tmp_path_factory: pytest.TempPa
 @pytest.fixture
 async def client(scheduled_cluster: Any) -> AsyncIterator[Kubernetes]:
     async with await Kubernetes.connect(scheduled_cluster.kubeconfig) as made:
-        await _empty(made)
+        await empty(made)
         yield made
-        await _empty(made)
+        await empty(made)
 
 
 def a_pod(name: str, devices: int = 1, **fields: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,7 +14,6 @@ from berth.topics import TELEMETRY_DEVICES
 from berth.v1 import fleet_pb2, placement_pb2, profiles_pb2, telemetry_pb2
 from berth.v1.placement_pb2_grpc import PlacementServiceStub
 from berth.v1.profiles_pb2_grpc import ProfileServiceStub
-from tests.kubernetes.installing import kubeconfig_of_service
 from tests.services import ServiceProcess, System, job, node
 
 KINDS = {QUEUES: "Queue", POOLS: "Pool", WORKLOAD_PROFILES: "WorkloadProfile"}
@@ -140,11 +138,11 @@ class Engine:
 
 
 @pytest.fixture
-async def engine(resources: Any, kubernetes: Kubernetes, system: System, tmp_path: Path) -> Engine:
+async def engine(resources: Any, kubernetes: Kubernetes, system: System) -> Engine:
     process = system.service(
         "placement-engine",
         kubernetes="true",
-        kubeconfig=str(kubeconfig_of_service(resources, "placement-engine", tmp_path)),
+        kubeconfig=str(resources.kubeconfig),
         reconcile_seconds="0.5",
         policy=json.dumps({"cordon_clear_seconds": 0.5}),
     )
@@ -359,13 +357,11 @@ async def test_verdicts_on_devices_of_slices_are_taints_as_long_as_they_hold(
     await until({}, (gpus[0], well), boot="c")
 
 
-async def test_profiles_are_stored_each_generation_once(
-    resources: Any, kubernetes: Kubernetes, system: System, tmp_path: Path
-) -> None:
+async def test_profiles_are_stored_each_generation_once(resources: Any, kubernetes: Kubernetes, system: System) -> None:
     process = system.service(
         "profile-store",
         kubernetes="true",
-        kubeconfig=str(kubeconfig_of_service(resources, "profile-store", tmp_path)),
+        kubeconfig=str(resources.kubeconfig),
     )
     await process.ready()
     store = Engine(system, process, kubernetes)

@@ -78,6 +78,15 @@ class StatusWriter:
         """A new round."""
         self._left = self.most
 
+    def longest_unwritten(self, collection: str, things: Mapping[str, Object]) -> list[tuple[str, Object]]:
+        """In the order in which a round should write them, so that none is left out for ever."""
+
+        def written_at(item: tuple[str, Object]) -> float:
+            last = self._written.get(f"{collection}/{item[0]}")
+            return float("-inf") if last is None else last.at
+
+        return sorted(things.items(), key=written_at)
+
     async def write(self, collection: str, thing: Object, status: Mapping[str, Any]) -> bool:
         """Whether it was written. Raises Unanswered and KubernetesError, except that the object is gone."""
         key, uid, now = f"{collection}/{key_of(thing)}", str(thing["metadata"].get("uid", "")), self.monotonic()

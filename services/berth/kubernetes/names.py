@@ -77,15 +77,6 @@ ACCELERATOR = f"{DOMAIN}/accelerator"
 """Label of a node: the catalogue's name of its accelerators, where discovery does not tell, or is wrong."""
 EXPORTER = f"{DOMAIN}/exporter"
 """Annotation of a pod: it is an exporter of its node's devices; the value is the format of its page, or "auto"."""
-# Device taints that Berth publishes, and what its rules are known by.
-TAINT_FAULTY = f"{DOMAIN}/faulty"
-TAINT_THROTTLED = f"{DOMAIN}/throttled"
-TAINT_HOT = f"{DOMAIN}/hot"
-MANAGED_BY = "app.kubernetes.io/managed-by"
-DEVICE = f"{DOMAIN}/device"
-"""Annotation of a rule: the device's id, "<driver>/<pool>/<device>"."""
-VERDICT = f"{DOMAIN}/verdict"
-"""Annotation of a rule: why, in words."""
 
 # Labels of a node: topology.berth.dev/rack=r7 puts it into the domain r7 of the level "rack".
 TOPOLOGY_PREFIX = f"topology.{DOMAIN}/"
@@ -96,3 +87,13 @@ ANNOTATIONS = frozenset(
     if name.isupper() and isinstance(value, str) and value.startswith(f"{DOMAIN}/")
 )
 """Every name under Berth's domain that an object may carry."""
+
+# Device taints that Berth publishes, and what its rules are known by; no pod carries them.
+TAINT_FAULTY = f"{DOMAIN}/faulty"
+TAINT_THROTTLED = f"{DOMAIN}/throttled"
+TAINT_HOT = f"{DOMAIN}/hot"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+DEVICE = f"{DOMAIN}/device"
+"""Annotation of a rule: the device's id, "<driver>/<pool>/<device>"."""
+VERDICT = f"{DOMAIN}/verdict"
+"""Annotation of a rule: why, in words."""

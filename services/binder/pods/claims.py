@@ -8,8 +8,8 @@ from berth.kubernetes.claims.book import ClaimBook
 from berth.kubernetes.claims.needs import ClaimAsk, ask_of, claims_of, need_of, unallocated
 from berth.kubernetes.client import Object
 from berth.kubernetes.informer import Informer
+from berth.kubernetes.pods.translation import uid_of
 from binder.pods.source import PodSource
-from binder.pods.translation import uid_of
 
 __all__ = ["PodClaims"]
 

@@ -17,9 +17,9 @@ from berth.errors import InvalidInput
 from berth.kubernetes import names
 from berth.kubernetes.claims.needs import ClaimsNotReady
 from berth.kubernetes.client import Object
+from berth.kubernetes.pods.groups import Gang
+from berth.kubernetes.pods.translation import Translated, uid_of
 from berth.v1 import jobs_pb2 as pb
-from binder.pods.groups import Gang
-from binder.pods.translation import Translated, uid_of
 
 __all__ = ["OURS", "Cancellation", "Held", "Plan", "Submission", "is_bound", "is_over", "is_waiting", "plan"]
 

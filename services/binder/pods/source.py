@@ -18,13 +18,13 @@ from prometheus_client import Counter, Gauge
 from berth.errors import InvalidInput
 from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
 from berth.kubernetes.informer import Informer
+from berth.kubernetes.pods.groups import Gang, GangRef, gang_of, ref_of
+from berth.kubernetes.pods.translation import SOURCE, AskOf, ClaimOf, Translated, job_of, uid_of
 from berth.v1 import jobs_pb2 as pb
 from binder.pods.engine import Engine, Refused, Unreachable
-from binder.pods.groups import Gang, GangRef, gang_of, ref_of
 from binder.pods.notices import Notices
 from binder.pods.plan import OURS, Held, Submission, is_bound, is_waiting, plan
 from binder.pods.telling import Teller
-from binder.pods.translation import SOURCE, AskOf, ClaimOf, Translated, job_of, uid_of
 
 __all__ = ["PodSource", "PodsPace"]
 

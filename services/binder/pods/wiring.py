@@ -8,10 +8,10 @@ from berth.kubernetes.claims.book import ClaimBook
 from berth.kubernetes.client import Kubernetes
 from berth.kubernetes.devices import DeviceResources
 from berth.kubernetes.informer import Informer, run_all
+from berth.kubernetes.pods.groups import GROUP_PATHS
 from berth.service import authority_key
 from binder.pods.claims import PodClaims
 from binder.pods.engine import Engine
-from binder.pods.groups import GROUP_PATHS
 from binder.pods.source import PodSource
 from binder.settings import BinderSettings
 

@@ -1,5 +1,4 @@
-"""What placement-engine does in a Kubernetes cluster, put together: it keeps the objects that declare queues and pools,
-publishes verdicts on devices, and answers kube-scheduler and Kueue's checks."""
+"""What the engine does in a Kubernetes cluster that others schedule: it answers kube-scheduler, and Kueue's checks."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -8,31 +7,23 @@ from berth.kubernetes import names
 from berth.kubernetes.client import Kubernetes, Object
 from berth.kubernetes.devices import DeviceResources
 from berth.kubernetes.informer import Informer
-from berth.kubernetes.pod_jobs import job_of_pod
+from berth.kubernetes.pods.beside import job_beside
 from berth.v1 import jobs_pb2
 from placement_engine.adapters.admission_checks import AdmissionChecks
-from placement_engine.adapters.device_taints import DeviceTaints
 from placement_engine.adapters.extender import Extender
-from placement_engine.adapters.object_keeper import ObjectKeeper
-from placement_engine.declaring import Declaring
 from placement_engine.handlers import Admission
 from placement_engine.planner import Planner
 from placement_engine.settings import EngineSettings
 from placement_engine.world import World
 
-__all__ = ["in_a_cluster"]
+__all__ = ["beside_other_schedulers"]
 
 Tasks = dict[str, Callable[[], Awaitable[None]]]
 
 
 @asynccontextmanager
-async def in_a_cluster(
-    settings: EngineSettings,
-    *,
-    planners: Mapping[str, Planner],
-    admission: Admission,
-    declaring: Declaring,
-    world: World,
+async def beside_other_schedulers(
+    settings: EngineSettings, *, planners: Mapping[str, Planner], admission: Admission, world: World
 ) -> AsyncIterator[Tasks]:
     """Gives the tasks that are to run; none where the settings ask for nothing of this."""
     tasks: Tasks = {}
@@ -43,21 +34,11 @@ async def in_a_cluster(
         resources = DeviceResources.read(settings.kubernetes_resources)
 
         def read(pod: Object) -> jobs_pb2.JobSpec:
-            return job_of_pod(pod, resources)
+            return job_beside(pod, resources)
 
         if client is not None:
-            every = settings.reconcile_seconds
-            keeper = ObjectKeeper(
-                client,
-                declaring=declaring,
-                world=world,
-                planners=planners,
-                closing_seconds=2 * every,
-                every_seconds=every,
-            )
-            taints = DeviceTaints(client, planners, fault_effect=settings.device_taint_effect, every_seconds=every)
             checks = AdmissionChecks(client, planners=planners, admission=admission, world=world, job_of_pod=read)
-            tasks |= {"declared objects": keeper.run, "device taints": taints.run, "admission checks": checks.run}
+            tasks["admission checks"] = checks.run
         if settings.extender_listen:
             own = OwnPods()
             extender = Extender(

@@ -204,7 +204,7 @@ class ObjectKeeper:
         things = self.queues.objects
         known = [self._world.queues[name] for name in things if name in self._world.queues]
         usage = {queue.name: queue for queue in with_usage(known, self._planners.values())}
-        for name, thing in list(things.items()):
+        for name, thing in self._statuses.longest_unwritten(QUEUES, things):
             if name in leaving:
                 ready, reason, message = False, "Terminating", _why_it_stays(leaving[name])
             elif name in refused:
@@ -247,7 +247,7 @@ class ObjectKeeper:
         now = datetime.now(UTC)
         stored = {pool.name: pool for pool in await self._declaring.pools()}
         sizes = self._sizes()
-        for name, thing in list(self.pools.objects.items()):
+        for name, thing in self._statuses.longest_unwritten(POOLS, self.pools.objects):
             pool = stored.get(name)
             message = refused.get(name, IN_FORCE)
             if name in refused and pool is not None:

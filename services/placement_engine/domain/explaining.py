@@ -123,13 +123,13 @@ class Explainer:
                 rows = np.flatnonzero((trace.blame == position).any(axis=0))
             message, numbers = plugin.describe(columns.view(rows), ask)
             if isinstance(plugin, Held):
-                message += self._held_by(rows)
+                message += self.held_by(rows)
             reasons.append(
                 Reason(plugin.name, plugin.code, int(nodes[position]), int(devices[position]), message, numbers)
             )
         return sorted(reasons, key=lambda r: (-r.nodes, -r.devices, r.plugin, r.code))
 
-    def _held_by(self, rows: Ints) -> str:
+    def held_by(self, rows: Ints) -> str:
         """Who has devices of these rows, the most first: names are not in the columns."""
         counts: Counter[str] = Counter()
         for row in rows.tolist():
@@ -162,7 +162,7 @@ class Explainer:
             if len(subjects) > 1 and found:
                 continue  # where one taint will do, all of them are no news
             other = own_ask(make_ask(self._fleet, replace(ask.shape, nodes=wider)), ask)
-            trace = self._trace(other, jobs_of(job)[part].replicas)
+            trace = self.trace(other, jobs_of(job)[part].replicas)
             there = Demand(other, trace.fits, trace.usable)
             if self._gangs.fits(job, [*demands[:part], there, *demands[part + 1 :]]):
                 found.append(message)

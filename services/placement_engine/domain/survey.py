@@ -11,7 +11,7 @@ import numpy as np
 
 from placement_engine.domain.columns import DEVICES, Floats, Ints
 from placement_engine.domain.explaining import PASSES, Explainer
-from placement_engine.domain.filters.device_memory import DeviceMemory
+from placement_engine.domain.filters.held import Held
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Member, Reason
 from placement_engine.domain.reserve import member_on
@@ -25,7 +25,7 @@ MOST_TOLD = 16
 of thousands of nodes counts equal ones."""
 
 CURABLE = frozenset(
-    {"Capacity", "HostResources", "NodePower", "DevicePower", DeviceMemory.name, "PartitionRoom", "QueueQuota"}
+    {"Capacity", "Held", "HostResources", "NodePower", "DevicePower", "DeviceMemory", "PartitionRoom", "QueueQuota"}
 )
 """Filters that may pass once work has left the node."""
 
@@ -130,6 +130,8 @@ class Surveyor:
         plugin = self._explainer.filters[position]
         view = self._fleet.columns.view(rows)
         message, numbers = plugin.describe(view, ask)
+        if isinstance(plugin, Held):
+            message += self._explainer.held_by(rows)
         devices = int(view.rows(DEVICES).sum()) if ask.shape.needs_devices else 0
         return Reason(plugin.name, plugin.code, int(rows.shape[0]), devices, message, numbers)
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from berth.errors import InvalidInput
+from berth.jobs import validate
 from berth.kubernetes.devices import DeviceResources
-from berth.kubernetes.pod_jobs import job_of_pod
+from berth.kubernetes.pods.beside import job_beside
 from berth.v1 import fleet_pb2, jobs_pb2
 from placement_engine.adapters.kueue_wire import Answer, job_of_workload, pending_checks, ready, refused, state_of
 from placement_engine.domain.model import Decision, Expectation, Member, Reason, Rejection
@@ -27,7 +28,7 @@ NODES = {
 
 
 def read(pod: Any) -> jobs_pb2.JobSpec:
-    return job_of_pod(pod, RESOURCES)
+    return job_beside(pod, RESOURCES)
 
 
 def a_pod_set(name: str = "main", count: int = 1, devices: int = 8, **spec: Any) -> dict[str, Any]:
@@ -81,6 +82,7 @@ def test_a_workload_of_one_pod_set_is_a_gang_of_its_pods() -> None:
         priority=7,
     )
     spec = job_of_workload(workload, flavors, read, pool="fast")
+    assert validate(spec).replicas == 3
     assert (spec.name, spec.pool, spec.priority, spec.replicas) == ("w", "fast", 7, 3)
     assert (spec.resources.devices, spec.resources.cpu_milli, list(spec.accelerators.stacks)) == (8, 2000, ["CUDA"])
     assert (spec.topology.level, spec.topology.required) == ("rack", True)
@@ -97,6 +99,7 @@ def test_several_pod_sets_are_groups_and_one_without_pods_is_none() -> None:
     assert [(one.name, one.replicas, one.min_replicas, one.resources.devices) for one in spec.member_groups] == [
         ("driver", 1, 1, 1), ("workers", 2, 2, 8),
     ]  # fmt: skip
+    assert validate(spec).replicas == 3
     assert (spec.replicas, spec.resources.ByteSize(), spec.accelerators.ByteSize()) == (0, 0, 0)
 
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berth.kubernetes.client import Object
+from berth.kubernetes.pods.groups import Gang
 from berth.v1 import jobs_pb2 as pb
-from binder.pods.groups import Gang
 from binder.pods.plan import OURS, Cancellation, Held, Plan, plan
-from tests.unit.binder.pods.builders import a_gang, a_job, a_member, a_pod, make
+from tests.unit.berth.kubernetes.pods.builders import a_gang, a_job, a_member, a_pod, make
 
 Shown = tuple[list[tuple[str, ...]], list[str], dict[str, str], float | None]
 

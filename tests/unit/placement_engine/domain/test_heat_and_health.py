@@ -371,3 +371,24 @@ def test_many_jobs_are_proposed_over_several_cycles() -> None:
     hear(engine, {"error_code": 79}, at=0)
     counts = [sum(one.kind is AdviceKind.MIGRATE for one in engine.cycle(NOW + at).advice) for at in range(3)]
     assert counts == [16, 4, 0]
+
+
+# -- verdicts for others ---------------------------------------------------------------------------
+
+
+def test_verdicts_name_faults_lasting_throttling_and_heat_and_whom_nobody_heard_of() -> None:
+    engine = an_engine(live_node("n1", 6), policy=Policy(sustained_throttle_seconds=10))
+    well = {"margin_celsius": 40.0, "throttle_bits": 0, "error_code": 0}
+    for at in (0.0, 12.0):
+        hear(
+            engine, {**well, "error_code": 79}, {**well, "healthy": False}, {**well, "throttle_bits": 0x40},
+            {**well, "margin_celsius": 1.0}, well, at=at,
+        )  # fmt: skip
+    verdicts = engine.device_verdicts()
+    assert [(one.device_id, one.kind.value, one.code, one.message) for one in verdicts.found] == [
+        ("n1/0", "faulty", 79, "error 79, fell off the bus"),
+        ("n1/1", "faulty", 0, "unhealthy"),
+        ("n1/2", "throttled", 0, "throttled for 12 s, reasons 0x40"),
+        ("n1/3", "hot", 0, "too little heat margin"),
+    ]
+    assert verdicts.unheard == {"n1/5"}

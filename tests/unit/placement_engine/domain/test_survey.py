@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.model import Claim, Decision, Job, Queue, Quota, Reason
+from placement_engine.domain.node_constraints import NodeConstraints, NodeRequirement, Taint
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.survey import MOST_TOLD, Survey
 from tests.unit.placement_engine.domain.builders import GIB, NOW, a_job, a_node, a_sample, an_engine, placed
@@ -27,14 +28,16 @@ def test_each_node_gives_its_own_reason_and_says_whether_it_could_be_cured() -> 
     engine = an_engine(
         a_node("busy", 2), a_node("hot", 2), a_node("hot-and-busy", 4), a_node("other", 2, model="L4"),
         a_node("cordoned", 2, schedulable=False), a_node("full-host", 2, cpu_milli=500), a_node("free", 2),
+        a_node("held", 1, device={"held_by": "default/p"}), a_node("tainted", 1, taints=(Taint("a", "b"),)),
+        a_node("small", 1, labels={"size": "small"}),
         policy=Policy(heat_floor_celsius=5.0),
     )  # fmt: skip
     engine.apply_sample(a_sample("hot", HOT, HOT))
     engine.apply_sample(a_sample("hot-and-busy", COOL, COOL, HOT, HOT))
     for name in ("busy", "hot-and-busy"):
         engine.restore(a_claim(engine, a_job(name, devices=2), name))
-    nodes = ("busy", "hot", "hot-and-busy", "other", "cordoned", "full-host", "free", "nobody")
-    found = engine.survey(a_job(models=("H100",), cpu_milli=1000), nodes, NOW)
+    small = NodeConstraints(required=((NodeRequirement("size", "NotIn", ("small",)),),))
+    found = engine.survey(a_job(models=("H100",), cpu_milli=1000, nodes=small), (*engine.node_names(), "nobody"), NOW)
     assert set(found.scores) == {"free"}
     assert told(found) == {
         "busy": ("DEVICES_BUSY", True),
@@ -43,8 +46,12 @@ def test_each_node_gives_its_own_reason_and_says_whether_it_could_be_cured() -> 
         "other": ("ACCELERATOR_MISMATCH", False),
         "cordoned": ("NODE_CORDONED", False),
         "full-host": ("HOST_RESOURCES_SHORT", True),
+        "held": ("DEVICE_HELD_ELSEWHERE", True),
+        "tainted": ("TAINT_NOT_TOLERATED", False),
+        "small": ("NODE_SELECTOR_MISMATCH", False),
         "nobody": ("NODE_UNKNOWN", False),
     }
+    assert found.refusals["held"].reason.message == "1 devices are held outside Berth: default/p (1)"
     assert found.refusals["hot"].reason == Reason(
         "HeatMargin", "HEAT_MARGIN_BELOW_FLOOR", 1, 2,
         "2 devices are too hot: margin below 5 degrees, or not yet back at 8",

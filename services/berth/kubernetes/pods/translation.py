@@ -12,11 +12,10 @@ from berth.kubernetes.claims.matching import ClaimError
 from berth.kubernetes.claims.needs import ClaimAsk
 from berth.kubernetes.client import Object
 from berth.kubernetes.devices import ResourceClaimOf
-from berth.v1 import jobs_pb2 as pb
-from binder.pods.constraints import constraints_of, misspelt, narrowed, unhonoured
-from binder.pods.groups import Gang, place_of
-from binder.pods.requests import requests_of
-from binder.pods.wishes import (
+from berth.kubernetes.pods.constraints import constraints_of, misspelt, narrowed, unhonoured
+from berth.kubernetes.pods.groups import Gang, place_of
+from berth.kubernetes.pods.requests import requests_of
+from berth.kubernetes.pods.wishes import (
     PRIORITY_BOUND,
     Wishes,
     device_memory,
@@ -24,6 +23,7 @@ from binder.pods.wishes import (
     write_accelerators,
     write_wishes,
 )
+from berth.v1 import jobs_pb2 as pb
 
 __all__ = ["SOURCE", "AskOf", "ClaimOf", "Translated", "job_of", "priority_of", "uid_of"]
 

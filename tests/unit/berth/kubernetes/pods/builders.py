@@ -4,10 +4,10 @@ from typing import Any
 
 from berth.kubernetes.client import Object
 from berth.kubernetes.devices import claim_of
+from berth.kubernetes.pods.groups import Gang, GangRef, gang_of, ref_of
+from berth.kubernetes.pods.translation import Translated, job_of
 from berth.v1 import jobs_pb2 as pb
-from binder.pods.groups import Gang, GangRef, gang_of, ref_of
 from binder.pods.plan import Held
-from binder.pods.translation import Translated, job_of
 
 
 def a_pod(name: str = "p", *, uid: str = "", requests: dict[str, str] | None = None, **fields: Any) -> Object:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from berth.errors import InvalidInput
 from berth.jobs import validate
 from berth.v1 import jobs_pb2 as pb
-from tests.unit.binder.pods.builders import a_gang, a_member, a_pod, make, spec_of
+from tests.unit.berth.kubernetes.pods.builders import a_gang, a_member, a_pod, make, spec_of
 
 
 def shown(spec: pb.JobSpec) -> str:

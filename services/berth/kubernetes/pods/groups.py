@@ -25,7 +25,7 @@ from typing import Any
 from berth.errors import FieldError, InvalidInput
 from berth.kubernetes import names
 from berth.kubernetes.client import Object
-from binder.pods.wishes import level_of
+from berth.kubernetes.pods.wishes import level_of
 
 __all__ = ["GROUP_PATHS", "Gang", "GangRef", "gang_of", "place_of", "ref_of"]
 

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from binder.pods.requests import Requests, requests_of
+from berth.kubernetes.pods.requests import Requests, requests_of
 
 AMOUNT = st.integers(0, 20)
 CONTAINERS = st.lists(AMOUNT, min_size=1, max_size=4)
