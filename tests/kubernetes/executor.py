@@ -30,6 +30,10 @@ class Running:
     def sink(self, observations: Observations) -> None:
         self.told.extend(observations.items())
 
+    def bound(self) -> int:
+        """Pods of attempts under way that the executor knows to be bound."""
+        return sum(member.view.ours for held in self.executor._held.values() for member in held.members)
+
     def seen(self, attempt: AttemptId) -> list[str]:
         """Without HELD: a pod may start while its binding is answered."""
         return [one.seen.value for each, one in self.told if each == attempt and one.seen.value != "HELD"]
@@ -69,7 +73,7 @@ async def running(kubeconfig: Path, **settings: Any) -> AsyncIterator[Running]:
             await asyncio.gather(mirror, return_exceptions=True)
 
 
-async def until(question: Callable[[], Any], seconds: float = 20.0) -> Any:
+async def until(question: Callable[[], Any], seconds: float = 20.0, pause: float = 0.03) -> Any:
     """The first true answer; of a coroutine function too."""
     end = time.monotonic() + seconds
     while True:
@@ -79,7 +83,7 @@ async def until(question: Callable[[], Any], seconds: float = 20.0) -> Any:
         if answer:
             return answer
         assert time.monotonic() < end, f"did not happen in {seconds} s: {question}"
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(pause)
 
 
 def assignment(
