@@ -6,8 +6,8 @@ import pytest
 
 from berth.errors import InvalidInput
 from berth.kubernetes.client import Object
-from binder.pods.groups import Gang, GangRef, gang_of, place_of, ref_of
-from tests.unit.binder.pods.builders import a_group, a_pod
+from berth.kubernetes.pods.groups import Gang, GangRef, gang_of, place_of, ref_of
+from tests.unit.berth.kubernetes.pods.builders import a_group, a_pod
 
 LWS_API = "leaderworkerset.x-k8s.io"
 LWS, JOBSET, KUBEFLOW = "leaderworkerset.sigs.k8s.io", "jobset.sigs.k8s.io", "training.kubeflow.org"
