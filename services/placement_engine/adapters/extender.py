@@ -54,7 +54,7 @@ log = structlog.get_logger(__name__)
 LARGEST_BODY = 256 << 20
 HOLD_SECONDS = 30.0
 """How long a bound pod's devices are held for it at most: by then the fleet has told of it."""
-READ_BACKS = 3
+READ_BACKS, READ_BACK_SECONDS = 3, 0.5
 ANSWERS = Histogram("berth_extender_seconds", "Time to answer kube-scheduler.", ["verb", "status"])
 
 JobOfPod = Callable[[Object], jobs_pb2.JobSpec]
@@ -240,7 +240,7 @@ class Extender:
                 self._release(asked.uid)
                 return f"berth: {error}"
             except Unanswered:
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(READ_BACK_SECONDS)
                 continue
             if said is not None:
                 if said:
