@@ -15,7 +15,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
+from berth.cli.commands.device_plugin import device_plugin
+from berth.device_plugin.reading import parse_text
 from berth.kubelet.v1beta1 import device_plugin_pb2 as pb
 from berth.kubernetes.client import Kubernetes
 from tests.conftest import ROOT
@@ -26,7 +29,7 @@ PODS = "/api/v1/namespaces/default/pods"
 
 @pytest.fixture(scope="session")
 def kubelet_module(control_plane: ModuleType) -> ModuleType:
-    """A machine without a kubelet says so in one line, and in CI fails."""
+    """A machine that refuses namespaces has the stand-in of tests/unit alone, and says so in one line."""
     # It stands on the very module that the cluster is of.
     sys.modules["control_plane"] = control_plane
     spec = importlib.util.spec_from_file_location("berth_kubelet", ROOT / "deploy/controlplane/kubelet.py")
@@ -34,13 +37,13 @@ def kubelet_module(control_plane: ModuleType) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    missing = module.available()
-    if not missing and not module.built():
-        missing = "it is not built: `make test` does it, or `python deploy/controlplane/kubelet.py build`"
-    if missing:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must run with a real kubelet, but: {missing}", pytrace=False)
+    if missing := module.available():
         pytest.skip(f"needs a kubelet: {missing}")
+    if not module.built():
+        how = "it is not built: `make test` does it, or `python deploy/controlplane/kubelet.py build`"
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must run with a real kubelet, but {how}", pytrace=False)
+        pytest.skip(f"needs a kubelet: {how}")
     return module
 
 
@@ -209,3 +212,24 @@ async def test_a_plugin_that_is_killed_and_one_that_a_command_feeds(
     assert "No such file" in (tmp_path / "plugin.log").read_text()
     away.rename(path)
     await until(lambda: amounts(kubelet), ("8", "8"))
+
+
+async def test_the_manifest_is_accepted_and_its_inventory_is_one(cluster: Any) -> None:
+    text = (ROOT / "deploy/kubernetes/device-plugin.yaml").read_text(encoding="utf-8")
+    namespace, config, daemons = yaml.safe_load_all(text)
+    said = cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(namespace))
+    assert said == "namespace/berth-devices created (server dry run)\n"
+    # A namespace that a dry run made has no room for the rest.
+    moved = yaml.safe_dump_all([{**one, "metadata": {"name": one["metadata"]["name"]}} for one in (config, daemons)])
+    said = cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=moved)
+    assert said.splitlines() == [
+        "configmap/groq-lpu created (server dry run)",
+        "daemonset.apps/groq-lpu created (server dry run)",
+    ]
+    [resource] = parse_text(config["data"]["devices.yaml"]).resources
+    assert (resource.name, len(resource.devices)) == (LPU, 4)
+    # The command line is one that the command takes.
+    program, command, *options = daemons["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert (program, command) == ("berth", device_plugin.name)
+    known = {name for parameter in device_plugin.params for name in parameter.opts}
+    assert {option.partition("=")[0] for option in options} <= known
