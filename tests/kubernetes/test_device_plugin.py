@@ -5,6 +5,7 @@ import base64
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -212,6 +213,14 @@ async def test_a_plugin_that_is_killed_and_one_that_a_command_feeds(
     assert "No such file" in (tmp_path / "plugin.log").read_text()
     away.rename(path)
     await until(lambda: amounts(kubelet), ("8", "8"))
+
+
+def test_the_kubelet_is_of_the_control_planes_version() -> None:
+    def pinned(module: str) -> set[str]:
+        text = (ROOT / f"deploy/controlplane/{module}/go.mod").read_text(encoding="utf-8")
+        return set(re.findall(r"\bk8s\.io/kubernetes (v[\d.]+)", text))
+
+    assert pinned("kubelet") == pinned("kubernetes") != set()
 
 
 async def test_the_manifest_is_accepted_and_its_inventory_is_one(cluster: Any) -> None:

@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,9 +69,8 @@ class Looks:
     async def wait(self) -> None:
         await self._next.wait()
 
-    async def watch(self, folder: Path, seconds: float, on_change: Callable[[], None] | None = None) -> None:
+    async def watch(self, folder: Path, seconds: float) -> None:
         """Runs until cancelled. A folder that cannot be watched, or not for now, is looked at every `seconds`."""
-        wake = on_change or self.pulse
         while True:
             try:
                 async for _ in awatch(
@@ -84,11 +83,11 @@ class Looks:
                     yield_on_timeout=True,
                     ignore_permission_denied=True,
                 ):
-                    wake()
+                    self.pulse()
             except (OSError, RuntimeError) as error:
                 log.warning("the folder cannot be watched; it is looked at", folder=str(folder), reason=str(error))
             await asyncio.sleep(seconds)
-            wake()
+            self.pulse()
 
 
 def socket_path(folder: Path, resource: str, suffix: str) -> Path:
