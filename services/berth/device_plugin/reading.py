@@ -171,7 +171,7 @@ class _Reader:
         return Resource(name, tuple(devices.values()), grant)
 
     def device(self, where: str, entry: Any) -> Device | None:
-        if isinstance(entry, str):
+        if type(entry) in (str, int):
             entry = {"id": entry}
         if not isinstance(entry, Mapping):
             self.fail(where, _shown(entry), "write a device's id, or a mapping with id")

@@ -29,7 +29,7 @@ class Stations:
     """The resources that are served now, each by a task of its own."""
 
     def __init__(self, folder: Path, pace: Pace) -> None:
-        self._folder = folder
+        self._folder = folder.absolute()
         self._pace = pace
         self._looks = Looks()
         self._served: dict[str, tuple[Advertised, asyncio.Task[None]]] = {}

@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,10 @@ class Pace:
     grace: float = 2.0
 
 
+class _CannotServe(Exception):
+    """No socket could be made."""
+
+
 class Looks:
     """Wakes all who wait at each change in a folder, at each pulse, and after a while without either."""
 
@@ -65,9 +69,8 @@ class Looks:
     async def wait(self) -> None:
         await self._next.wait()
 
-    async def watch(self, folder: Path, seconds: float, on_change: Callable[[], None] | None = None) -> None:
+    async def watch(self, folder: Path, seconds: float) -> None:
         """Runs until cancelled. A folder that cannot be watched, or not for now, is looked at every `seconds`."""
-        wake = on_change or self.pulse
         while True:
             try:
                 async for _ in awatch(
@@ -80,11 +83,11 @@ class Looks:
                     yield_on_timeout=True,
                     ignore_permission_denied=True,
                 ):
-                    wake()
+                    self.pulse()
             except (OSError, RuntimeError) as error:
                 log.warning("the folder cannot be watched; it is looked at", folder=str(folder), reason=str(error))
             await asyncio.sleep(seconds)
-            wake()
+            self.pulse()
 
 
 def socket_path(folder: Path, resource: str, suffix: str) -> Path:
@@ -152,23 +155,26 @@ async def keep_registered(advertised: Advertised, folder: Path, looks: Looks, pa
             await looks.wait()
             continue
         told = False
-        # 2. Serve: the kubelet calls back before its answer to Register.
-        async with _serving(advertised, folder, looks, pace) as (plugin, path):
-            served = _identity(path)
-            # 3. Register.
-            failure = await _register(folder / KUBELET_SOCKET, name, path.name, pace.call)
-            if not failure:
-                REGISTRATIONS.labels(name, "accepted").inc()
-                log.info("registered", resource=name, socket=path.name, devices=len(advertised.resource.devices))
-                # 4. Until it is lost.
-                followed, why = await _lost(plugin, looks, pace, folder / KUBELET_SOCKET, kubelet, path, served)
-                log.warning("registering again", resource=name, reason=why)
-                if followed:
-                    wait = pace.retry[0]
-                    continue
-            else:
-                REGISTRATIONS.labels(name, "refused").inc()
-                log.error("the kubelet did not register the resource", resource=name, reason=failure, again_in=wait)
+        try:
+            # 2. Serve: the kubelet calls back before its answer to Register.
+            async with _serving(advertised, folder, looks, pace) as (plugin, path):
+                served = _identity(path)
+                # 3. Register.
+                failure = await _register(folder / KUBELET_SOCKET, name, path.name, pace.call)
+                if not failure:
+                    REGISTRATIONS.labels(name, "accepted").inc()
+                    log.info("registered", resource=name, socket=path.name, devices=len(advertised.resource.devices))
+                    # 4. Until it is lost.
+                    followed, why = await _lost(plugin, looks, pace, folder / KUBELET_SOCKET, kubelet, path, served)
+                    log.warning("registering again", resource=name, reason=why)
+                    if followed:
+                        wait = pace.retry[0]
+                        continue
+        except _CannotServe as error:
+            failure = str(error)
+        if failure:
+            REGISTRATIONS.labels(name, "failed").inc()
+            log.error("the resource is not registered", resource=name, reason=failure, again_in=wait)
         # 5. Not at once again, unless the kubelet is another one by then.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
@@ -191,22 +197,22 @@ async def _serving(
 
     plugin = DevicePlugin(advertised, followed)
     pb_grpc.add_DevicePluginServicer_to_server(plugin, server)
-    server.add_insecure_port(f"unix:{path}")
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    except RuntimeError as error:
+        raise _CannotServe(f"{path} cannot be listened on: may this user write there? {error}") from error
     await server.start()
     try:
         yield plugin, path
     finally:
         plugin.close()
-        # gRPC loses a cancellation that comes while a server stops: it never gets to see one.
+        # It removes the socket. A cancellation that comes while a server stops gets lost in it: it never sees one.
         stopping = asyncio.ensure_future(server.stop(pace.grace))
         try:
             await asyncio.shield(stopping)
         except asyncio.CancelledError:
             await stopping
             raise
-        finally:
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
 async def _register(kubelet: Path, resource: str, endpoint: str, seconds: float) -> str:

@@ -19,11 +19,24 @@ KUBELET_DIR = Path("/var/lib/kubelet/device-plugins")
 @click.command("device-plugin")
 @click.option("-f", "--file", "file", type=click.Path(path_type=Path), metavar="FILE", help="Inventory; watched")
 @click.option("--command", "line", default="", metavar="LINE", help="Program that prints the inventory; no shell")
-@click.option("--interval", default="10s", show_default=True, help="Time from one run of the command to the next")
-@click.option("--timeout", default="10s", show_default=True, help="Longest run of the command; then it is killed")
+@click.option(
+    "--interval",
+    default="10s",
+    metavar="DURATION",
+    show_default=True,
+    help="Time from one run of the command to the next",
+)
+@click.option(
+    "--timeout",
+    default="10s",
+    metavar="DURATION",
+    show_default=True,
+    help="Longest run of the command; then it is killed",
+)
 @click.option(
     "--failures",
     type=click.IntRange(1, 1000),
+    metavar="NUMBER",
     default=3,
     show_default=True,
     help="Failed runs in a row until all devices count as unhealthy",
@@ -35,6 +48,7 @@ KUBELET_DIR = Path("/var/lib/kubelet/device-plugins")
     "--kubelet-dir",
     "folder",
     type=click.Path(path_type=Path),
+    metavar="FOLDER",
     default=KUBELET_DIR,
     show_default=True,
     help="Folder of kubelet.sock",

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from berth.device_plugin import serving
 from berth.device_plugin.running import run_device_plugin
 from berth.device_plugin.serving import MAX_SOCKET_PATH, Pace, remove_stale, socket_path
 from berth.device_plugin.sources import Command, File, Source
@@ -129,6 +130,14 @@ async def until_given(kubelet: StrictKubeletStandIn, path: str) -> None:
             await asyncio.sleep(0.02)
 
 
+async def until_gone(folder: Path) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            if not ours(folder):
+                return
+            await asyncio.sleep(0.02)
+
+
 async def test_what_cannot_be_given_is_a_clear_error(
     kubelet: StrictKubeletStandIn, folder: Path, tmp_path: Path
 ) -> None:
@@ -211,16 +220,20 @@ async def test_a_command_that_fails_takes_the_health_and_gives_it_back(
 
 
 async def test_a_kubelet_that_comes_later_and_starts_anew(folder: Path, tmp_path: Path) -> None:
-    async with plugin(write(tmp_path / "devices.json", "a"), folder):
+    # Nothing is found by a look that is not caused by an event.
+    pace = Pace(look=60, follow=60, retry=(0.05, 0.2), grace=0.5)
+    async with plugin(write(tmp_path / "devices.json", "a"), folder, pace):
         await asyncio.sleep(0.3)
         assert ours(folder) == []
         kubelet = StrictKubeletStandIn(folder)
         for _ in range(3):
             async with kubelet:
                 await kubelet.until(lambda one: one.capacity(LPU) == (1, 1))
+            # While there is no kubelet there is nothing to serve.
+            await until_gone(folder)
         names = [endpoint for _, endpoint in kubelet.registrations]
         # Each registration has a socket of its own: the kubelet would refuse one that it is still connected to.
-        assert len(set(names)) == len(names) >= 3
+        assert len(set(names)) == len(names) == 3
         assert kubelet.refusals == []
 
 
@@ -244,6 +257,18 @@ async def test_a_kubelet_that_refuses_is_asked_again(
         await kubelet.until(lambda one: len(one.refusals) >= 3)
         kubelet.refuse = ""
         await kubelet.until(lambda one: one.capacity(LPU) == (1, 1))
+
+
+async def test_a_folder_that_cannot_be_written_for_a_while(
+    kubelet: StrictKubeletStandIn, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as changed:
+        changed.setattr(serving, "socket_path", lambda folder, *_: folder / "no" / "such.sock")
+        async with plugin(write(tmp_path / "devices.json", "a"), folder) as task:
+            await asyncio.sleep(0.3)
+            assert not task.done()
+            changed.undo()
+            await kubelet.until(lambda one: one.capacity(LPU) == (1, 1))
 
 
 async def test_a_kubelet_that_lost_us_is_asked_again(

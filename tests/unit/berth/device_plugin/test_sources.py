@@ -87,7 +87,7 @@ async def test_a_command_prints_the_inventory() -> None:
         ("echo 'first line' >&2; echo 'no driver' >&2; exit 3", "ended with exit code 3: no driver"),
         ("kill -9 $$", "was ended by signal 9"),
         ("echo '[{]'", "what sh -c 'echo '\"'\"'[{]'\"'\"'' printed is refused: line 1"),
-        ("echo '[3]'", "resources[0].devices[0]: '3'"),
+        ("echo '[3.5]'", "resources[0].devices[0]: '3.5'"),
         ("head -c 5000000 /dev/zero", "more than 4194304 bytes"),
     ],
 )
