@@ -7,6 +7,7 @@ the children in order. Where the supervisor itself is killed, the kernel ends th
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-__all__ = ["Child", "end_all", "module_command", "spawn"]
+__all__ = ["Child", "end_all", "free_port", "module_command", "spawn"]
 
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -44,6 +45,14 @@ class Child:
         except OSError:
             return ""
         return "\n".join(text.splitlines()[-count:])
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def module_command(module: str, *arguments: str) -> list[str]:

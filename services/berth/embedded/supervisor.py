@@ -28,7 +28,7 @@ from typing import IO, Self
 from berth.embedded.context import Context, context_path, process_started
 from berth.embedded.kafka import EmbeddedKafka
 from berth.embedded.postgres import EmbeddedPostgres
-from berth.embedded.process import Child, end_all, module_command, spawn
+from berth.embedded.process import Child, end_all, free_port, module_command, spawn
 
 __all__ = ["SERVICES", "EmbeddedSystem", "Options", "SystemFailed", "node_name"]
 
@@ -55,6 +55,8 @@ class Options:
     """A broker that runs elsewhere; empty: the embedded one."""
     postgres: str = ""
     """DSN of a server that runs elsewhere; empty: the embedded one."""
+    kubeconfig: Path | None = None
+    """Of a cluster that is scheduled too; None: none is."""
     context_file: Path | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -77,6 +79,8 @@ class EmbeddedSystem:
         self._environment: dict[str, str] = {}
         self._endpoints: dict[str, dict[str, str]] = {}
         self._restarts: dict[str, list[float]] = {}
+        # The binder is told of it before the engine has started.
+        self._engine = f"127.0.0.1:{free_port()}" if options.kubeconfig is not None else "127.0.0.1:0"
         self._lock: IO[str] | None = None
         self._context_file = context_path(options.context_file)
         self.context = Context({})
@@ -115,7 +119,7 @@ class EmbeddedSystem:
         await asyncio.gather(self._start_kafka(), self._start_postgres())
         self._environment = self._shared_environment()
         for name in SERVICES:
-            self._spawn_service(name)
+            self._spawn_service(name, {"grpc": self._engine} if name == "placement_engine" else {})
         if self._options.fleet_nodes:
             self._spawn_fleet()
         self._say("starting the four services")
@@ -177,13 +181,20 @@ class EmbeddedSystem:
         if self._options.fleet_nodes:
             environment["BERTH_TARGETS_FILE"] = str(self._state / "targets.json")
             environment["BERTH_SCRAPE_INTERVAL_SECONDS"] = "2"
+        if self._options.kubeconfig is not None:
+            environment |= {
+                "BERTH_KUBERNETES": "true",
+                "BERTH_KUBECONFIG": str(self._options.kubeconfig.resolve()),
+                "BERTH_EXECUTORS": "process,simulated,kubernetes",
+                "BERTH_ENGINE": self._engine,
+            }
         return {**environment, **self._options.environment}
 
-    def _spawn_service(self, name: str, listen: dict[str, str] | None = None) -> None:
+    def _spawn_service(self, name: str, listen: dict[str, str]) -> None:
         endpoint_file = self._state / "endpoints" / f"{name}.json"
         endpoint_file.unlink(missing_ok=True)
-        # After a restart the addresses stay, so that whoever is connected finds the service again.
-        addresses = {f"BERTH_{kind.upper()}_LISTEN": address for kind, address in (listen or {}).items()}
+        # `listen` by kind. After a restart the addresses stay, so that whoever is connected finds the service again.
+        addresses = {f"BERTH_{kind.upper()}_LISTEN": address for kind, address in listen.items()}
         self._children[name] = spawn(
             name,
             module_command(f"{name}.main"),
@@ -262,7 +273,7 @@ class EmbeddedSystem:
         elif name == "fleet":
             self._spawn_fleet()
         else:
-            self._spawn_service(name, self._endpoints.get(name))
+            self._spawn_service(name, self._endpoints.get(name, {}))
             await self._until_ready(name)
         self._publish_context()
 

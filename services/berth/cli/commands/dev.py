@@ -29,9 +29,21 @@ __all__ = ["dev"]
 @click.option("--no-agent", is_flag=True, help="Do not take this machine as a node")
 @click.option("--kafka", default="", metavar="HOST:PORT", help="Use this broker instead of the embedded one")
 @click.option("--postgres", default="", metavar="DSN", help="Use this server instead of the embedded one")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Also schedule this Kubernetes cluster: pods with schedulerName berth",
+)
 @click.option("--context", "context_file", type=click.Path(path_type=Path), help="Where to write the context file")
 def dev(
-    state: Path, fleet: int, fresh: bool, no_agent: bool, kafka: str, postgres: str, context_file: Path | None
+    state: Path,
+    fleet: int,
+    fresh: bool,
+    no_agent: bool,
+    kafka: str,
+    postgres: str,
+    kubeconfig: Path | None,
+    context_file: Path | None,
 ) -> int:
     """Start the whole system on this machine and keep it running, until Ctrl-C."""  # fmt: skip
     from berth.cli.running import run_until_signal
@@ -39,7 +51,7 @@ def dev(
 
     options = Options(
         state, fresh=fresh, agent=not no_agent, fleet_nodes=fleet, kafka=kafka, postgres=postgres,
-        context_file=context_file,
+        kubeconfig=kubeconfig, context_file=context_file,
     )  # fmt: skip
 
     async def body() -> None:
