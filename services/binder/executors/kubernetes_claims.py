@@ -25,7 +25,7 @@ from berth.kubernetes.claims.allocation import (
 from berth.kubernetes.claims.book import ClaimBook
 from berth.kubernetes.claims.matching import ClaimError, Grant, NoMatch, match
 from berth.kubernetes.claims.needs import ClaimsNotReady, claims_of, is_accelerator
-from berth.kubernetes.claims.slices import Offer, Offers, selector_matches
+from berth.kubernetes.claims.slices import Offer, Offers, counters_left, selector_matches
 from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
 
 __all__ = ["ClaimAllocator", "ClaimsRefused"]
@@ -180,15 +180,10 @@ class ClaimAllocator:
         for device in chosen:
             if len(list(self._book.holders(device))) > 1:
                 raise ClaimsRefused(f"{device} was allocated to {self._holder(device)} at the same time")
-        for pool in {offers.consumers[device][0] for device in chosen if device in offers.consumers}:
-            left = dict(offers.counters[pool])
-            for device in self._book.taken:
-                of, consumes = offers.consumers.get(device, (None, {}))
-                for counter, amount in consumes.items() if of == pool else ():
-                    left[counter] -= amount
-            short = next((counter for counter, amount in left.items() if amount < 0), None)
-            if short is not None:
-                raise ClaimsRefused(f"too much of counter {'/'.join(short)} of pool {'/'.join(pool)} was allocated")
+        drawn = {offers.consumers[device][0] for device in chosen if device in offers.consumers}
+        for (pool, counter), amount in counters_left(offers, self._book.taken).items():
+            if amount < 0 and pool in drawn:
+                raise ClaimsRefused(f"too much of counter {'/'.join(counter)} of pool {'/'.join(pool)} was allocated")
 
     # -- writing ---------------------------------------------------------------------------------
 
