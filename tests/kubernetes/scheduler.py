@@ -1,5 +1,6 @@
 """Berth as the scheduler of the test cluster: real services, and what a test needs to see of them."""
 
+import asyncio
 import socket
 from typing import Any
 
@@ -98,6 +99,15 @@ class Scheduler:
             return {}
         conditions = found.get("status", {}).get("conditions") or []
         return next((one for one in conditions if one["type"] == "PodScheduled"), {})
+
+    async def described(self, name: str, contains: str) -> str:
+        """What `kubectl describe pod` shows, once it says that."""
+
+        async def shows() -> str:
+            shown = str(await asyncio.to_thread(self.cluster.kubectl, "describe", "pod", name))
+            return shown if contains in shown else ""
+
+        return str(await self.system.eventually(shows, seconds=20.0))
 
     async def message(self, name: str, contains: str) -> str:
         """The condition's message, once it says that."""

@@ -9,6 +9,7 @@ from berth.kubernetes.client import Object
 from binder.pods.groups import Gang, GangRef, gang_of, place_of, ref_of
 from tests.unit.binder.pods.builders import a_group, a_pod
 
+LWS_API = "leaderworkerset.x-k8s.io"
 LWS, JOBSET, KUBEFLOW = "leaderworkerset.sigs.k8s.io", "jobset.sigs.k8s.io", "training.kubeflow.org"
 
 
@@ -36,7 +37,7 @@ def ref(api: str, name: str, path: str = "") -> GangRef:
         ({"annotations": {"pod-group-name": "g", "berth.dev/gang": "false"}}, None),
         (
             {"labels": {f"{LWS}/name": "l", f"{LWS}/group-index": "2"}},
-            ref("leaderworkerset.x-k8s.io", "l-2", "/apis/leaderworkerset.x-k8s.io/v1/namespaces/team/leaderworkersets/l"),
+            ref(LWS_API, "l-2", f"/apis/{LWS_API}/v1/namespaces/team/leaderworkersets/l"),
         ),
         (
             {"labels": {f"{JOBSET}/jobset-name": "s"}, "owners": {"Job": "s-a-0"}},
