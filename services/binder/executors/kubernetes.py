@@ -182,7 +182,7 @@ class KubernetesExecutor:
             return
         try:
             devices = [claim.device_id for claim in member.place.devices]
-            await self._claims.allocate(pod, member.place.node, devices)
+            await self._claims.allocate(pod, member.place.node, devices, str(held.id))
         except ClaimsRefused as error:
             raise _NotFit(f"pod {member.key}: {error}", passing=True) from error
 
@@ -192,7 +192,7 @@ class KubernetesExecutor:
             if member.pod.uid and not member.view.ours and (member.view.stand is Stand.GONE or held.calm):
                 pod = await self._pod_of(held, member)
                 if pod is None or pod["spec"].get("resourceClaims"):
-                    await self._claims.release(pod, member.pod.uid)
+                    await self._claims.release(pod, member.pod.uid, str(held.id))
 
     async def _pod_of(self, held: HeldAttempt, member: HeldMember) -> Object | None:
         pod = self._mirror(held).objects.get(member.key)
