@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from berth.kubernetes.client import Kubernetes
+from berth.kubernetes.client import Kubernetes, Unanswered
 from tests.conftest import ROOT
 
 
@@ -59,9 +59,9 @@ async def kubernetes(shared_cluster: Any) -> AsyncIterator[Kubernetes]:
 @pytest.fixture
 async def cluster(shared_cluster: Any, kubernetes: Kubernetes) -> AsyncIterator[Any]:
     """The control plane without pods, nodes, gangs or claims of an earlier test. Tests use namespace `default`."""
-    await _empty(kubernetes)
+    await empty(kubernetes)
     yield shared_cluster
-    await _empty(kubernetes)
+    await empty(kubernetes)
 
 
 OWNERS = (
@@ -78,11 +78,18 @@ OWNERS = (
 )
 
 
-async def _empty(client: Kubernetes) -> None:
-    for path in (*OWNERS, "/api/v1/namespaces/default/pods", "/api/v1/nodes", "/api/v1/namespaces/default/events"):
+async def empty(client: Kubernetes, *, nodes: bool = True) -> None:
+    """Deletes what tests make, and waits until pods and claims are gone."""
+    events, pods = "/api/v1/namespaces/default/events", "/api/v1/namespaces/default/pods"
+    for path in (*OWNERS, pods, events, *(["/api/v1/nodes"] if nodes else [])):
         everything = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0}
-        await client.request("DELETE", path, body=everything)
-    pods, claims = "/api/v1/namespaces/default/pods", "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims"
+        while True:
+            try:
+                await client.request("DELETE", path, body=everything, timeout_seconds=120.0)
+                break
+            except Unanswered:  # Thousands of objects take longer than the server gives one request; the rest is next.
+                continue
+    claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims"
     for path in (pods, claims):
         for _ in range(200):
             left, _version = await client.list(path)
