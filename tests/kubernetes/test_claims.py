@@ -78,9 +78,9 @@ async def test_an_allocation_is_written_read_again_and_taken_back(cluster: Any, 
         await ready(book, "two", slices=2)
         allocator = ClaimAllocator(kubernetes, book)
         # The engine's devices, no others; a second call changes nothing.
-        await allocator.allocate(mine, "n-1", ids("n-1", 3, 1))
+        await allocator.allocate(mine, "n-1", ids("n-1", 3, 1), "job.1")
         first = await kubernetes.get(f"{CLAIMS}/two")
-        await allocator.allocate(mine, "n-1", ids("n-1", 1, 3))
+        await allocator.allocate(mine, "n-1", ids("n-1", 1, 3), "job.1")
         assert await kubernetes.get(f"{CLAIMS}/two") == first
         status = first["status"]
         assert given(first) == [("gpu", "gpu-1"), ("gpu", "gpu-3")]
@@ -88,13 +88,20 @@ async def test_an_allocation_is_written_read_again_and_taken_back(cluster: Any, 
         assert status["allocation"]["devices"]["config"] == [{"source": "FromClass", "opaque": opaque}]
         assert status["allocation"]["nodeSelector"]["nodeSelectorTerms"][0]["matchFields"][0]["values"] == ["n-1"]
         assert first["metadata"]["finalizers"] == [FINALIZER]
-        assert first["metadata"]["annotations"] == {names.ALLOCATED_FOR: mine["metadata"]["uid"]}
+        uid = mine["metadata"]["uid"]
+        assert first["metadata"]["annotations"] == {names.ALLOCATED_FOR: uid, names.ATTEMPT: "job.1"}
         # Another attempt of the same pod, elsewhere: what the first left behind is replaced.
-        await allocator.allocate(mine, "n-0", ids("n-0", 0, 1))
+        await allocator.allocate(mine, "n-0", ids("n-0", 0, 1), "job.1")
         moved = await kubernetes.get(f"{CLAIMS}/two")
         assert moved["status"]["allocation"]["devices"]["results"][0]["pool"] == "n-0"
+        # The next attempt finds it as it wants it; what the last one lets go late is not its own any more.
+        await allocator.allocate(mine, "n-0", ids("n-0", 0, 1), "job.2")
+        await allocator.release(mine, uid, "job.1")
+        kept = await kubernetes.get(f"{CLAIMS}/two")
+        assert given(kept) == [("gpu", "gpu-0"), ("gpu", "gpu-1")]
+        assert kept["metadata"]["annotations"][names.ATTEMPT] == "job.2"
         # It will not be bound: nothing is left.
-        await allocator.release(mine, mine["metadata"]["uid"])
+        await allocator.release(mine, mine["metadata"]["uid"], "job.2")
         freed = await kubernetes.get(f"{CLAIMS}/two")
         assert not (freed.get("status") or {}).get("allocation")
         assert not (freed.get("status") or {}).get("reservedFor")
@@ -118,19 +125,21 @@ async def test_devices_that_cannot_serve_the_claim_are_refused_with_reasons(
         allocator = ClaimAllocator(kubernetes, book)
         for name, says in (("near", "constraints together"), ("wrong", "CEL runtime error")):
             with pytest.raises(ClaimsRefused, match=says):
-                await allocator.allocate(pods[name], "n-0", ids("n-0", 0, 1))
+                await allocator.allocate(pods[name], "n-0", ids("n-0", 0, 1), "job.1")
             assert "allocation" not in ((await kubernetes.get(f"{CLAIMS}/{name}")).get("status") or {})
         with pytest.raises(ClaimsRefused, match="wants 1 of class gpu: 2 match, 0 free"):
-            await allocator.allocate(pods["one"], "n-0", ["no/such/device"])
+            await allocator.allocate(pods["one"], "n-0", ["no/such/device"], "job.1")
         # What another claim holds is waited for a moment, then refused, with the holder's name.
-        await allocator.allocate(pods["one"], "n-0", ids("n-0", 0))
+        await allocator.allocate(pods["one"], "n-0", ids("n-0", 0), "job.1")
         await kubernetes.post(CLAIMS, claim("late"))
         late = await a_pod(kubernetes, "late", "late")
         await ready(book, "late", slices=1)
         with pytest.raises(ClaimsRefused, match="gpu-0 is held by claim default/one"):
-            await allocator.allocate(late, "n-0", ids("n-0", 0))
+            await allocator.allocate(late, "n-0", ids("n-0", 0), "job.1")
+        waits = asyncio.create_task(allocator.allocate(late, "n-0", ids("n-0", 0), "job.1"))
+        await asyncio.sleep(0.2)
         await kubernetes.delete(f"{PODS}/one", grace_seconds=0)
-        await allocator.allocate(late, "n-0", ids("n-0", 0))
+        await waits
 
 
 async def test_pods_that_share_a_claim_follow_the_first(cluster: Any, kubernetes: Kubernetes) -> None:
@@ -143,16 +152,16 @@ async def test_pods_that_share_a_claim_follow_the_first(cluster: Any, kubernetes
     async with mirrored(kubernetes) as book:
         await ready(book, "shared", slices=2)
         allocator = ClaimAllocator(kubernetes, book)
-        await allocator.allocate(first, "n-0", ids("n-0", 0))
+        await allocator.allocate(first, "n-0", ids("n-0", 0), "job.1")
         with pytest.raises(ClaimsRefused, match="does not reach"):
-            await allocator.allocate(second, "n-1", [])
+            await allocator.allocate(second, "n-1", [], "job.1")
         with pytest.raises(ClaimsRefused, match="asked for again, without devices"):
-            await allocator.allocate(second, "n-0", ids("n-0", 0))
-        await allocator.allocate(second, "n-0", [])
+            await allocator.allocate(second, "n-0", ids("n-0", 0), "job.1")
+        await allocator.allocate(second, "n-0", [], "job.1")
         users = (await kubernetes.get(f"{CLAIMS}/shared"))["status"]["reservedFor"]
         assert [one["name"] for one in users] == ["first", "second"]
         # The first leaves: the devices stay with the second.
-        await allocator.release(first, first["metadata"]["uid"])
+        await allocator.release(first, first["metadata"]["uid"], "job.1")
         left = (await kubernetes.get(f"{CLAIMS}/shared"))["status"]
         assert ([one["name"] for one in left["reservedFor"]], "allocation" in left) == (["second"], True)
 
@@ -176,10 +185,10 @@ async def test_two_binders_never_allocate_one_device_twice(cluster: Any, kuberne
             mine = pods[wanted[number]]
             for _ in range(4):
                 try:
-                    await binders[number % 2].allocate(mine, "n-0", [])
+                    await binders[number % 2].allocate(mine, "n-0", [], "job.1")
                     return True
                 except ClaimsRefused:
-                    await binders[number % 2].release(mine, mine["metadata"]["uid"])
+                    await binders[number % 2].release(mine, mine["metadata"]["uid"], "job.1")
                     await asyncio.sleep(0.01 * random.Random(number).random())
             return False
 
@@ -206,7 +215,7 @@ async def test_what_the_pod_held_is_freed_when_it_has_ended(cluster: Any, kubern
         allocator = ClaimAllocator(kubernetes, book)
         while True:
             try:
-                await allocator.allocate(made, "n-0", ids("n-0", 0))
+                await allocator.allocate(made, "n-0", ids("n-0", 0), "job.1")
                 break
             except ClaimsRefused:
                 await asyncio.sleep(0.05)

@@ -42,7 +42,7 @@ class Berth:
         cluster_settings = {"kubernetes": "true", "kubeconfig": str(cluster.kubeconfig)}
         system.service("telemetry-ingest", **cluster_settings)
         system.service("placement-engine", grpc_listen=f"127.0.0.1:{port}")
-        system.service("binder", engine=f"127.0.0.1:{port}", executors="kubernetes", **cluster_settings)
+        self.binder = system.service("binder", engine=f"127.0.0.1:{port}", executors="kubernetes", **cluster_settings)
 
     async def create(self, name: str, *claims: Object, **fields: Any) -> None:
         await self.kubernetes.post(PODS, pod(name, resourceClaims=list(claims), **fields))
@@ -175,6 +175,34 @@ async def test_pods_with_claims_are_bound_with_their_devices_allocated(
     assert {await berth.node(f"g-{number}") for number in range(3)} == {"new-0", "new-1"}
     taken = [one for number in range(3) for one in devices_of(await berth.claim_of(f"g-{number}"))]
     assert len(taken) == len(set(taken)) == 6
+    # kill -9 of the binder while claims are being allocated: each pod is bound, with the devices of its own claim.
+    await kubernetes.delete(f"{PODS}/huge", grace_seconds=0)
+    await asyncio.to_thread(cluster.add_nodes, 4, prefix="late")
+    for number in range(4):
+        await kubernetes.post(SLICES, resource_slice(f"late-{number}", gpus(4)))
+    await kubernetes.post(TEMPLATES, template("single"))
+    await asyncio.gather(*(berth.create(f"k-{number}", by_template("single")) for number in range(16)))
+    async with asyncio.timeout(30):
+        while not any(  # noqa: ASYNC110
+            one["metadata"]["name"].startswith("k-") and devices_of(one) for one in (await kubernetes.list(CLAIMS))[0]
+        ):
+            await asyncio.sleep(0.01)
+    berth.binder.kill()
+    half = sum(bool(one["spec"].get("nodeName")) for one in (await kubernetes.list(PODS))[0]
+               if one["metadata"]["name"].startswith("k-"))  # fmt: skip
+    berth.binder.start()
+    seen: list[tuple[str, str, str]] = []
+    for number in range(16):
+        node = await berth.node(f"k-{number}")
+        one = await berth.claim_of(f"k-{number}")
+        made = await kubernetes.get(f"{PODS}/k-{number}")
+        assert [user["uid"] for user in one["status"]["reservedFor"]] == [made["metadata"]["uid"]]
+        assert [pool for _, pool, _ in devices_of(one)] == [node]
+        annotations = made["metadata"]["annotations"]
+        assert annotations["berth.dev/devices"] == "/".join((DRIVER, *devices_of(one)[0][1:]))
+        seen += devices_of(one)
+    assert len(seen) == len(set(seen)) == 16
+    assert half < 16, "it was killed too late to matter"
 
 
 # --- beside kube-scheduler ---

@@ -25,7 +25,7 @@ from berth.kubernetes.claims.allocation import (
 from berth.kubernetes.claims.book import ClaimBook
 from berth.kubernetes.claims.matching import ClaimError, Grant, NoMatch, match
 from berth.kubernetes.claims.needs import ClaimsNotReady, claims_of, is_accelerator
-from berth.kubernetes.claims.slices import Offer, Offers, selector_matches
+from berth.kubernetes.claims.slices import Offer, Offers, counters_left, selector_matches
 from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
 
 __all__ = ["ClaimAllocator", "ClaimsRefused"]
@@ -55,9 +55,11 @@ class ClaimAllocator:
         self._assumed: Counter[str] = Counter()
         """Devices that were chosen, and are not in the mirror yet."""
 
-    async def allocate(self, pod: Object, node_name: str, device_ids: Sequence[str]) -> None:
+    async def allocate(self, pod: Object, node_name: str, device_ids: Sequence[str], attempt: str) -> None:
         """Every claim of the pod is allocated on the node, its accelerators among `device_ids`, and reserved for the
-        pod. May be called again, after a crash too. Raises ClaimsRefused, KubernetesError and Unanswered."""
+        pod, by this attempt. May be called again, after a crash too.
+
+        Raises ClaimsRefused, KubernetesError and Unanswered."""
         # 1. The claims and the node, as the server has them.
         await self._synced()
         claims = await self._claims_of(pod)
@@ -82,7 +84,7 @@ class ClaimAllocator:
                 allocation = (
                     allocation_of(claim, grants[position], self._book.classes) if position is not None else None
                 )
-                written.append(await self._write(claim, pod, allocation))
+                written.append(await self._write(claim, pod, allocation, attempt))
             # 4. Whoever came first stays.
             if chosen:
                 await self._check_alone(written, chosen, offers)
@@ -90,9 +92,11 @@ class ClaimAllocator:
             self._assumed.subtract(chosen)
             self._assumed += Counter()
 
-    async def release(self, pod: Object | None, uid: str) -> None:
+    async def release(self, pod: Object | None, uid: str, attempt: str) -> None:
         """Takes the pod out of its claims, and frees those that were allocated for it and that nobody else uses. For a
-        pod that will not be bound, or has ended. Raises KubernetesError and Unanswered."""
+        pod that this attempt does not bind; what another attempt allocated for it meanwhile stays.
+
+        Raises KubernetesError and Unanswered."""
         keys = dict.fromkeys(self._book.claims_for(uid))
         if pod is not None:
             namespace = pod["metadata"].get("namespace", "default")
@@ -100,7 +104,7 @@ class ClaimAllocator:
             named = [one.get("resourceClaimName") for one in (*(pod["spec"].get("resourceClaims") or ()), *statuses)]
             keys |= dict.fromkeys(f"{namespace}/{name}" for name in named if name)
         for key in keys:
-            await self._free(key, uid)
+            await self._free(key, uid, attempt)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -180,25 +184,21 @@ class ClaimAllocator:
         for device in chosen:
             if len(list(self._book.holders(device))) > 1:
                 raise ClaimsRefused(f"{device} was allocated to {self._holder(device)} at the same time")
-        for pool in {offers.consumers[device][0] for device in chosen if device in offers.consumers}:
-            left = dict(offers.counters[pool])
-            for device in self._book.taken:
-                of, consumes = offers.consumers.get(device, (None, {}))
-                for counter, amount in consumes.items() if of == pool else ():
-                    left[counter] -= amount
-            short = next((counter for counter, amount in left.items() if amount < 0), None)
-            if short is not None:
-                raise ClaimsRefused(f"too much of counter {'/'.join(short)} of pool {'/'.join(pool)} was allocated")
+        drawn = {offers.consumers[device][0] for device in chosen if device in offers.consumers}
+        for (pool, counter), amount in counters_left(offers, self._book.taken).items():
+            if amount < 0 and pool in drawn:
+                raise ClaimsRefused(f"too much of counter {'/'.join(counter)} of pool {'/'.join(pool)} was allocated")
 
     # -- writing ---------------------------------------------------------------------------------
 
-    async def _write(self, claim: Object, pod: Object, allocation: Object | None) -> Object:
+    async def _write(self, claim: Object, pod: Object, allocation: Object | None, attempt: str) -> Object:
         """Allocation (None: it has one) and reservation, once. What got no answer is read back."""
         for _ in range(TRIES):
             if is_reserved_for(claim, pod) and _allocation(claim):
                 if allocation is not None and _allocation(claim) != _without_time(allocation):
                     raise ClaimsRefused(f"{_named(claim)} was allocated otherwise meanwhile")
-                return claim
+                if not _is_for(claim, pod) or claim["metadata"]["annotations"].get(names.ATTEMPT) == attempt:
+                    return claim
             if claim["metadata"].get("deletionTimestamp"):
                 raise ClaimsRefused(f"{_named(claim)} is being deleted")
             if allocation is not None and _allocation(claim):
@@ -206,9 +206,10 @@ class ClaimAllocator:
             if allocation is None and not _allocation(claim):
                 raise ClaimsRefused(f"{_named(claim)} was freed meanwhile")
             try:
-                if allocation is not None:
-                    claim = await self._put(_path(claim), _marked(claim, pod))
-                claim = await self._put(f"{_path(claim)}/status", _reserved(claim, pod, allocation))
+                if allocation is not None or _is_for(claim, pod):
+                    claim = await self._put(_path(claim), _marked(claim, pod, attempt))
+                if not is_reserved_for(claim, pod):
+                    claim = await self._put(f"{_path(claim)}/status", _reserved(claim, pod, allocation))
             except KubernetesError as error:
                 if error.not_found:
                     raise ClaimsRefused(f"{_named(claim)} is gone") from error
@@ -220,13 +221,17 @@ class ClaimAllocator:
                 claim = await self._get(_path(claim))
         raise ClaimsRefused(f"{_named(claim)} changes too fast to be allocated")
 
-    async def _free(self, key: str, uid: str) -> None:
+    async def _free(self, key: str, uid: str, attempt: str = "") -> None:
+        """`attempt`: only what that one allocated; "": whichever did."""
         path = CLAIMS.format(*key.split("/"))
         for _ in range(TRIES):
             try:
                 claim = await self._get(path)
                 metadata, status = claim["metadata"], claim.get("status") or {}
-                ours = (metadata.get("annotations") or {}).get(names.ALLOCATED_FOR) == uid
+                annotations = metadata.get("annotations") or {}
+                ours = annotations.get(names.ALLOCATED_FOR) == uid
+                if ours and attempt and annotations.get(names.ATTEMPT) != attempt:
+                    return
                 reserved = status.get("reservedFor") or []
                 left = [one for one in reserved if one["uid"] != uid]
                 free = ours and not left and bool(status.get("allocation"))
@@ -290,20 +295,20 @@ def _taken(grants: Iterable[Sequence[Grant]]) -> frozenset[str]:
     return frozenset(grant.offer.device_id for one in grants for grant in one if not grant.admin)
 
 
-def _marked(claim: Object, pod: Object) -> Object:
+def _marked(claim: Object, pod: Object, attempt: str) -> Object:
     """With the finalizer that keeps an allocated claim, and whose it is in Berth's ledger."""
     metadata = claim["metadata"]
     finalizers = metadata.get("finalizers") or []
-    annotations = {**(metadata.get("annotations") or {}), names.ALLOCATED_FOR: pod["metadata"]["uid"]}
+    own = {names.ALLOCATED_FOR: pod["metadata"]["uid"], names.ATTEMPT: attempt}
+    annotations = {**(metadata.get("annotations") or {}), **own}
     kept = finalizers if FINALIZER in finalizers else [*finalizers, FINALIZER]
     return {**claim, "metadata": {**metadata, "finalizers": kept, "annotations": annotations}}
 
 
 def _unmarked(claim: Object) -> Object:
     metadata = claim["metadata"]
-    annotations = {
-        key: value for key, value in (metadata.get("annotations") or {}).items() if key != names.ALLOCATED_FOR
-    }
+    own = (names.ALLOCATED_FOR, names.ATTEMPT)
+    annotations = {key: value for key, value in (metadata.get("annotations") or {}).items() if key not in own}
     finalizers = [one for one in metadata.get("finalizers") or () if one != FINALIZER]
     return {**claim, "metadata": {**metadata, "finalizers": finalizers, "annotations": annotations}}
 

@@ -35,21 +35,50 @@ class ClusterClaims:
         self._of_pod: dict[str, str] = {}
         self._by_claim: dict[str, set[str]] = {}
         self._needs: OrderedDict[str, Need] = OrderedDict()
+        self._ready = False
+        self._said: set[str] = set()
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._book.run())
             tasks.create_task(self._pods.run())
+            tasks.create_task(self._begin())
 
-    async def synced(self) -> None:
+    async def synced(self, seconds: float = 10.0) -> None:
+        """Waits until all was listed, but not for ever: a cluster may forbid to read claims, and has nodes still."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._listed()
+        except TimeoutError:
+            log.warning("resource claims and slices cannot be listed: their devices are left out until they can be")
+
+    async def _listed(self) -> None:
         await self._book.synced()
         await self._pods.synced.wait()
+
+    async def _begin(self) -> None:
+        # Before all of it was listed a device that a claim holds would look free.
+        await self._listed()
+        self._ready = True
         for pod in list(self._pods.objects.values()):
             self._look(pod)
+        self._changed(None)
 
     def with_claims(self, facts: NodeFacts) -> NodeFacts:
         """The node with what its slices offer and its marks."""
+        if not self._ready:
+            return facts
+        try:
+            return self._with_claims(facts)
+        except Exception:
+            # What one slice or claim says must not keep the nodes from being told.
+            if facts.name not in self._said:
+                self._said.add(facts.name)
+                log.exception("slices and claims are not understood", node=facts.name)
+            return facts
+
+    def _with_claims(self, facts: NodeFacts) -> NodeFacts:
         node = {"metadata": {"name": facts.name, "labels": dict(facts.labels)}}
         offers = self._book.offers(node)
         if not offers.offers:

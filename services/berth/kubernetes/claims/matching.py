@@ -12,7 +12,7 @@ from typing import Any
 
 from berth.kubernetes.claims.quantities import parse_quantity
 from berth.kubernetes.claims.selectors import SelectorError, qualified
-from berth.kubernetes.claims.slices import Offer, Offers
+from berth.kubernetes.claims.slices import Offer, Offers, counters_left
 from berth.kubernetes.client import Object
 
 __all__ = ["ClaimError", "Grant", "Match", "NoMatch", "match", "tolerates"]
@@ -120,13 +120,7 @@ def match(
                 return NoMatch((f"request {wish.full_name!r} wants all devices, but of pool {name} {why}",))
             if wish.everything:
                 search.everything[id(wish)] = [one for one in offers.offers if _selects(wish, one)]
-    for pool, counters in offers.counters.items():
-        for counter, amount in counters.items():
-            search.left[pool, counter] = amount
-    for device in in_use:
-        pool, consumes = offers.consumers.get(device, (("", ""), {}))
-        for counter, amount in consumes.items():
-            search.left[pool, counter] -= amount
+    search.left = counters_left(offers, in_use)
     search.chosen = [[] for _ in claims]
     try:
         found = _serve(search, 0)
@@ -252,8 +246,6 @@ def _choose(search: _Search, position: int, wish: _Wish, count: int, start: int)
                 return True
             search.chosen[claim].pop()
             _take(search, offer, 1)
-        if wish.everything:
-            return False
     return False
 
 

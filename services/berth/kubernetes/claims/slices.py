@@ -4,6 +4,7 @@ Only the newest generation of a pool counts, and only once all of its slices are
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -12,7 +13,7 @@ from berth.kubernetes.claims.quantities import parse_quantity
 from berth.kubernetes.claims.selectors import Selector, attribute_value, qualified
 from berth.kubernetes.client import Object
 
-__all__ = ["Offer", "Offers", "Pool", "device_id", "offers_on", "pools_of", "selector_matches"]
+__all__ = ["Offer", "Offers", "Pool", "counters_left", "device_id", "offers_on", "pools_of", "selector_matches"]
 
 Counters = Mapping[tuple[str, str], Fraction]
 """By counter set and counter."""
@@ -91,6 +92,16 @@ class Offers:
     consumers: Mapping[str, tuple[tuple[str, str], Counters]] = field(default_factory=dict)
     """Every device that draws on counters, here or on another node, by id: its pool and what it draws."""
     updating: Mapping[str, str] = field(default_factory=dict)
+
+
+def counters_left(offers: Offers, taken: AbstractSet[str]) -> dict[tuple[tuple[str, str], tuple[str, str]], Fraction]:
+    """By pool and counter: what devices that are taken leave of it. Below 0: too much was allocated."""
+    left = {(pool, key): amount for pool, counters in offers.counters.items() for key, amount in counters.items()}
+    for device, (pool, consumes) in offers.consumers.items():
+        if device in taken:
+            for key, amount in consumes.items():
+                left[pool, key] -= amount
+    return left
 
 
 def pools_of(slices: Iterable[Object], rules: Iterable[Object] = ()) -> list[Pool]:

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -117,12 +118,26 @@ def job_of(
                 errors.append(FieldError(f"spec.{one.field}", "given", f"is not looked at: {ignore}"))
             else:
                 notes[f"{one.field}: {one.remedy}"] = None
+    errors.extend(_shared(members))
     if errors:
         raise InvalidInput(list(dict.fromkeys(errors)))
     _write_shapes(spec, members, minimum or len(members))
     digest = hashlib.sha256(spec.SerializeToString(deterministic=True)).hexdigest()[:12]
     spec.idempotency_key = f"{gang.uid if gang else uid_of(first)}.{digest}"
     return Translated(spec, tuple(notes))
+
+
+def _shared(members: Sequence["_Member"]) -> list[FieldError]:
+    """Claims that members have in common must be allocated: which one of them gets the devices is not decided."""
+    named = Counter(
+        entry["resourceClaimName"]
+        for member in members
+        if member.shape.accelerators.traits
+        for entry in member.pod["spec"].get("resourceClaims") or ()
+        if entry.get("resourceClaimName")
+    )
+    remedy = "members of a gang cannot share a claim that is not allocated yet: give each its own by a template"
+    return [FieldError("spec.resourceClaims", name, remedy) for name, times in named.items() if times > 1]
 
 
 def priority_of(pod: Object) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from berth.kubernetes import names
 from berth.kubernetes.claims.matching import ClaimError, NoMatch
 from berth.kubernetes.claims.needs import NEED_PREFIX, Marks, device_record, is_accelerator, marks
-from berth.kubernetes.claims.slices import Offer, Offers
+from berth.kubernetes.claims.slices import Offer, Offers, counters_left
 from berth.kubernetes.client import Object
 from telemetry_ingest.domain.inventory import DeviceRecord
 from telemetry_ingest.domain.kubernetes.nodes import NodeFacts, resource_of
@@ -89,14 +89,8 @@ def _holder(offer: Offer, offers: Offers, taken: frozenset[str], holder: Callabl
     if offer.device_id in taken:
         return holder(offer.device_id)
     if offer.consumes:
-        pool = (offer.driver, offer.pool)
-        left = dict(offers.counters.get(pool, {}))
-        for device in sorted(taken):
-            of, consumes = offers.consumers.get(device, (pool, {}))
-            if of == pool:
-                for counter, amount in consumes.items():
-                    left[counter] -= amount
-        short = sorted({counter[0] for counter, amount in offer.consumes.items() if left.get(counter, 0) < amount})
+        pool, left = (offer.driver, offer.pool), counters_left(offers, taken)
+        short = sorted({counter[0] for counter, amount in offer.consumes.items() if left[pool, counter] < amount})
         if short:
             return f"{offer.driver}/{offer.pool}: allocated devices of {short[0]}"
     return ""
