@@ -7,7 +7,7 @@ at a time has a unit. What fails is tried again; what is forgotten in a crash is
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -24,7 +24,7 @@ from binder.pods.notices import Notices
 from binder.pods.plan import OURS, Held, Submission, is_bound, is_waiting, plan
 from binder.pods.queue import WorkQueue
 from binder.pods.telling import Teller
-from binder.pods.translation import SOURCE, ClaimOf, Translated, job_of, uid_of
+from binder.pods.translation import SOURCE, AskOf, ClaimOf, Translated, job_of, uid_of
 
 __all__ = ["PodSource", "PodsPace"]
 
@@ -75,6 +75,7 @@ class PodSource:
         engine: Engine,
         *,
         claim_of: ClaimOf,
+        ask_of: AskOf | None = None,
         pace: PodsPace = PodsPace(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -82,6 +83,7 @@ class PodSource:
         self._groups = GroupObjects(client, groups)
         self._engine = engine
         self._claim_of = claim_of
+        self._ask_of = ask_of
         self._pace = pace
         self._clock = clock
         self._notices = Notices(client, self._waiting_pod)
@@ -213,6 +215,16 @@ class PodSource:
         if known is None or known != held:
             self._make_due(key)
         return held
+
+    def claims_changed(self, pods: Iterable[str]) -> None:
+        """Resource claims of these pods (uids) changed, or what may serve them: they are looked at again."""
+        for uid in pods:
+            if self._running and (key := self._unit_of.get(uid)) is not None:
+                self._make_due(key)
+
+    def waiting_pods(self) -> list[Object]:
+        """All that want a place now."""
+        return [pod for unit in self._units.values() for pod in unit.pods.values() if is_waiting(pod)]
 
     async def _follow(self) -> None:
         while True:
@@ -374,7 +386,7 @@ class PodSource:
         self._make_due_in(unit.key, max(1.0, refusal[1] - now))
 
     def _make(self, pods: Sequence[Object], gang: Gang | None, minimum: int) -> Translated:
-        return job_of(pods, gang, self._claim_of, minimum=minimum)
+        return job_of(pods, gang, self._claim_of, minimum=minimum, ask_of=self._ask_of)
 
     async def _thing(self, unit: _Unit) -> Object | None:
         """The gang's object as mirrored, or its owner's as read when pods came last."""
