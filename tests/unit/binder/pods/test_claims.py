@@ -7,9 +7,9 @@ from berth.errors import InvalidInput
 from berth.kubernetes.claims.matching import ClaimError
 from berth.kubernetes.claims.needs import ClaimAsk, ClaimsNotReady
 from berth.kubernetes.client import Object
+from berth.kubernetes.pods.translation import Translated, job_of
 from berth.v1 import jobs_pb2 as pb
 from binder.pods.plan import plan
-from binder.pods.translation import Translated, job_of
 from tests.unit.binder.pods.builders import a_gang, a_pod
 
 LABEL = {"key": "claims.berth.dev/abc", "operator": "In", "values": ["2"]}
