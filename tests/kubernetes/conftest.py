@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from berth.kubernetes.client import Kubernetes
+from berth.kubernetes.client import Kubernetes, Unanswered
 from tests.conftest import ROOT
 from tests.kubernetes import executor
 from tests.kubernetes.installing import EXTENDER, Reached, install_crds, install_rights, kubeconfig_of_service
@@ -142,7 +142,12 @@ async def empty(client: Kubernetes, *, nodes: bool = True) -> None:
     events, pods = "/api/v1/namespaces/default/events", "/api/v1/namespaces/default/pods"
     for path in (*OWNERS, pods, events, *(["/api/v1/nodes"] if nodes else [])):
         everything = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0}
-        await client.request("DELETE", path, body=everything, timeout_seconds=120.0)
+        while True:
+            try:
+                await client.request("DELETE", path, body=everything, timeout_seconds=120.0)
+                break
+            except Unanswered:  # Thousands of objects take longer than the server gives one request; the rest is next.
+                continue
     claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims"
     for path in (pods, claims):
         for _ in range(200):
