@@ -18,6 +18,7 @@ from berth.kubernetes.client import Kubernetes
 from tests.benchmarks.bench_system import metric, running_system
 from tests.kubernetes.conftest import empty, load_control_plane, pod
 from tests.kubernetes.judge import GANG, Judge, create_all, percentile
+from tests.kubernetes.scheduler import free_port
 from tests.services import ServiceProcess
 
 RESOURCE = "nvidia.com/gpu"
@@ -133,7 +134,8 @@ async def run(nodes: int, pods: int, gangs: int, kill: bool) -> None:
             await empty(client, nodes=False)
             async with running_system(()) as (system, _):
                 settings = {"kubernetes": "true", "kubeconfig": str(cluster.kubeconfig)}
-                engine = system.service("placement-engine", **settings)
+                # A port that outlives a kill: the binder goes on asking there.
+                engine = system.service("placement-engine", grpc_listen=f"127.0.0.1:{free_port()}", **settings)
                 await engine.ready()
                 services = {
                     "placement-engine": engine,

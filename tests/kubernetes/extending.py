@@ -108,10 +108,10 @@ class Extended:
         await self.system.eventually(heard)
 
 
-def a_plain_pod(**spec: Any) -> Object:
+def a_plain_pod(**metadata: Any) -> Object:
     container = {"name": "main", "resources": {"limits": {GPU: "1"}, "requests": {GPU: "1", "cpu": "1"}}}
-    metadata = {"name": "asked", "namespace": "default", "uid": "u"}
-    return {"metadata": metadata, "spec": {"containers": [container], **spec}}
+    named = {"name": "asked", "namespace": "default", "uid": "u", **metadata}
+    return {"metadata": named, "spec": {"containers": [container]}}
 
 
 def scheduler_settings(url: str, **extender: Any) -> dict[str, Any]:

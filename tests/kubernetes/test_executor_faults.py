@@ -18,9 +18,11 @@ UNDECIDED = ("UNCLEAR", "ABSENT", "PARTIAL")
 
 
 class CuttingProxy:
-    """Passes bytes on. While `share` is above 0, so much of the requests reach the server, and their answers nobody."""
+    """Passes bytes on. While `share` is above 0, so much of the requests reach the server, and their answers nobody:
+    the connection is cut, or with `silent` it stays and nothing comes."""
 
-    def __init__(self, port: int, *, seed: int) -> None:
+    def __init__(self, port: int, *, seed: int, silent: bool) -> None:
+        self.silent = silent
         self.share = 0.0
         self.cuts = 0
         self._port = port
@@ -66,6 +68,8 @@ class CuttingProxy:
                 await far_writer.drain()
                 if cut:
                     self.cuts += 1
+                    if self.silent:
+                        await asyncio.sleep(10.0)
                     await asyncio.sleep(0.05)
                     return
         except ConnectionError:
@@ -111,12 +115,18 @@ def uids(pods: Any) -> dict[str, str]:
     return {one["metadata"]["name"]: one["metadata"]["uid"] for one in pods}
 
 
-async def test_answers_that_are_cut_off_end_in_one_binding_each(cluster: Any, kubernetes: Kubernetes) -> None:
+@pytest.mark.parametrize("silent", [False, True], ids=["cut off", "swallowed"])
+async def test_answers_that_never_come_end_in_one_binding_each(
+    cluster: Any, kubernetes: Kubernetes, silent: bool
+) -> None:
     cluster.add_nodes(1, prefix="n")
     made = await gangs(kubernetes, 15, 4)
     work = [assignment(pods, job=f"g{number}") for number, pods in enumerate(made)]
-    proxy = CuttingProxy(int(cluster.server.rpartition(":")[2]), seed=7)
-    async with proxy.listening() as address, running(cluster.kubeconfig_of("berth-admin", server=address)) as executor:
+    proxy = CuttingProxy(int(cluster.server.rpartition(":")[2]), seed=7, silent=silent)
+    async with (
+        proxy.listening() as address,
+        running(cluster.kubeconfig_of("berth-admin", server=address), answer_seconds=0.5) as executor,
+    ):
         await executor.cluster.pods.synced.wait()
         proxy.share = 0.4
         driving = asyncio.create_task(driven(executor, work))

@@ -157,6 +157,40 @@ async def test_a_bind_by_the_extender_counts_before_the_fleet_tells(
     await system.eventually(the_third_is_free)
 
 
+async def test_on_the_fleet_that_telemetry_ingest_reads_from_the_cluster(
+    system: System, scheduled_cluster: Any, client: Kubernetes
+) -> None:
+    labels = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    await asyncio.to_thread(scheduled_cluster.add_nodes, 2, prefix="n", resources={GPU: 2}, labels=labels)
+    asked = {"kubernetes": "true", "kubeconfig": str(scheduled_cluster.kubeconfig)}
+    await system.service("telemetry-ingest", **asked).ready()
+    berth = await Extended.started(system, [], **asked)
+    offer = {"Pod": a_plain_pod(annotations={"berth.dev/accelerators": "H100-SXM"}), "NodeNames": ["n-0", "n-1"]}
+
+    async def passes(*nodes: str) -> None:
+        async def told() -> bool:
+            return bool((await berth.ask("filter", offer))[1]["NodeNames"] == list(nodes))
+
+        await system.eventually(told)
+
+    await passes("n-0", "n-1")
+    await restart_scheduler(scheduled_cluster, scheduler_settings(berth.url, bindVerb="bind"))
+    placed: dict[str, list[str]] = {"n-0": [], "n-1": []}
+    for number in range(4):
+        await client.post(PODS, a_pod(f"p{number}"))
+        placed[await node_of(client, f"p{number}")].append(f"p{number}")
+    assert {node: len(pods) for node, pods in placed.items()} == {"n-0": 2, "n-1": 2}
+
+    async def told_by_the_fleet() -> bool:
+        said = (await berth.ask("filter", offer))[1]["FailedNodes"]
+        holders = {f"default/{pod}": node for node, pods in placed.items() for pod in pods}
+        return all(f"{holder} (1)" in said.get(node, "") for holder, node in holders.items())
+
+    await system.eventually(told_by_the_fleet)
+    await client.delete(f"{PODS}/{placed['n-1'][0]}", grace_seconds=0)
+    await passes("n-1")
+
+
 async def test_requests_that_are_none_are_told_what_is_wrong(system: System) -> None:
     berth = await Extended.started(system, [fleet_node("n-0")])
     for verb, body, text in (

@@ -1,103 +1,19 @@
 """Pods of a real API server become jobs of a real engine, through the real binder."""
 
 import asyncio
-import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from berth.grpc import connect
-from berth.kubernetes.client import Kubernetes, KubernetesError, Object
-from berth.v1 import fleet_pb2, jobs_pb2, placement_pb2
+from berth.kubernetes.client import Kubernetes, KubernetesError
+from berth.v1 import placement_pb2
 from berth.v1.placement_pb2_grpc import PlacementServiceStub
 from tests.kubernetes.conftest import pod
-from tests.services import ServiceProcess, System, node
-
-PODS = "/api/v1/namespaces/default/pods"
-GROUPS = "/apis/scheduling.k8s.io/v1beta1/namespaces/default/podgroups"
-PENDING, PLACED, CANCELLED = 1, 2, 7
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def cordoned(name: str, *, devices: int = 8) -> fleet_pb2.Node:
-    made = node(name, devices)
-    made.schedulable, made.cordon_reason = False, "under repair"
-    del made.executors[:]
-    made.executors.append("kubernetes")
-    return made
-
-
-class Scheduler:
-    """An engine and a binder on one cluster."""
-
-    def __init__(self, system: System, cluster: Any, kubernetes: Kubernetes) -> None:
-        self.system, self.cluster, self.kubernetes = system, cluster, kubernetes
-        port = free_port()
-        self.engine = system.service("placement-engine", grpc_listen=f"127.0.0.1:{port}")
-        self._binder = {"kubernetes": "true", "kubeconfig": str(cluster.kubeconfig), "engine": f"127.0.0.1:{port}"}
-        self.binder = self.start_binder("binder")
-
-    def start_binder(self, name: str) -> ServiceProcess:
-        return self.system.service("binder", name=name, **self._binder)
-
-    async def create(self, manifest: Object) -> str:
-        """The pod's uid."""
-        return str((await self.kubernetes.post(PODS, manifest))["metadata"]["uid"])
-
-    async def delete(self, name: str) -> None:
-        await self.kubernetes.delete(f"{PODS}/{name}", grace_seconds=0)
-
-    async def jobs(self) -> list[dict[str, Any]]:
-        """Accepted first, first: name, state, replicas, message."""
-        rows = await self.system.fetch("SELECT name, state, spec, message FROM engine.job ORDER BY accepted_at, job_id")
-        found = []
-        for row in rows:
-            spec = jobs_pb2.JobSpec.FromString(row["spec"])
-            found.append({
-                "name": row["name"], "state": row["state"], "message": row["message"], "spec": spec,
-                "pods": [one.name for one in spec.kubernetes.pods],
-            })  # fmt: skip
-        return found
-
-    async def states(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
-        for job in await self.jobs():
-            found.setdefault(job["name"], []).append(job["state"])
-        return found
-
-    async def until(self, wanted: dict[str, list[int]]) -> None:
-        try:
-            await self.system.eventually(lambda: self._are(wanted), seconds=20.0)
-        except AssertionError as error:
-            raise AssertionError(f"wanted {wanted}, there are {await self.states()}") from error
-
-    async def _are(self, wanted: dict[str, list[int]]) -> bool:
-        return await self.states() == wanted
-
-    async def condition(self, name: str) -> Object:
-        try:
-            found = await self.kubernetes.get(f"{PODS}/{name}")
-        except KubernetesError:
-            return {}
-        conditions = found.get("status", {}).get("conditions") or []
-        return next((one for one in conditions if one["type"] == "PodScheduled"), {})
-
-    async def message(self, name: str, contains: str) -> str:
-        """The condition's message, once it says that."""
-
-        async def says() -> str:
-            text = str((await self.condition(name)).get("message", ""))
-            return text if contains in text else ""
-
-        try:
-            return str(await self.system.eventually(says, seconds=20.0))
-        except AssertionError as error:
-            raise AssertionError(f"{contains!r} not said, but {await self.condition(name)}\n{error}") from error
+from tests.kubernetes.scheduler import CANCELLED, GROUPS, PENDING, PODS, Scheduler, cordoned
+from tests.services import System
 
 
 @pytest.fixture
@@ -108,45 +24,63 @@ async def scheduler(system: System, cluster: Any, kubernetes: Kubernetes) -> Sch
     return made
 
 
-async def test_a_pod_becomes_a_job_that_says_why_it_waits_and_ends_with_the_pod(scheduler: Scheduler) -> None:
+async def test_a_waiting_pod_says_why_hears_of_changes_and_ends(scheduler: Scheduler) -> None:
     await scheduler.system.publish_nodes([cordoned("n0", devices=2)])
     big = pod("big", limits={"nvidia.com/gpu": 2}, annotations={"berth.dev/objective": "time"})
     await scheduler.create(big)
+    await scheduler.create(pod("odd", annotations={"berth.dev/objective": "cheap", "berth.dev/deadline": "soon"}))
+    await scheduler.create(pod("astray", annotations={"berth.dev/queue": "nowhere"}))
+    await scheduler.create(pod("gated", schedulingGates=[{"name": "example.com/quota"}]))
     await scheduler.until({"big": [PENDING]})
     (job,) = await scheduler.jobs()
     spec = job["spec"]
     assert (spec.tenant, spec.queue, spec.executor, spec.resources.devices) == ("default", "default", "kubernetes", 2)
     assert (list(spec.accelerators.stacks), spec.objective, spec.resources.cpu_milli) == (["CUDA"], 2, 1000)
-    text = await scheduler.message("big", "waits")
+    # Why it waits, for whoever asks the pod.
+    text = await scheduler.message("big", "waits: 1 cordoned (1 of 1 nodes)")
+    assert "What would admit it: nodes that take work again (kubectl uncordon)" in text
     condition = await scheduler.condition("big")
     assert (condition["status"], condition["reason"]) == ("False", "Unschedulable")
-    shown = scheduler.cluster.kubectl("describe", "pod", "big")
-    print(shown)
-    assert "FailedScheduling" in shown
-    assert text.split(".")[0] in shown
-    await scheduler.delete("big")
-    await scheduler.until({"big": [CANCELLED]})
-
-
-async def test_a_bad_wish_is_said_on_the_pod_and_a_better_one_is_taken(scheduler: Scheduler) -> None:
-    await scheduler.create(pod("odd", annotations={"berth.dev/objective": "cheap", "berth.dev/deadline": "soon"}))
-    await scheduler.create(pod("astray", annotations={"berth.dev/queue": "nowhere"}))
+    shown = await scheduler.described("big", "FailedScheduling")
+    assert text in shown
+    # What cannot be is said with field, value and remedy.
     text = await scheduler.message("odd", "refused")
     assert "metadata.annotations[berth.dev/objective]: 'cheap': write one of: cost, time, latency, energy" in text
     assert "berth.dev/deadline" in text
     assert "metadata.annotations[berth.dev/queue]: 'nowhere': unknown queue" in await scheduler.message(
         "astray", "nowh"
     )
-    assert await scheduler.jobs() == []
+    # Another wish while it waits is another job, and the first one ends; a gate that opens is a start.
+    await scheduler.kubernetes.patch(f"{PODS}/big", {"metadata": {"annotations": {"berth.dev/objective": "energy"}}})
     better = {"metadata": {"annotations": {"berth.dev/objective": "cost", "berth.dev/deadline": None}}}
     await scheduler.kubernetes.patch(f"{PODS}/odd", better)
-    await scheduler.until({"odd": [PENDING]})
-    # Another wish while it waits is another job, and the first one ends.
-    await scheduler.kubernetes.patch(f"{PODS}/odd", {"metadata": {"annotations": {"berth.dev/objective": "energy"}}})
-    await scheduler.until({"odd": [CANCELLED, PENDING]})
+    assert (await scheduler.condition("gated"))["reason"] == "SchedulingGated"
+    await scheduler.kubernetes.patch(f"{PODS}/gated", {"spec": {"schedulingGates": None}}, kind="strategic")
+    await scheduler.until({"big": [CANCELLED, PENDING], "odd": [PENDING], "gated": [PENDING]})
+    # Cancelled in Berth it is not submitted again; deleted, its job ends.
+    async with connect(scheduler.engine.endpoint("grpc")) as channel:
+        stub: Any = PlacementServiceStub(channel)
+        await stub.CancelJob(placement_pb2.CancelJobRequest(job="default/odd", reason="not today"))
+    assert "not today" in await scheduler.message("odd", "was cancelled in Berth")
+    await scheduler.delete("big")
+    await scheduler.until({"big": [CANCELLED, CANCELLED], "odd": [CANCELLED], "gated": [PENDING]})
 
 
-async def test_a_gang_waits_for_its_minimum_and_is_one_job(scheduler: Scheduler) -> None:
+async def test_gangs_wait_for_their_minimum_and_are_one_job(
+    system: System, cluster: Any, kubernetes: Kubernetes
+) -> None:
+    """PodGroups of Kubernetes' own, then those of other projects: their objects are real here, by definitions that
+    take whatever is written; their controllers are not, but for Job's."""
+    volcano = definition("scheduling.volcano.sh", "v1beta1", "PodGroup", "podgroups")
+    jobsets = definition("jobset.x-k8s.io", "v1alpha2", "JobSet", "jobsets")
+    async with defined(kubernetes, volcano, jobsets):
+        made = Scheduler(system, cluster, kubernetes)
+        await asyncio.gather(made.engine.ready(), made.binder.ready())
+        await native_gangs(made)
+        await foreign_gangs(made)
+
+
+async def native_gangs(scheduler: Scheduler) -> None:
     group = {
         "apiVersion": "scheduling.k8s.io/v1beta1", "kind": "PodGroup", "metadata": {"name": "ring"},
         "spec": {"schedulingPolicy": {"gang": {"minCount": 3}}},
@@ -174,6 +108,82 @@ async def test_a_gang_waits_for_its_minimum_and_is_one_job(scheduler: Scheduler)
     assert "2 of 3 pods" in await scheduler.message("ring-3", "2 of 3")
 
 
+async def foreign_gangs(made: Scheduler) -> None:
+    kubernetes = made.kubernetes
+    await kubernetes.post(
+        "/apis/scheduling.volcano.sh/v1beta1/namespaces/default/podgroups",
+        {"apiVersion": "scheduling.volcano.sh/v1beta1", "kind": "PodGroup", "metadata": {"name": "crater"},
+         "spec": {"minMember": 2, "queue": "default"}},
+    )  # fmt: skip
+    jobs = [
+        {"name": "driver", "template": {"spec": {"parallelism": 1}}},
+        {"name": "workers", "replicas": 2, "template": {"spec": {"parallelism": 1}}},
+    ]
+    await kubernetes.post(
+        "/apis/jobset.x-k8s.io/v1alpha2/namespaces/default/jobsets",
+        {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": {"name": "set"},
+         "spec": {"replicatedJobs": jobs}},
+    )  # fmt: skip
+    labels = "jobset.sigs.k8s.io/"
+    for name, role in (("w-1", "workers"), ("w-0", "workers"), ("d-0", "driver")):
+        own = {f"{labels}jobset-name": "set", f"{labels}replicatedjob-name": role}
+        await made.create(pod(name, labels=own, limits={"nvidia.com/gpu": 1} if role == "workers" else {}))
+        await made.create(pod(f"crater-{name}", annotations={"scheduling.k8s.io/group-name": "crater"}))
+    # A Job's pods are a gang where it says so, made by the real controller.
+    template = {"metadata": {"annotations": {"berth.dev/gang": "true"}}, "spec": pod("x")["spec"]}
+    await kubernetes.post(
+        "/apis/batch/v1/namespaces/default/jobs",
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "array"},
+         "spec": {"parallelism": 3, "completions": 3, "template": template}},
+    )  # fmt: skip
+
+    async def all_there() -> bool:
+        found = {job["name"]: job for job in await made.jobs() if job["state"] == PENDING}
+        return set(found) == {"set", "crater", "array"} and len(found["crater"]["pods"]) == 3
+
+    await made.system.eventually(all_there, seconds=20.0)
+    found = {job["name"]: job for job in await made.jobs() if job["state"] == PENDING}
+    assert [(g.name, g.replicas, g.resources.devices) for g in found["set"]["spec"].member_groups] == [
+        ("driver", 1, 0),
+        ("workers", 2, 1),
+    ]
+    assert found["set"]["pods"] == ["d-0", "w-0", "w-1"]
+    assert found["crater"]["spec"].min_replicas == 2
+    assert found["array"]["spec"].replicas == 3
+
+
+def definition(group: str, version: str, kind: str, plural: str) -> dict[str, Any]:
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {
+            "group": group, "scope": "Namespaced", "names": {"plural": plural, "kind": kind, "listKind": f"{kind}List"},
+            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+        },
+    }  # fmt: skip
+
+
+@asynccontextmanager
+async def defined(client: Kubernetes, *definitions: dict[str, Any]) -> AsyncIterator[None]:
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    for one in definitions:
+        await client.post(path, one)
+    for one in definitions:
+        served = f"/apis/{one['spec']['group']}/{one['spec']['versions'][0]['name']}/{one['spec']['names']['plural']}"
+        for _ in range(200):
+            try:
+                await client.get(served)
+                break
+            except KubernetesError:
+                await asyncio.sleep(0.05)
+    try:
+        yield
+    finally:
+        for one in definitions:
+            await client.delete(f"{path}/{one['metadata']['name']}")
+
+
 async def test_a_restart_neither_loses_nor_doubles_nor_writes_again(scheduler: Scheduler) -> None:
     for name in ("kept", "leaves"):
         await scheduler.create(pod(name))
@@ -188,18 +198,3 @@ async def test_a_restart_neither_loses_nor_doubles_nor_writes_again(scheduler: S
     await scheduler.until({"kept": [PENDING], "leaves": [CANCELLED], "comes": [PENDING]})
     await scheduler.message("comes", "waits")
     assert (await scheduler.kubernetes.get(f"{PODS}/kept"))["metadata"]["resourceVersion"] == before
-
-
-async def test_a_gate_holds_a_pod_back_and_a_cancel_in_berth_is_heard(scheduler: Scheduler) -> None:
-    await scheduler.create(pod("gated", schedulingGates=[{"name": "example.com/quota"}]))
-    await scheduler.create(pod("stopped"))
-    await scheduler.until({"stopped": [PENDING]})
-    assert (await scheduler.condition("gated"))["reason"] == "SchedulingGated"
-    await scheduler.kubernetes.patch(f"{PODS}/gated", {"spec": {"schedulingGates": None}}, kind="strategic")
-    await scheduler.until({"stopped": [PENDING], "gated": [PENDING]})
-    async with connect(scheduler.engine.endpoint("grpc")) as channel:
-        stub: Any = PlacementServiceStub(channel)
-        await stub.CancelJob(placement_pb2.CancelJobRequest(job="default/stopped", reason="not today"))
-    assert "not today" in await scheduler.message("stopped", "was cancelled in Berth")
-    await asyncio.sleep(1.0)
-    assert await scheduler.states() == {"stopped": [CANCELLED], "gated": [PENDING]}

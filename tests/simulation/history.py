@@ -24,6 +24,7 @@ from placement_engine.domain.model import (
     Quota,
     Reclaim,
 )
+from placement_engine.domain.node_constraints import NodeConstraints, NodeRequirement, Taint, Toleration
 from placement_engine.domain.policy import Policy
 from tests.simulation.oracle import Oracle, require
 from tests.simulation.progress import must_be_placed_on_an_empty_fleet, passed_over_for_lower
@@ -62,6 +63,8 @@ class History:
         self.serial = 0
         self.steps: list[str] = []
         self.results: list[CycleResult] = []
+        # Dice of their own: the histories of the other seeds are as they were before there were such things.
+        self.elsewhere = random.Random(f"elsewhere {seed}") if seed % 3 == 0 else None
         self.domains = (PowerDomain("rack", "r0", 3000.0),) if self.dice.random() < 0.2 else ()
         self._fleet()
         self._queues()
@@ -84,6 +87,37 @@ class History:
                 power_cap_watts=self.dice.choice((None, None, 2500.0)),
                 telemetry_exempt=self.dice.random() < 0.4,
             )
+            if self.elsewhere is not None:
+                self.oracle.nodes[name] = self._by_others(self.oracle.nodes[name], self.elsewhere)
+
+    @staticmethod
+    def _by_others(node: Node, dice: random.Random) -> Node:
+        """What others have of it, its labels and its taints, anew."""
+        return replace(
+            node,
+            devices=tuple(
+                replace(device, held_by=dice.choice(("", "", "ml/a", "ml/b")) if dice.random() < 0.4 else "")
+                for device in node.devices
+            ),
+            cpu_milli_elsewhere=dice.choice((0, 0, 3_000, node.cpu_milli)),
+            memory_bytes_elsewhere=dice.choice((0, 0, GIB)),
+            labels={"disk": dice.choice(("ssd", "hdd"))} if dice.random() < 0.7 else {},
+            taints=tuple(
+                Taint(key, "", effect)
+                for key, effect in (("team", "NoSchedule"), ("spot", "NoExecute"), ("slow", "PreferNoSchedule"))
+                if dice.random() < 0.2
+            ),
+        )
+
+    def _constraints(self, dice: random.Random) -> NodeConstraints:
+        terms = (
+            (),
+            (),
+            ((NodeRequirement("disk", "In", ("ssd",)),),),
+            ((NodeRequirement("disk", "DoesNotExist"),), (NodeRequirement("metadata.name", "In", ("n0",)),)),
+        )
+        tolerations = ((), (), (Toleration("team", "Exists"),), (Toleration("", "Exists"),))
+        return NodeConstraints(dice.choice(terms), dice.choice(tolerations))
 
     def _device(self, node: str, index: int, model: str, count: int) -> Device:
         kind, stack = MODELS[model]
@@ -220,6 +254,10 @@ class History:
         name = self.dice.choices(list(EVENTS), list(EVENTS.values()))[0]
         self.steps.append(f"{self.now - START:5.0f} s  {name}")
         getattr(self, name)()
+        if self.elsewhere is not None and self.elsewhere.random() < 0.3:
+            changed = self.elsewhere.choice(sorted(self.oracle.nodes))
+            self.steps.append(f"         others on {changed}")
+            self._declare(self._by_others(self.oracle.nodes[changed], self.elsewhere))
         self.cycle()
         if name == "pass_time" and not self.domains:
             # A plan that found nothing is not tried again at once: time has to pass first.
@@ -229,6 +267,9 @@ class History:
     def submit(self) -> None:
         for _ in range(self.dice.randint(1, 3)):
             job = self._job()
+            if self.elsewhere is not None and job.queue != "plain":
+                own = tuple(replace(one, nodes=self.elsewhere.choice((None, NodeConstraints()))) for one in job.groups)
+                job = replace(job, nodes=self._constraints(self.elsewhere), groups=own)
             self.oracle.submit(job)
             self.engine.submit(job)
 
@@ -347,8 +388,12 @@ class History:
         require(not any(self.used_by_device(self.engine).values()), "devices are still held after all has ended")
         require(not any(one.used_milli for one in self.engine.queue_usage()), "queues still use devices")
         for node in list(self.oracle.nodes.values()):
-            if not node.schedulable:
-                self._declare(replace(node, schedulable=True))
+            free = tuple(replace(device, held_by="") for device in node.devices)
+            clear = replace(
+                node, schedulable=True, devices=free, taints=(), cpu_milli_elsewhere=0, memory_bytes_elsewhere=0
+            )
+            if clear != node:
+                self._declare(clear)
         for _ in range(8):  # for so long that a cordon is lifted
             self.all_well()
         # A second idle cycle: a place that was kept in vain is given up in between.

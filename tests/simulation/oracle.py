@@ -23,6 +23,7 @@ from placement_engine.domain.model import (
     Quota,
     Reclaim,
 )
+from placement_engine.domain.node_constraints import NodeConstraints
 from placement_engine.domain.policy import Policy
 from tests.simulation.health import Health
 
@@ -113,6 +114,7 @@ class Oracle:
             self._member(job, member, now)
         self.held[job.job_id] = Claim(job, decision.members, placed_at=now)
         self._capacity()
+        self._beside_others(decision.members)
         self._quotas(job)
 
     def _gang(self, job: Job, members: tuple[Member, ...]) -> None:
@@ -178,6 +180,8 @@ class Oracle:
         assert node is not None
         require(node.schedulable, f"{where}: cordoned")
         require(not job.executor or job.executor in node.executors, f"{where}: executor {job.executor!r}")
+        own = next((g.nodes for g in job.groups if g.name == member.group), None)
+        require(may_sit(job.nodes if own is None else own, node), f"{where}: its constraints forbid the node")
         sample = self.samples.get(member.node)
         if not node.telemetry_exempt and sample is not None:
             age = now - sample.received_at
@@ -187,6 +191,7 @@ class Oracle:
             device = devices.get(claim.device_id)
             require(device is not None and device.present, f"{where}: {claim.device_id} is not there")
             assert device is not None
+            require(not device.held_by, f"{where}: {claim.device_id} is held by {device.held_by}")
             require(device.model == claim.model, f"{where}: {claim.device_id} is no {claim.model}")
             group = next((g for g in job.groups if g.name == member.group), None)
             models = (group.models if group and group.models else job.models) or (device.model,)
@@ -223,6 +228,18 @@ class Oracle:
             if any(member.node == name for claim in self.held.values() for member in claim.members):
                 require(cpu[name] <= max(node.cpu_milli, 0) or not cpu[name], f"{name}: cpu {cpu[name]}")
                 require(memory[name] <= node.memory_bytes or not memory[name], f"{name}: memory {memory[name]}")
+
+    def _beside_others(self, members: tuple[Member, ...]) -> None:
+        """What is new fits beside what work outside Berth has by now; what runs may be crowded by those who came."""
+        for name in {member.node for member in members}:
+            node = self.nodes[name]
+            there = [m for claim in self.held.values() for m in claim.members if m.node == name]
+            if any(member.cpu_milli for member in members if member.node == name):
+                cpu = sum(member.cpu_milli for member in there) + node.cpu_milli_elsewhere
+                require(cpu <= node.cpu_milli, f"{name}: cpu {cpu} with what others have")
+            if any(member.memory_bytes for member in members if member.node == name):
+                memory = sum(member.memory_bytes for member in there) + node.memory_bytes_elsewhere
+                require(memory <= node.memory_bytes, f"{name}: memory {memory} with what others have")
 
     # -- queues ----------------------------------------------------------------------------------
 
@@ -331,6 +348,21 @@ class Oracle:
             left = self.used(theirs.name, quota.accelerator) - sum(self.milli(one, quota.accelerator) for one in gone)
             if self.milli(victim, quota.accelerator):
                 require(left >= quota.milli, f"{where}: {theirs.name} is left {left} of its own {quota.milli} milli")
+
+
+def may_sit(constraints: NodeConstraints, node: Node) -> bool:
+    """Only of what histories ask: In and DoesNotExist, tolerations with Exists."""
+
+    def met(key: str, operator: str, values: tuple[str, ...]) -> bool:
+        value = {**node.labels, "metadata.name": node.name}.get(key)
+        return value in values if operator == "In" else value is None
+
+    tolerated = {one.key for one in constraints.tolerations}
+    kept_off = [t.key for t in node.taints if t.effect != "PreferNoSchedule"]
+    return all(key in tolerated or "" in tolerated for key in kept_off) and (
+        not constraints.required
+        or any(all(met(one.key, one.operator, one.values) for one in term) for term in constraints.required)
+    )
 
 
 def the_group_of(job: Job) -> MemberGroup:

@@ -17,6 +17,7 @@ def is_plain(oracle: Oracle, job: Job) -> bool:
         and job.replicas == 1
         and not (job.groups or job.topology_level or limits or job.workload or job.character)
         and job.deadline is None
+        and not job.nodes.required
     )
 
 
@@ -28,8 +29,10 @@ def must_be_placed_on_an_empty_fleet(oracle: Oracle, job: Job) -> bool:
 def could_hold(node: Node, job: Job) -> bool:
     """Empty. The draw of what is not known counts, so nodes with a budget are left out."""
     models = job.models or tuple({device.model for device in node.devices})
-    fitting = sum(1 for device in node.devices if device.model in models)
-    return fitting >= job.devices and node.cpu_milli >= job.cpu_milli and node.power_cap_watts is None
+    fitting = sum(1 for device in node.devices if device.model in models and not device.held_by)
+    cpu = node.cpu_milli - node.cpu_milli_elsewhere
+    enough = fitting >= job.devices and cpu >= job.cpu_milli and node.power_cap_watts is None
+    return enough and all(taint.effect == "PreferNoSchedule" for taint in node.taints)
 
 
 def passed_over_for_lower(oracle: Oracle, now: float) -> str:
@@ -57,9 +60,10 @@ def _gives_a_device(oracle: Oracle, claim: Claim, name: str, job: Job, now: floa
     if sample is not None and not node.telemetry_exempt and now - sample.received_at > 30:
         return False
     others = [m for one in oracle.held.values() if one is not claim for m in one.members if m.node == name]
-    if node.cpu_milli - sum(member.cpu_milli for member in others) < job.cpu_milli:
+    if node.cpu_milli - node.cpu_milli_elsewhere - sum(member.cpu_milli for member in others) < job.cpu_milli:
         return False
     shared = {device.device_id for member in others for device in member.devices}
+    shared |= {device.device_id for device in node.devices if device.held_by}
     mine = {d.device_id: d.model for m in claim.members if m.node == name for d in m.devices}
     return any(
         device_id not in shared

@@ -70,6 +70,8 @@ class View:
         return self.stand in OURS
 
 
+# Another scheduler's pod is not Berth's to bind, whoever names it in a job.
+SCHEDULERS: Final = frozenset({names.SCHEDULER_NAME, names.BINDER_SCHEDULER_NAME})
 GONE: Final = View(Stand.GONE)
 
 
@@ -200,6 +202,12 @@ def _obstacle(
         return f"pod {name} is being deleted", False
     if phase in ("Succeeded", "Failed"):
         return f"pod {name} has ended ({phase})", False
+    scheduler = spec.get("schedulerName", "")
+    if scheduler not in SCHEDULERS:
+        words = (
+            f"pod {name} asks for scheduler {scheduler!r}: Berth binds pods with schedulerName {names.SCHEDULER_NAME}"
+        )
+        return words, False
     gates = [str(gate.get("name")) for gate in spec.get("schedulingGates") or ()]
     if gates:
         return f"pod {name} is held back by scheduling gates: {', '.join(gates)}", True

@@ -50,8 +50,9 @@ class _NotFit(Exception):
 
 
 class KubernetesExecutor:
-    """`requests`: to the API server at once. `bind_seconds`: what a bind may take; what it does not get to is left for
-    the next. `namespaces`: where pods may be made from manifests; empty: anywhere. `clock`: seconds since the epoch."""
+    """`requests`: to the API server at once, each given `answer_seconds`; `bind_seconds`: what a bind may take, what it
+    does not get to is left for the next; `namespaces`: where pods may be made from manifests, empty: anywhere; `clock`:
+    seconds since the epoch."""
 
     batch = 128
 
@@ -61,11 +62,12 @@ class KubernetesExecutor:
         *,
         requests: int = 64,
         bind_seconds: float = 12.0,
+        answer_seconds: float = 5.0,
         namespaces: AbstractSet[str] = frozenset({"default"}),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
-        self._requests = PodRequests(cluster.client, requests=requests)
+        self._requests = PodRequests(cluster.client, requests=requests, answer_seconds=answer_seconds)
         self._bind_seconds = bind_seconds
         self._namespaces = namespaces
         self._clock = clock
@@ -96,6 +98,7 @@ class KubernetesExecutor:
 
     async def bind(self, assignments: Sequence[Assignment]) -> Observations:
         until = asyncio.get_running_loop().time() + self._bind_seconds
+        await self._synced()
         return await self._for_each(assignments, lambda each, held: self._bind_one(each, held, until))
 
     async def read_back(self, assignments: Sequence[Assignment]) -> Observations:

@@ -16,6 +16,7 @@ from binder.domain.work import Member, PodReference
 __all__ = ["PodRequests"]
 
 REPORTER = "berth-binder"
+JSON = "application/json"
 
 
 def _path(namespace: str, name: str = "") -> str:
@@ -23,17 +24,26 @@ def _path(namespace: str, name: str = "") -> str:
 
 
 class PodRequests:
-    """All raise KubernetesError and Unanswered as the client does, unless said otherwise."""
+    """All raise KubernetesError and Unanswered as the client does, unless said otherwise.
 
-    def __init__(self, client: Kubernetes, *, requests: int) -> None:
+    `answer_seconds`: how long one answer is waited for, so that a single one that is swallowed holds up no batch.
+    """
+
+    def __init__(self, client: Kubernetes, *, requests: int, answer_seconds: float) -> None:
         self._client = client
         self._room = asyncio.Semaphore(requests)
+        self._answer_seconds = answer_seconds
+
+    async def _ask(self, method: str, path: str, body: Object | None = None, content_type: str = JSON) -> Object:
+        async with self._room:
+            return await self._client.request(
+                method, path, body=body, content_type=content_type, timeout_seconds=self._answer_seconds
+            )
 
     async def look(self, namespace: str, name: str) -> Object | None:
         """The pod of that name; None: there is none."""
         try:
-            async with self._room:
-                return await self._client.get(_path(namespace, name))
+            return await self._ask("GET", _path(namespace, name))
         except KubernetesError as error:
             if error.not_found:
                 return None
@@ -53,8 +63,7 @@ class PodRequests:
             "metadata": {**metadata, **({"resourceVersion": version} if version else {})},
             "target": {"apiVersion": "v1", "kind": "Node", "name": place.node},
         }
-        async with self._room:
-            await self._client.post(f"{_path(pod.namespace, pod.name)}/binding", body)
+        await self._ask("POST", f"{_path(pod.namespace, pod.name)}/binding", body)
 
     async def let_go(self, pod: PodReference, attempt: AttemptId) -> Object | None:
         """Marks a pod that is not bound, so that no binding of `attempt` that is still on its way takes effect.
@@ -63,8 +72,7 @@ class PodRequests:
         """
         body = {"metadata": {"uid": pod.uid, "annotations": {names.RELEASED: str(attempt)}}}
         try:
-            async with self._room:
-                return await self._client.patch(_path(pod.namespace, pod.name), body)
+            return await self._ask("PATCH", _path(pod.namespace, pod.name), body, "application/merge-patch+json")
         except KubernetesError as error:
             if error.not_found or error.conflict:
                 return None
@@ -78,16 +86,14 @@ class PodRequests:
             "metadata": {"name": pod.name, "namespace": pod.namespace},
             "deleteOptions": {"preconditions": {"uid": pod.uid}},
         }
-        async with self._room:
-            await self._client.post(f"{_path(pod.namespace, pod.name)}/eviction", body)
+        await self._ask("POST", f"{_path(pod.namespace, pod.name)}/eviction", body)
 
     async def delete(self, pod: PodReference) -> None:
-        async with self._room:
-            await self._client.delete(_path(pod.namespace, pod.name), uid=pod.uid)
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": pod.uid}}
+        await self._ask("DELETE", _path(pod.namespace, pod.name), options)
 
     async def create(self, pod: Object) -> Object:
-        async with self._room:
-            return await self._client.post(_path(pod["metadata"]["namespace"]), pod)
+        return await self._ask("POST", _path(pod["metadata"]["namespace"]), pod)
 
     async def tell(self, pod: PodReference, reason: str, message: str) -> None:
         """A warning event on the pod. Best effort: raises nothing."""
@@ -110,7 +116,6 @@ class PodRequests:
             "reportingInstance": REPORTER,
         }  # fmt: skip
         try:
-            async with self._room:
-                await self._client.post(f"/api/v1/namespaces/{pod.namespace}/events", event)
+            await self._ask("POST", f"/api/v1/namespaces/{pod.namespace}/events", event)
         except (KubernetesError, Unanswered):
             pass

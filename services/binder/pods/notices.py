@@ -17,7 +17,7 @@ import structlog
 from prometheus_client import Counter
 
 from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
-from binder.pods.messages import shortened
+from binder.pods.messages import same_but_for_numbers, shortened
 
 __all__ = ["Notices", "condition_of"]
 
@@ -35,6 +35,7 @@ MOST_EVENTS = 5000
 class _Notice:
     message: str
     nominated: str
+    exact: bool
 
 
 def condition_of(pod: Object) -> Object:
@@ -54,21 +55,24 @@ class Notices:
         *,
         writes_a_second: float = 20.0,
         event_refresh_seconds: float = 2400.0,
+        numbers_refresh_seconds: float = 300.0,
     ) -> None:
         self._client = client
         self._pod_of = pod_of
         self._pause = 1.0 / writes_a_second
         self._refresh = event_refresh_seconds
+        self._numbers_refresh = numbers_refresh_seconds
         self._due: dict[str, _Notice] = {}
         self._events: list[tuple[str, Object]] = []
         self._said_at: dict[str, float] = {}
         self._heard = asyncio.Event()
 
-    def waits(self, uid: str, message: str, *, nominated: str = "") -> None:
-        """The pod waits, for this reason; the latest counts."""
-        pod = self._pod_of(uid)
-        if pod is not None and (self._changed(pod, _Notice(message, nominated)) or self._stale(uid)):
-            self._due[uid] = _Notice(message, nominated)
+    def waits(self, uid: str, message: str, *, nominated: str = "", exact: bool = True) -> None:
+        """The pod waits, for this reason; the latest counts. `exact` False: where only numbers differ from what it
+        says, it is not told again at once."""
+        pod, notice = self._pod_of(uid), _Notice(message, nominated, exact)
+        if pod is not None and (self._changed(pod, notice) or self._older(uid, self._refresh)):
+            self._due[uid] = notice
             self._heard.set()
 
     def forget(self, uid: str) -> None:
@@ -107,20 +111,19 @@ class Notices:
         self._said_at[uid] = time.monotonic()
         await self._post(*_event(pod, "FailedScheduling", notice.message, warning=True))
 
-    def _stale(self, uid: str) -> bool:
-        """Events are kept for an hour: one that stands is told again before."""
-        said = self._said_at.setdefault(uid, time.monotonic())
-        return time.monotonic() - said > self._refresh
+    def _older(self, uid: str, seconds: float) -> bool:
+        """Whether the pod was told longer ago. Events are kept for an hour: one that stands is told again before."""
+        return time.monotonic() - self._said_at.setdefault(uid, time.monotonic()) > seconds
 
-    @staticmethod
-    def _changed(pod: Object, notice: _Notice) -> bool:
+    def _changed(self, pod: Object, notice: _Notice) -> bool:
         condition = condition_of(pod)
         nominated = (pod.get("status") or {}).get("nominatedNodeName") or ""
-        return (condition.get("status"), condition.get("message"), nominated) != (
-            "False",
-            notice.message,
-            notice.nominated,
-        )
+        if condition.get("status") != "False" or nominated != notice.nominated:
+            return True
+        said = str(condition.get("message", ""))
+        if notice.exact or not same_but_for_numbers(said, notice.message):
+            return said != notice.message
+        return said != notice.message and self._older(pod["metadata"]["uid"], self._numbers_refresh)
 
     async def _patch(self, pod: Object, notice: _Notice) -> bool:
         metadata = pod["metadata"]

@@ -59,6 +59,11 @@ class Held:
         return self.state in SITTING
 
     @property
+    def alone(self) -> bool:
+        """It was made of a pod on its own, which may be one beyond its gang."""
+        return len(self.uids) == 1 and self.key.startswith(f"{self.uids[0]}.")
+
+    @property
     def holds(self) -> tuple[str, ...]:
         """Pods that no other job may have: all of them, until it is known which have a place."""
         if self.placed and self.state not in (pb.JOB_STATE_PENDING, pb.JOB_STATE_PLACED):
@@ -133,6 +138,7 @@ def plan(
     there |= {uid for uid, pod in by_uid.items() if is_bound(pod) and not (is_leaving(pod) or is_over(pod))}
     there &= {uid for uid, pod in by_uid.items() if not is_leaving(pod)}
     need = 1 if gang is None else max(1, gang.minimum - len(there))
+    each = gang is None or (bool(there) and gang.minimum <= len(there))
     # 1. What must not go on as it is.
     for job in live:
         if job.cancel_asked:
@@ -141,12 +147,16 @@ def plan(
             made.cancel.append(Cancellation(job.job_id, OURS + reason))
         elif settled and job.state == pb.JOB_STATE_PENDING:
             own = [by_uid[uid] for uid in job.uids]
-            late = free if gang is not None else []
+            if job.alone and not each:
+                made.cancel.append(Cancellation(job.job_id, OURS + "its gang starts again"))
+                continue
+            late = free if gang is not None and not job.alone else []
             if late and quiet_in > 0:
                 made.later(quiet_in)
                 continue
             try:
-                wanted = make([*own, *late], gang, need).spec.idempotency_key
+                whole = None if job.alone else gang
+                wanted = make([*own, *late], whole, 0 if job.alone else need).spec.idempotency_key
             except InvalidInput as error:
                 made.say([*own, *late], f"refused: {error}")
                 made.cancel.append(Cancellation(job.job_id, OURS + "its pods ask for what cannot be: " + str(error)))
@@ -155,10 +165,10 @@ def plan(
                 why = "more pods joined the gang" if late else "its pods ask for something else now"
                 made.cancel.append(Cancellation(job.job_id, OURS + why))
     # 2. One at a time.
-    if made.cancel or not settled or (gang is not None and any(not job.sitting for job in live)):
+    if made.cancel or not settled or any(not job.sitting and not job.alone for job in live):
         return made
     # 3. What is new.
-    if gang is None or (there and gang.minimum <= len(there)):
+    if gang is None or each:
         for pod in free:
             _submit(made, [pod], None, 0, jobs, make, now)
         return made

@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from berth.errors import InvalidInput
-from berth.kubernetes.client import Kubernetes, Object
+from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
 from berth.kubernetes.informer import Informer
 from berth.kubernetes.pods.groups import Gang, GangRef, gang_of, ref_of
 from berth.kubernetes.pods.translation import SOURCE, ClaimOf, Translated, job_of, uid_of
@@ -58,7 +58,9 @@ class _Unit:
     refused: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By key: what the engine said, and when to try again."""
     gang: Gang | None = None
+    owner: Object | None = None
     grown_at: float = 0.0
+    read_at: float = 0.0
     tries: int = 0
 
 
@@ -77,6 +79,7 @@ class PodSource:
         pace: PodsPace = PodsPace(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._client = client
         self._pods = pods
         self._groups = groups
         self._engine = engine
@@ -321,9 +324,10 @@ class PodSource:
         # 1. What the gang is now; without an answer nothing new is submitted.
         try:
             if isinstance(unit.key, GangRef):
-                unit.gang = gang_of(unit.key, self._thing(unit.key), pods)
+                unit.gang = gang_of(unit.key, await self._thing(unit), pods)
         except (LookupError, InvalidInput) as error:
-            settled = False
+            settled, unit.read_at = False, 0.0
+            self._make_due_in(unit.key, self._pace.refused_seconds)
             text = str(error.args[0]) if isinstance(error, LookupError) else f"refused: {error}"
             held = {uid for job in unit.jobs.values() if not job.over for uid in job.uids}
             for pod in pods:
@@ -376,7 +380,22 @@ class PodSource:
     def _make(self, pods: Sequence[Object], gang: Gang | None, minimum: int) -> Translated:
         return job_of(pods, gang, self._claim_of, minimum=minimum)
 
-    def _thing(self, ref: GangRef) -> Object | None:
+    async def _thing(self, unit: _Unit) -> Object | None:
+        """The gang's object as mirrored, or its owner's as read when pods came last."""
+        ref = unit.key
+        assert isinstance(ref, GangRef)
+        if ref.path and unit.read_at <= unit.grown_at:
+            unit.read_at = self._clock()
+            try:
+                unit.owner = await self._client.get(ref.path)
+            except Unanswered as error:
+                unit.read_at = 0.0
+                raise Unreachable(str(error)) from error
+            except KubernetesError as error:
+                log.info("gang's owner cannot be read", path=ref.path, error=error.message)
+                unit.owner = None
+        if ref.path:
+            return unit.owner
         for informer in self._groups.get(ref.api, ()):
             if informer.served:
                 return informer.objects.get(f"{ref.namespace}/{ref.name}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from binder.pods.engine import Engine, Refused, Unreachable
-from binder.pods.messages import of_explanation
+from binder.pods.messages import of_explanation, same_but_for_numbers
 from binder.pods.notices import Notices
 
 __all__ = ["Teller"]
@@ -89,9 +89,10 @@ class Teller:
         if job_id not in self._jobs:
             return
         text = of_explanation(explanation, job=job.shown, notes=job.notes)
-        job.pause = self._shortest if text != job.said else min(self._longest, 2 * job.pause)
+        same = same_but_for_numbers(text, job.said)
+        job.pause = min(self._longest, 2 * job.pause) if same else self._shortest
         job.said = text
         nominated = list(explanation.nominated_nodes)
         for position, uid in enumerate(job.uids):
             node = nominated[position] if position < len(nominated) else ""
-            self._notices.waits(uid, text, nominated=node)
+            self._notices.waits(uid, text, nominated=node, exact=False)

@@ -54,7 +54,7 @@ log = structlog.get_logger(__name__)
 LARGEST_BODY = 256 << 20
 HOLD_SECONDS = 30.0
 """How long a bound pod's devices are held for it at most: by then the fleet has told of it."""
-READ_BACKS = 3
+READ_BACKS, READ_BACK_SECONDS = 3, 0.5
 ANSWERS = Histogram("berth_extender_seconds", "Time to answer kube-scheduler.", ["verb", "status"])
 
 JobOfPod = Callable[[Object], jobs_pb2.JobSpec]
@@ -62,6 +62,10 @@ JobOfPod = Callable[[Object], jobs_pb2.JobSpec]
 
 class _Standby(Exception):
     """Another instance plans the pool."""
+
+
+class _NoPod(InvalidInput):
+    """What was sent as a Pod has other types than the API's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,8 @@ class Extender:
     def _survey(self, pod: Object, nodes: tuple[str, ...]) -> Survey:
         try:
             job, engine = self._job(pod)
+        except _NoPod:
+            raise
         except BerthError as error:
             reason = Reason("Pod", "POD_NOT_UNDERSTOOD", len(nodes), 0, str(error))
             return same_everywhere(nodes, reason, curable=False)
@@ -149,7 +155,12 @@ class Extender:
 
     def _job(self, pod: Object) -> tuple[Job, Engine]:
         """The pod as a job of its pool. Raises BerthError for wishes that are none."""
-        spec = self._admission.admit(self._job_of_pod(pod), TRUSTED)
+        try:
+            spec = self._job_of_pod(pod)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            shown = str(pod["metadata"].get("name", "without a name"))
+            raise _NoPod.of("Pod", shown, f"is none ({error}): send it as the API server has it") from error
+        spec = self._admission.admit(spec, TRUSTED)
         planner = self._planners[spec.pool]
         if not planner.active:
             raise _Standby(f"pool {spec.pool!r} is planned by another instance; ask that one")
@@ -240,7 +251,7 @@ class Extender:
                 self._release(asked.uid)
                 return f"berth: {error}"
             except Unanswered:
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(READ_BACK_SECONDS)
                 continue
             if said is not None:
                 if said:

@@ -226,3 +226,37 @@ def test_the_digest_tells_payloads_apart_and_is_stable() -> None:
     same = parse_document({"name": "a", "devices": 1, "labels": {"y": "2", "x": "1"}})
     other = parse_document({"name": "a", "devices": 2})
     assert spec_digest(one) == spec_digest(same) != spec_digest(other)
+
+
+def of_pods(*pods: tuple[str, str, str], replicas: int, manifest: str = "") -> pb.JobSpec:
+    references = [pb.PodReference(namespace=space, name=name, uid=uid) for space, name, uid in pods]
+    payload = pb.KubernetesPayload(pods=references, manifest=manifest)
+    return pb.JobSpec(name="a", replicas=replicas, resources=pb.Resources(cpu_milli=1), kubernetes=payload)
+
+
+A, B = ("default", "a", "u1"), ("default", "b", "u2")
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        (of_pods(A, replicas=2), "kubernetes.pods: '1 pods': name one pod for each of the 2 replicas"),
+        (of_pods(A, B, replicas=1), "kubernetes.pods: '2 pods': name one pod for each of the 1 replicas"),
+        (of_pods(A, A, replicas=2), "kubernetes.pods[1].uid: 'u1': name each pod once"),
+        (of_pods(("default", "a", ""), replicas=1), "kubernetes.pods[0].uid: '': write the pod's metadata.uid"),
+        (of_pods(A, replicas=1, manifest="kind: Pod"), "kubernetes: '1 pods and a manifest': give `pods`"),
+        (of_pods(replicas=1), "kubernetes: '0 pods and no manifest': give `pods`"),
+        (
+            pb.JobSpec(name="a", replicas=1, resources=pb.Resources(cpu_milli=1), executor="kubernetes"),
+            "kubernetes: '0 pods and no manifest': give `pods`",
+        ),
+    ],
+)
+def test_pods_that_do_not_make_a_job_are_refused(spec: pb.JobSpec, named: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        validate(spec)
+    assert named in str(caught.value)
+
+
+def test_a_job_of_pods_is_carried_out_by_kubernetes() -> None:
+    assert validate(of_pods(A, B, replicas=2)).executor == "kubernetes"

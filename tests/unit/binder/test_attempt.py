@@ -146,3 +146,10 @@ def test_unknown_is_told_once_however_often_it_becomes_so(between: Seen) -> None
     attempt, told = run(make_attempt(), [unclear, unclear, Observation(between, 3.0), unclear])
     assert attempt.state is State.UNKNOWN
     assert told == [Settled(16, Outcome.UNKNOWN, 2.0, "no answer")]
+
+
+def test_what_keeps_an_attempt_from_ending_is_its_message() -> None:
+    words = "Cannot evict pod as it would violate the pod's disruption budget."
+    held = make_attempt(state=State.RUNNING, bound_at=1.0, started_at=1.0, published=2, release_wanted=True)
+    attempt, events = transition(held, Observation(Seen.UNCLEAR, 2.0, words))
+    assert (attempt.state, attempt.message, events) == (State.RUNNING, words, ())

@@ -138,6 +138,11 @@ def test_pods_beyond_a_gang_that_sits_are_jobs_of_their_own() -> None:
     late = [a_member("m2"), a_member("m3")]
     job = a_job("j", [*sitting, late[0]], gang, 2, state=pb.JOB_STATE_RUNNING, placed=(0, 1))
     assert shown(planned([*sitting, *late], [job], gang)) == ([("uid-m2",), ("uid-m3",)], [], [], None)
+    own = a_job("k", [late[0]])
+    assert shown(planned([*sitting, *late], [job, own], gang)) == ([("uid-m3",)], [], [], None)
+    # The gang is not there any more: who waits alone waits with it again.
+    gone = replace(job, state=pb.JOB_STATE_FAILED)
+    assert shown(planned(late, [gone, own], gang)) == ([], ["k"], [], None)
 
 
 def test_a_gang_that_sits_stands_as_long_as_its_minimum_does() -> None:
