@@ -28,6 +28,7 @@ dev: $(STAMP)  ## The same system, kept running
 
 test: $(STAMP)  ## The whole test suite
 	@$(PYTHON) deploy/controlplane/control_plane.py build --where-possible >/dev/null
+	@$(PYTHON) deploy/controlplane/kubelet.py build --where-possible >/dev/null
 	@$(BIN)/pytest
 
 test-fast: $(STAMP)  ## Unit tests only

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "debug": ("debug:debug", "Dump a running engine, and replay its decisions offline"),
     "audit": ("audit:audit", "Check the invariants on the database itself"),
     "agent": ("agent:agent", "Report this machine's devices and telemetry"),
+    "device-plugin": ("device_plugin:device_plugin", "Advertise this node's devices to its kubelet"),
     "token": ("token:token", "Make an access token"),
     "completion": ("completion:completion", "Print the shell completion script"),
     "version": ("version:version", "Print the version"),

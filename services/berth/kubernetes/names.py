@@ -5,6 +5,7 @@ Annotations of a pod (or labels, where the value is a valid label) that say what
 
 __all__ = [
     "ACCELERATOR",
+    "ALLOCATED_FOR",
     "ANNOTATIONS",
     "ATTEMPT",
     "BINDER_SCHEDULER_NAME",
@@ -41,6 +42,8 @@ CREATED_FOR = f"{DOMAIN}/created-for"
 name has the id itself."""
 BINDER_SCHEDULER_NAME = "berth-binder"
 """Scheduler of the pods that the binder makes: they are part of a job already, and nobody else's to take up."""
+ALLOCATED_FOR = f"{DOMAIN}/allocated-for"
+"""Annotation of a resource claim that Berth allocated: the uid of the pod whose job holds the devices in the ledger."""
 
 # Wishes.
 QUEUE = f"{DOMAIN}/queue"
@@ -74,6 +77,7 @@ ACCELERATOR = f"{DOMAIN}/accelerator"
 """Label of a node: the catalogue's name of its accelerators, where discovery does not tell, or is wrong."""
 EXPORTER = f"{DOMAIN}/exporter"
 """Annotation of a pod: it is an exporter of its node's devices; the value is the format of its page, or "auto"."""
+
 # Labels of a node: topology.berth.dev/rack=r7 puts it into the domain r7 of the level "rack".
 TOPOLOGY_PREFIX = f"topology.{DOMAIN}/"
 

@@ -24,6 +24,7 @@ from binder.domain.executor import LogPiece, Observations, Sink
 from binder.domain.pod import Stand, View
 from binder.domain.work import Assignment, PodReference
 from binder.executors.kubernetes_attempt import HeldAttempt, HeldMember, hold
+from binder.executors.kubernetes_claims import ClaimAllocator, ClaimsRefused
 from binder.executors.kubernetes_logs import read_logs
 from binder.executors.kubernetes_manifest import created_for
 from binder.executors.kubernetes_requests import PodRequests
@@ -68,6 +69,7 @@ class KubernetesExecutor:
     ) -> None:
         self._cluster = cluster
         self._requests = PodRequests(cluster.client, requests=requests, answer_seconds=answer_seconds)
+        self._claims = ClaimAllocator(cluster.client, cluster.claims, requests=requests)
         self._bind_seconds = bind_seconds
         self._namespaces = namespaces
         self._clock = clock
@@ -159,8 +161,10 @@ class KubernetesExecutor:
                 await self._make(held)
             for member in held.members:
                 self._check_fit(member)
-            # 2. All of them at once.
             missing = [member for member in held.members if not member.view.ours]
+            # 2. Their resource claims, then all of them at once.
+            for member in missing:
+                await self._allocate(held, member)
             unclear = await self._all(self._bind_member(held, member, until) for member in missing)
         except _NotFit as error:
             # 3. Not whole: nothing of it stays.
@@ -170,6 +174,31 @@ class KubernetesExecutor:
         if words:
             return Observation(Seen.UNCLEAR, self._clock(), words)
         return held.judge(self._clock())
+
+    async def _allocate(self, held: HeldAttempt, member: HeldMember) -> None:
+        """Allocates the pod's resource claims, where it has any. Raises _NotFit."""
+        pod = await self._pod_of(held, member)
+        if pod is None or not pod["spec"].get("resourceClaims"):
+            return
+        try:
+            devices = [claim.device_id for claim in member.place.devices]
+            await self._claims.allocate(pod, member.place.node, devices)
+        except ClaimsRefused as error:
+            raise _NotFit(f"pod {member.key}: {error}", passing=True) from error
+
+    async def _free_claims(self, held: HeldAttempt) -> None:
+        """Of members that are not bound, and will not be. What ran is freed by kube-controller-manager."""
+        for member in held.members:
+            if member.pod.uid and not member.view.ours and (member.view.stand is Stand.GONE or held.calm):
+                pod = await self._pod_of(held, member)
+                if pod is None or pod["spec"].get("resourceClaims"):
+                    await self._claims.release(pod, member.pod.uid)
+
+    async def _pod_of(self, held: HeldAttempt, member: HeldMember) -> Object | None:
+        pod = self._mirror(held).objects.get(member.key)
+        if pod is None or not member.is_it(pod, held.id):
+            pod = await self._requests.look(member.pod.namespace, member.pod.name)
+        return pod if pod is not None and member.is_it(pod, held.id) else None
 
     def _check_fit(self, member: HeldMember) -> None:
         view = member.view
@@ -228,6 +257,7 @@ class KubernetesExecutor:
             for member in began:
                 self._spawn(self._requests.tell(member.pod, "BindingUndone", message))
         await self._end(held, evict=False)
+        await self._free_claims(held)
         observation = held.judge(self._clock())
         if observation.seen is Seen.REFUSED:
             return observation
@@ -248,6 +278,7 @@ class KubernetesExecutor:
                 member.doubtful = True
         await self._look(held, sure=True)
         await self._end(held, evict=not held.made)
+        await self._free_claims(held)
         if held.cause and held.calm:
             return Observation(Seen.RELEASED, self._clock(), held.cause)
         return held.judge(self._clock())

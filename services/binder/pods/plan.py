@@ -3,7 +3,8 @@
 Level-triggered: made anew from what is there, not from what happened. The rules, in order:
 
 1. A job that waits is cancelled where a pod of it is gone, was bound by somebody else, or asks for something else now:
-   what is left is then submitted again. A job that is bound is cancelled where fewer pods than its minimum are left.
+   what is left is then submitted again. A job that is bound is cancelled once none of its pods is left: what a gang
+   does without a member is up to whoever made it, who would be fought by a second one.
 2. As long as a job of a gang waits, is on its way or is being released, nothing else of the gang is submitted.
 3. Pods on their own are submitted each. A gang is submitted once its minimum is there and it has been quiet for a
    moment (or all are there). Once a gang is bound, pods beyond it are submitted each.
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 
 from berth.errors import InvalidInput
 from berth.kubernetes import names
+from berth.kubernetes.claims.needs import ClaimsNotReady
 from berth.kubernetes.client import Object
 from berth.kubernetes.pods.groups import Gang
 from berth.kubernetes.pods.translation import Translated, uid_of
@@ -28,6 +30,8 @@ OVER = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANC
 SITTING = frozenset({pb.JOB_STATE_BOUND, pb.JOB_STATE_RUNNING})
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 15.0, 300.0
 MOST_TRIES = 1000
+CLAIMS_AGAIN_SECONDS = 5.0
+"""Slices and classes change without the pod's doing."""
 
 Make = Callable[[Sequence[Object], Gang | None, int], Translated]
 
@@ -44,7 +48,6 @@ class Held:
     uids: tuple[str, ...]
     state: int = pb.JOB_STATE_PENDING
     message: str = ""
-    minimum: int = 1
     placed: tuple[int, ...] = ()
     version: int = 0
     cancel_asked: bool = False
@@ -157,6 +160,8 @@ def plan(
             try:
                 whole = None if job.alone else gang
                 wanted = make([*own, *late], whole, 0 if job.alone else need).spec.idempotency_key
+            except ClaimsNotReady:
+                continue  # what it asked for may be there again: the engine says why it waits
             except InvalidInput as error:
                 made.say([*own, *late], f"refused: {error}")
                 made.cancel.append(Cancellation(job.job_id, OURS + "its pods ask for what cannot be: " + str(error)))
@@ -191,8 +196,7 @@ def _broken(job: Held, by_uid: Mapping[str, Object]) -> str:
     """Why a job cannot go on with the pods that are there; "": it can."""
     gone = [uid for uid in job.holds if uid not in by_uid or is_leaving(by_uid[uid])]
     if job.sitting:
-        left = len(job.holds) - len(gone)
-        return f"{len(gone)} of its {len(job.holds)} pods are gone" if left < job.minimum else ""
+        return "its pods are gone" if len(gone) == len(job.holds) else ""
     if gone:
         names_of = [by_uid[uid]["metadata"]["name"] for uid in gone if uid in by_uid]
         which = f" ({', '.join(names_of[:3])})" if names_of else ""
@@ -209,6 +213,10 @@ def _submit(
 ) -> None:
     try:
         job = make(pods, gang, minimum)
+    except ClaimsNotReady as error:
+        made.say(pods, str(error))
+        made.later(CLAIMS_AGAIN_SECONDS)
+        return
     except InvalidInput as error:
         made.say(pods, f"refused: {error}")
         return

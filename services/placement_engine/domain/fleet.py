@@ -94,6 +94,7 @@ class Fleet:
                     if node.schedulable and not old.node.schedulable:
                         device_facts.watch = None  # an operator's word lifts the cordons of a node's devices
                 device_facts.judge(self._policy)
+                self.columns.device[col.TRAITS, slot, row] = self.models.traits_of(device)
                 members.append(device_facts)
                 facts.devices[device.device_id] = device_facts
                 self.models.count(model, 1 if device.present else 0)

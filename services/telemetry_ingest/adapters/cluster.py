@@ -16,6 +16,7 @@ from berth.kubernetes.client import Kubernetes, Object
 from berth.kubernetes.devices import DeviceResources
 from berth.kubernetes.informer import Informer, key_of, run_all
 from berth.postgres import TRANSIENT
+from telemetry_ingest.adapters.claims import ClusterClaims
 from telemetry_ingest.domain.kubernetes.exporters import targets_of_pod, targets_of_slice
 from telemetry_ingest.domain.kubernetes.nodes import NodeFacts, facts_of
 from telemetry_ingest.domain.kubernetes.pods import PodUse, use_of
@@ -57,21 +58,26 @@ class ClusterFleet:
         self._slices = Informer(
             client, "/apis/discovery.k8s.io/v1/endpointslices", self._guarded(self._slice), optional=True
         )
+        self._claims = ClusterClaims(client, self._claimed)
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(run_all((self._nodes, self._pods, self._slices)))
+            tasks.create_task(self._claims.run())
             tasks.create_task(self._tell())
 
     async def _tell(self) -> None:
         # 1. Nothing is known before all of it was listed once; then what left while nobody watched is gone.
         for informer in (self._nodes, self._pods, self._slices):
             await informer.synced.wait()
-        everything = True
+        await self._claims.synced()
+        clock = asyncio.get_running_loop().time
+        again_at = clock()
         while True:
             # 2. What changed, or everything.
             self._changed.clear()
+            everything = clock() >= again_at
             names = {*self._facts, *self._ingest.nodes_of_cluster()} if everything else set(self._dirty)
             self._dirty -= names
             try:
@@ -79,25 +85,25 @@ class ClusterFleet:
                 self._ingest.on_found_targets(target for found in self._targets.values() for target in found)
                 await self._ingest.on_cluster(
                     [
-                        (facts, tuple(self._by_node.get(name, {}).values()))
+                        (self._claims.with_claims(facts), tuple(self._by_node.get(name, {}).values()))
                         for name in sorted(names)
                         if (facts := self._facts.get(name)) is not None
                     ],
                     self._resources,
-                    gone=[name for name in sorted(names) if name not in self._facts],
+                    # One that is there and was not understood is left as it was.
+                    gone=[name for name in sorted(names) if name not in self._nodes.objects],
                 )
-                everything = False
+                if everything:
+                    again_at = clock() + self._again_seconds
             except TRANSIENT as error:
                 log.warning("the cluster's nodes will be stored again", nodes=len(names), error=repr(error))
                 self._dirty |= names
                 self._changed.set()
                 await asyncio.sleep(1.0)
             # 4. Gathered, so that a wave of pods is one change of a node.
-            try:
-                await asyncio.wait_for(self._changed.wait(), self._again_seconds)
-                await asyncio.sleep(self._gather_seconds)
-            except TimeoutError:
-                everything = True
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), max(0.0, again_at - clock()))
+            await asyncio.sleep(self._gather_seconds)
 
     def _node(self, old: Object | None, new: Object | None) -> None:
         name = str((new or old or {})["metadata"]["name"])
@@ -143,6 +149,11 @@ class ClusterFleet:
             del self._targets[key]
         for target in (*before, *targets):
             self._mark(target.node)
+
+    def _claimed(self, nodes: frozenset[str] | None) -> None:
+        """What the nodes' slices offer, or what claims hold of it, changed; None: of any node."""
+        for node in self._facts if nodes is None else nodes:
+            self._mark(node)
 
     def _mark(self, node: str) -> None:
         self._dirty.add(node)
