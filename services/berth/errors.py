@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 __all__ = [
     "BerthError",
@@ -44,7 +45,7 @@ class InvalidInput(BerthError):
         super().__init__("; ".join(str(error) for error in self.errors))
 
     @classmethod
-    def of(cls, field: str, value: object, remedy: str) -> "InvalidInput":
+    def of(cls, field: str, value: object, remedy: str) -> Self:
         return cls([FieldError(field, str(value), remedy)])
 
 

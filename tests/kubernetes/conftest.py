@@ -13,6 +13,7 @@ import pytest
 
 from berth.kubernetes.client import Kubernetes, Unanswered
 from tests.conftest import ROOT
+from tests.kubernetes import executor
 from tests.kubernetes.installing import EXTENDER, Reached, install_crds, install_rights, kubeconfig_of_service
 from tests.services import ServiceProcess, System
 
@@ -60,6 +61,9 @@ def installed(shared_cluster: Any) -> Any:
     return shared_cluster
 
 
+ADMINISTRATOR = "berth-admin.kubeconfig"
+
+
 @pytest.fixture(scope="session")
 def own_kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], Path]:
     """Of a service and the administrator's kubeconfig: one with the rights of its service account alone."""
@@ -83,17 +87,25 @@ def own_kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, P
 def _services_have_their_own_rights(
     own_kubeconfig: Callable[[str, Path], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service that a test gives the administrator's kubeconfig runs with its own rights: they must do."""
+    """A service, or the binder's executor, that a test gives the administrator's kubeconfig runs with its own rights:
+    they must do."""
     start = System.service
 
     def with_own_rights(self: System, service: str, *, name: str = "", **settings: str) -> ServiceProcess:
         given = Path(settings.get("kubeconfig", ""))
-        if given.name == "berth-admin.kubeconfig":
+        if given.name == ADMINISTRATOR:
             account = EXTENDER if settings.get("extender_listen") else service
             settings["kubeconfig"] = str(own_kubeconfig(account, given))
         return start(self, service, name=name, **settings)
 
     monkeypatch.setattr(System, "service", with_own_rights)
+    opened = executor.open_cluster
+
+    def with_the_binders(kubeconfig: Path, *arguments: Any, **settings: Any) -> Any:
+        own = kubeconfig.name == ADMINISTRATOR
+        return opened(own_kubeconfig("binder", kubeconfig) if own else kubeconfig, *arguments, **settings)
+
+    monkeypatch.setattr(executor, "open_cluster", with_the_binders)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from tests.kubernetes.installing import MANIFESTS, NAMESPACE, SERVICES, kubeconf
 
 READ = ("get", "list", "watch")
 VERBS = (*READ, "create", "update", "patch", "delete", "deletecollection")
+KUBEFLOW = ("jaxjobs", "mpijobs", "paddlejobs", "pytorchjobs", "tfjobs", "xgboostjobs")
 # Whatever a cluster has that could matter, asked for each service and verb.
 RESOURCES = {
     "": (
@@ -33,6 +34,8 @@ RESOURCES = {
     "scheduling.run.ai": ("podgroups",),
     "jobset.x-k8s.io": ("jobsets",),
     "leaderworkerset.x-k8s.io": ("leaderworkersets",),
+    "kubeflow.org": KUBEFLOW,
+    "ray.io": ("rayclusters", "rayjobs"),
     "resource.k8s.io": (
         "resourceclaims", "resourceclaims/status", "resourceclaims/binding", "resourceclaimtemplates",
         "resourceslices", "deviceclasses", "devicetaintrules",
@@ -84,7 +87,12 @@ MAY: dict[str, dict[str, tuple[str, ...]]] = {
         "pods/log": ("get",),
         "events": ("create",),
         "events.k8s.io/events": ("create",),
-        "nodes": ("get",),
+        "nodes": READ,
+        "batch/jobs": ("get",),
+        "jobset.x-k8s.io/jobsets": ("get",),
+        "leaderworkerset.x-k8s.io/leaderworkersets": ("get",),
+        **{f"kubeflow.org/{kind}": ("get",) for kind in KUBEFLOW},
+        "ray.io/rayclusters": ("get",),
         "scheduling.k8s.io/podgroups": READ,
         "scheduling.x-k8s.io/podgroups": READ,
         "scheduling.volcano.sh/podgroups": READ,

@@ -264,6 +264,37 @@ async def test_a_queue_goes_once_nothing_is_left_in_it(engine: Engine, kubernete
     assert list(await engine.queues()) == ["default"]
 
 
+async def test_of_two_engines_one_keeps_the_objects_and_the_other_takes_over(
+    resources: Any, kubernetes: Kubernetes, system: System
+) -> None:
+    settings = {
+        "kubernetes": "true", "kubeconfig": str(resources.kubeconfig), "reconcile_seconds": "0.5",
+        "planner_lease_seconds": "1.5",
+    }  # fmt: skip
+    processes = [system.service("placement-engine", name=f"engine-{n}", instance=f"e{n}", **settings) for n in "ab"]
+    for process in processes:
+        await process.ready()
+    engines = {f"e{n}": Engine(system, one, kubernetes) for n, one in zip("ab", processes, strict=True)}
+    await kubernetes.post(POOLS, thing(POOLS, "default", {}))
+    await kubernetes.post(QUEUES, thing(QUEUES, "a", {"deviceLimit": 1}))
+    await engines["ea"].ready(QUEUES, "a", "InForce")
+    planner = (await engines["ea"].ready(POOLS, "default", "InForce"))["status"]["planner"]
+    log = engines[planner].process.log.read_text()
+    other = next(one for name, one in engines.items() if name != planner)
+    assert "queue is declared by the cluster" in log
+    assert "queue is declared by the cluster" not in other.process.log.read_text()
+
+    async def both_know() -> bool:
+        known = [(await one.queues()).get("a") for one in engines.values()]
+        return all(queue is not None and queue.device_limit == 1 for queue in known)
+
+    await system.eventually(both_know, 20)
+    engines[planner].process.kill()
+    await kubernetes.patch(f"{QUEUES}/a", {"spec": {"deviceLimit": 2}})
+    await other.ready(QUEUES, "a", "InForce")
+    assert (await other.queues())["a"].device_limit == 2
+
+
 RULES = "/apis/resource.k8s.io/v1/devicetaintrules"
 DRIVER = "gpu.example.com"
 

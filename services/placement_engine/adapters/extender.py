@@ -64,6 +64,10 @@ class _Standby(Exception):
     """Another instance plans the pool."""
 
 
+class _NoPod(InvalidInput):
+    """What was sent as a Pod has other types than the API's."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     """A pod that was bound here and that the fleet may not tell of yet."""
@@ -142,6 +146,8 @@ class Extender:
     def _survey(self, pod: Object, nodes: tuple[str, ...]) -> Survey:
         try:
             job, engine = self._job(pod)
+        except _NoPod:
+            raise
         except BerthError as error:
             reason = Reason("Pod", "POD_NOT_UNDERSTOOD", len(nodes), 0, str(error))
             return same_everywhere(nodes, reason, curable=False)
@@ -149,7 +155,12 @@ class Extender:
 
     def _job(self, pod: Object) -> tuple[Job, Engine]:
         """The pod as a job of its pool. Raises BerthError for wishes that are none."""
-        spec = self._admission.admit(self._job_of_pod(pod), TRUSTED)
+        try:
+            spec = self._job_of_pod(pod)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            shown = str(pod["metadata"].get("name", "without a name"))
+            raise _NoPod.of("Pod", shown, f"is none ({error}): send it as the API server has it") from error
+        spec = self._admission.admit(spec, TRUSTED)
         planner = self._planners[spec.pool]
         if not planner.active:
             raise _Standby(f"pool {spec.pool!r} is planned by another instance; ask that one")

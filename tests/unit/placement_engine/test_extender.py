@@ -234,3 +234,21 @@ async def test_a_pod_that_is_not_understood_is_refused_by_every_node(plain: Serv
     _, answer = await plain.ask("filter", Pod=pod, NodeNames=["n1", "n2"])
     said = "berth: queue: 'nowhere': unknown queue: use one of: default, or `berth apply` it"
     assert (answer["NodeNames"], answer["FailedAndUnresolvableNodes"]) == ([], {"n1": said, "n2": said})
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        {"metadata": {"annotations": ["x"]}, "spec": {}},
+        {"metadata": {}, "spec": {"containers": "many"}},
+        {"metadata": {}, "spec": {"containers": [3]}},
+        {"metadata": {}, "spec": {"priority": "high"}},
+        {"metadata": {}, "spec": {"affinity": 1}},
+    ],
+)
+async def test_what_is_no_pod_is_a_bad_request(plain: Served, pod: Object) -> None:
+    for verb, more in (("filter", {"NodeNames": ["n1"]}), ("preempt", {"NodeNameToMetaVictims": {}})):
+        status, text = await plain.ask(verb, Pod=pod, **more)
+        assert status == 400
+        assert text.startswith("Pod: 'without a name': is none (")
+        assert text.endswith("): send it as the API server has it\n")
