@@ -8,6 +8,7 @@ import pytest
 
 from berth.kubernetes import names
 from berth.kubernetes.client import Kubernetes, Object
+from binder.adapters.cluster import open_cluster
 from binder.domain.attempt import Observation
 from tests.kubernetes.conftest import pod
 from tests.kubernetes.executor import PODS, Running, again, assignment, pods_of, running, until, whole
@@ -215,3 +216,33 @@ async def test_read_back_says_what_is_the_case(kubernetes: Kubernetes, executor:
         return (await executor.read_back(held)).seen.value == "STARTED"
 
     await until(started)
+
+
+async def test_a_mirror_that_lags_behind_is_not_believed_where_it_matters(
+    kubernetes: Kubernetes, executor: Running, cluster: Any
+) -> None:
+    gated = pod("b", schedulingGates=[{"name": "test.berth.dev/later"}])
+    pods = await created(kubernetes, pod("a"), gated)
+    await executor.until_mirrored(lambda seen: len(seen) == 2)
+    before = dict(executor.cluster.pods.objects)
+    one, other = assignment(pods[:1], job="one"), assignment(pods[1:], job="other")
+    async with running(cluster.kubeconfig) as second:
+        await second.bind(one)
+    await kubernetes.patch(f"{PODS}/b", {"spec": {"schedulingGates": []}})
+    await executor.until_mirrored(lambda seen: "schedulingGates" not in seen["default/b"]["spec"])
+    executor.cluster.pods.objects.update(before)
+    # Bound by a binder that is gone, and free again: neither is in the mirror yet.
+    assert (await executor.read_back(again(one))).seen.value in ("HELD", "STARTED")
+    (answer,) = await executor.bind(other)
+    assert answer.seen.value in ("HELD", "STARTED")
+
+
+async def test_the_binder_is_ready_once_the_pods_are_listed(cluster: Any) -> None:
+    async with open_cluster(cluster.kubeconfig) as made:
+        pods, created_pods = made.not_ready()
+        assert pods == f"kubernetes: pods at {cluster.server} are not listed yet"
+        assert created_pods == f"kubernetes: created pods at {cluster.server} are not listed yet"
+        mirror = asyncio.create_task(made.run())
+        await until(lambda: made.not_ready() == [])
+        mirror.cancel()
+        await asyncio.gather(mirror, return_exceptions=True)

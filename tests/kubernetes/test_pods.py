@@ -11,6 +11,7 @@ from berth.grpc import connect
 from berth.kubernetes.client import Kubernetes, KubernetesError
 from berth.v1 import placement_pb2
 from berth.v1.placement_pb2_grpc import PlacementServiceStub
+from binder.pods.notices import Notices
 from tests.kubernetes.conftest import pod
 from tests.kubernetes.scheduler import CANCELLED, GROUPS, PENDING, PODS, Scheduler, cordoned
 from tests.services import System
@@ -198,3 +199,35 @@ async def test_a_restart_neither_loses_nor_doubles_nor_writes_again(scheduler: S
     await scheduler.until({"kept": [PENDING], "leaves": [CANCELLED], "comes": [PENDING]})
     await scheduler.message("comes", "waits")
     assert (await scheduler.kubernetes.get(f"{PODS}/kept"))["metadata"]["resourceVersion"] == before
+
+
+async def test_a_pod_that_was_bound_meanwhile_is_not_told_that_it_waits(cluster: Any, kubernetes: Kubernetes) -> None:
+    await asyncio.to_thread(cluster.add_nodes, 1, prefix="n")
+    seen = {name: await kubernetes.post(PODS, pod(name)) for name in ("bound", "waits")}
+    uids = {name: one["metadata"]["uid"] for name, one in seen.items()}
+    binding = {
+        "apiVersion": "v1", "kind": "Binding", "metadata": {"name": "bound"},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": "n-0"},
+    }  # fmt: skip
+    await kubernetes.post(f"{PODS}/bound/binding", binding)
+    # As a mirror that lags has them.
+    notices = Notices(kubernetes, lambda uid: next(one for one in seen.values() if one["metadata"]["uid"] == uid))
+    writing = asyncio.create_task(notices.run())
+    try:
+        for name in ("bound", "waits"):
+            notices.waits(uids[name], "waits for a place", nominated="n-0")
+        for _ in range(200):
+            if (await kubernetes.get(f"{PODS}/waits"))["status"].get("nominatedNodeName"):
+                break
+            await asyncio.sleep(0.05)
+    finally:
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+
+    async def told(name: str) -> tuple[str, str, str]:
+        status = (await kubernetes.get(f"{PODS}/{name}"))["status"]
+        (condition,) = [one for one in status["conditions"] if one["type"] == "PodScheduled"]
+        return condition["status"], condition.get("message", ""), status.get("nominatedNodeName", "")
+
+    assert await told("waits") == ("False", "waits for a place", "n-0")
+    assert await told("bound") == ("True", "", "")

@@ -361,6 +361,7 @@ MUTANTS = (
         "-hosting.version, -reach)",
         "-hosting.version)",
         "a node that changed its labels or taints is looked at anew",
+        f"{UNIT}/test_node_constraints.py",
     ),
     Mutant(
         "deadline",

@@ -3,7 +3,8 @@
 Level-triggered: made anew from what is there, not from what happened. The rules, in order:
 
 1. A job that waits is cancelled where a pod of it is gone, was bound by somebody else, or asks for something else now:
-   what is left is then submitted again. A job that is bound is cancelled where fewer pods than its minimum are left.
+   what is left is then submitted again. A job that is bound is cancelled once none of its pods is left: what a gang
+   does without a member is up to whoever made it, who would be fought by a second one.
 2. As long as a job of a gang waits, is on its way or is being released, nothing else of the gang is submitted.
 3. Pods on their own are submitted each. A gang is submitted once its minimum is there and it has been quiet for a
    moment (or all are there). Once a gang is bound, pods beyond it are submitted each.
@@ -44,7 +45,6 @@ class Held:
     uids: tuple[str, ...]
     state: int = pb.JOB_STATE_PENDING
     message: str = ""
-    minimum: int = 1
     placed: tuple[int, ...] = ()
     version: int = 0
     cancel_asked: bool = False
@@ -191,8 +191,7 @@ def _broken(job: Held, by_uid: Mapping[str, Object]) -> str:
     """Why a job cannot go on with the pods that are there; "": it can."""
     gone = [uid for uid in job.holds if uid not in by_uid or is_leaving(by_uid[uid])]
     if job.sitting:
-        left = len(job.holds) - len(gone)
-        return f"{len(gone)} of its {len(job.holds)} pods are gone" if left < job.minimum else ""
+        return "its pods are gone" if len(gone) == len(job.holds) else ""
     if gone:
         names_of = [by_uid[uid]["metadata"]["name"] for uid in gone if uid in by_uid]
         which = f" ({', '.join(names_of[:3])})" if names_of else ""

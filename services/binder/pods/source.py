@@ -91,6 +91,8 @@ class PodSource:
         self._units: dict[Key, _Unit] = {}
         self._unit_of: dict[str, Key] = {}
         self._key_of_job: dict[str, Key] = {}
+        self._holder: dict[str, str] = {}
+        """The live job that has a pod, by the pod's uid."""
         self._due: dict[Key, None] = {}
         self._busy: set[Key] = set()
         self._later: list[tuple[float, int, Key]] = []
@@ -106,7 +108,7 @@ class PodSource:
         """Until cancelled."""
         for informer in (self._pods, *(one for some in self._groups.values() for one in some)):
             await informer.synced.wait()
-        for kept in (self._units, self._unit_of, self._key_of_job, self._due):
+        for kept in (self._units, self._unit_of, self._key_of_job, self._holder, self._due):
             kept.clear()
         self._busy.clear()
         self._later.clear()
@@ -205,7 +207,6 @@ class PodSource:
             uids=uids,
             state=job.state,
             message=job.message,
-            minimum=_minimum(job.spec),
             placed=tuple(member.member for member in job.members),
             version=job.version,
             cancel_asked=cancel_asked or (known is not None and known.cancel_asked),
@@ -213,6 +214,11 @@ class PodSource:
         if held.over:
             held = replace(held, over_at=known.over_at if known is not None and known.over else self._clock())
         unit.jobs[job.job_id] = held
+        for uid in uids:
+            if not held.over and uid in held.holds:
+                self._holder[uid] = held.job_id
+            elif self._holder.get(uid) == held.job_id:
+                del self._holder[uid]
         self._key_of_job[job.job_id] = key
         shown = f"{job.spec.tenant}/{job.spec.name}"
         if held.state == pb.JOB_STATE_PENDING:
@@ -314,6 +320,8 @@ class PodSource:
                 self._busy.discard(key)
                 if key in self._due:
                     self._wake.set()
+            # What has nothing to do never waits: many such units must not hold up the rest of the binder.
+            await asyncio.sleep(0)
 
     async def _bring_in_step(self, unit: _Unit) -> None:
         """The cycle of a unit."""
@@ -359,6 +367,10 @@ class PodSource:
     async def _submit(self, unit: _Unit, submission: Submission) -> None:
         spec = submission.job.spec
         key, now = spec.idempotency_key, self._clock()
+        if any(uid in self._holder for uid in submission.uids):
+            # A pod that came from another unit, whose job is not over yet.
+            self._make_due_in(unit.key, 0.5)
+            return
         refusal = unit.refused.get(key)
         if refusal is None or now >= refusal[1]:
             try:
@@ -366,7 +378,7 @@ class PodSource:
             except Refused as error:
                 SUBMITTED.labels("refused").inc()
                 refusal = (f"refused: {error}", now + self._pace.refused_seconds)
-                unit.refused = {key: refusal}
+                unit.refused = {one: said for one, said in unit.refused.items() if said[1] > now} | {key: refusal}
             else:
                 SUBMITTED.labels("accepted").inc()
                 unit.refused.pop(key, None)
@@ -412,10 +424,3 @@ class PodSource:
         key = self._unit_of.get(uid)
         pod = self._units[key].pods.get(uid) if key in self._units else None
         return pod if pod is not None and is_waiting(pod) else None
-
-
-def _minimum(spec: pb.JobSpec) -> int:
-    """Fewest members that will do."""
-    if spec.member_groups:
-        return sum(group.min_replicas or group.replicas for group in spec.member_groups)
-    return spec.min_replicas or spec.replicas

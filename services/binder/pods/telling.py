@@ -17,6 +17,9 @@ __all__ = ["Teller"]
 log = structlog.get_logger(__name__)
 
 
+SECONDS_A_JOB = 0.02
+
+
 @dataclass(slots=True)
 class _Followed:
     uids: tuple[str, ...]
@@ -52,7 +55,8 @@ class Teller:
     def follow(self, job_id: str, uids: tuple[str, ...], shown: str, notes: tuple[str, ...]) -> None:
         """The job waits."""
         if job_id not in self._jobs:
-            due = self._clock() + self._first
+            # Where many wait, most are just about to be placed: telling them would only slow that down.
+            due = self._clock() + self._first + min(self._shortest, SECONDS_A_JOB * len(self._jobs))
             self._jobs[job_id] = _Followed(uids, shown, notes, due, self._shortest)
         elif notes:
             self._jobs[job_id].notes = notes

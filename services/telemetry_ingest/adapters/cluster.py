@@ -68,10 +68,12 @@ class ClusterFleet:
         # 1. Nothing is known before all of it was listed once; then what left while nobody watched is gone.
         for informer in (self._nodes, self._pods, self._slices):
             await informer.synced.wait()
-        everything = True
+        clock = asyncio.get_running_loop().time
+        again_at = clock()
         while True:
             # 2. What changed, or everything.
             self._changed.clear()
+            everything = clock() >= again_at
             names = {*self._facts, *self._ingest.nodes_of_cluster()} if everything else set(self._dirty)
             self._dirty -= names
             try:
@@ -84,20 +86,20 @@ class ClusterFleet:
                         if (facts := self._facts.get(name)) is not None
                     ],
                     self._resources,
-                    gone=[name for name in sorted(names) if name not in self._facts],
+                    # One that is there and was not understood is left as it was.
+                    gone=[name for name in sorted(names) if name not in self._nodes.objects],
                 )
-                everything = False
+                if everything:
+                    again_at = clock() + self._again_seconds
             except TRANSIENT as error:
                 log.warning("the cluster's nodes will be stored again", nodes=len(names), error=repr(error))
                 self._dirty |= names
                 self._changed.set()
                 await asyncio.sleep(1.0)
             # 4. Gathered, so that a wave of pods is one change of a node.
-            try:
-                await asyncio.wait_for(self._changed.wait(), self._again_seconds)
-                await asyncio.sleep(self._gather_seconds)
-            except TimeoutError:
-                everything = True
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), max(0.0, again_at - clock()))
+            await asyncio.sleep(self._gather_seconds)
 
     def _node(self, old: Object | None, new: Object | None) -> None:
         name = str((new or old or {})["metadata"]["name"])

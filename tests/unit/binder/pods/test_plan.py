@@ -145,12 +145,14 @@ def test_pods_beyond_a_gang_that_sits_are_jobs_of_their_own() -> None:
     assert shown(planned(late, [gone, own], gang)) == ([], ["k"], [], None)
 
 
-def test_a_gang_that_sits_stands_as_long_as_its_minimum_does() -> None:
-    gang, three = a_gang(2), members(3)
-    job = a_job("j", three, gang, 2, state=pb.JOB_STATE_RUNNING)
+def test_a_gang_that_sits_goes_on_without_a_member_and_ends_with_the_last() -> None:
+    gang, three = a_gang(3), members(3)
+    job = a_job("j", three, gang, 3, state=pb.JOB_STATE_RUNNING)
     bound = [a_member(f"m{i}", nodeName="n", annotations={"berth.dev/job": "j"}) for i in range(3)]
-    assert shown(planned(bound[:2], [job], gang)) == NOTHING
-    assert shown(planned(bound[:1], [job], gang)) == ([], ["j"], [], None)
+    assert shown(planned(bound[:1], [job], gang)) == NOTHING
+    assert shown(planned([], [job], gang)) == ([], ["j"], [], None)
+    # Who comes in the place of a member is a job of its own.
+    assert shown(planned([*bound[:2], a_member("m3")], [job], gang)) == ([("uid-m3",)], [], [], None)
 
 
 def test_what_sits_counts_for_the_minimum_of_who_comes_after() -> None:

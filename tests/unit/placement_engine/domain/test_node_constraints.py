@@ -181,6 +181,9 @@ def test_each_group_of_a_gang_has_its_own_or_the_jobs() -> None:
 
 def test_a_relabelled_node_is_looked_at_anew_and_scores_of_others_stay() -> None:
     engine = an_engine(a_node("n1"), a_node("n2"))
+    for number in range(400):  # a mix of work that is known: nothing else has a reason to look at the fleet anew
+        engine.submit(a_job(f"past{number}"))
+        engine.withdraw(f"past{number}")
     job = a_job(nodes=where((needs("disk", "In", "ssd"),)))
     assert why(engine, job) == {"NODE_SELECTOR_MISMATCH": (2, 16)}
     engine.apply_node(a_node("n2", labels={"disk": "ssd"}))

@@ -56,7 +56,7 @@ def spec_of(*pods: Object, gang: Gang | None = None, minimum: int = 0) -> pb.Job
 def a_job(job_id: str, pods: list[Object], gang: Gang | None = None, minimum: int = 1, **fields: Any) -> Held:
     """A job as it was made of these pods."""
     spec = make(pods, gang, minimum if gang else 0).spec
-    return Held(job_id, spec.idempotency_key, tuple(one.uid for one in spec.kubernetes.pods), minimum=minimum, **fields)
+    return Held(job_id, spec.idempotency_key, tuple(one.uid for one in spec.kubernetes.pods), **fields)
 
 
 __all__ = ["a_gang", "a_group", "a_job", "a_member", "a_pod", "gang_of", "make", "ref_of", "spec_of"]

@@ -1,0 +1,103 @@
+"""What changes is gathered and told in batches; what cannot be stored is told again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from structlog.testing import capture_logs
+
+from berth.kubernetes.client import Kubernetes
+from berth.kubernetes.devices import DeviceResources
+from telemetry_ingest.adapters.cluster import ClusterFleet
+from tests.unit.telemetry_ingest.builders import World
+from tests.unit.telemetry_ingest.kubernetes.builders import a_node, a_pod
+
+
+class FakeKubernetes(Kubernetes):
+    """Lists what it is given and never tells of changes: a test tells them to the informers."""
+
+    def __init__(self, **collections: list[dict[str, Any]]) -> None:
+        self.collections = collections
+
+    async def list(self, path: str, *, page: int = 500, **query: Any) -> tuple[list[dict[str, Any]], str]:
+        return self.collections.get(path.rpartition("/")[2], []), "1"
+
+    async def watch(self, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+        await asyncio.Event().wait()
+        yield
+
+
+@asynccontextmanager
+async def following(world: World, client: FakeKubernetes) -> AsyncIterator[ClusterFleet]:
+    cluster = ClusterFleet(client, DeviceResources(), world.ingest, gather_seconds=0.02, again_seconds=0.2)
+    task = asyncio.create_task(cluster.run())
+    try:
+        yield cluster
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(world: World, holds: Any) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_wave_of_pods_is_one_change_of_a_node() -> None:
+    world = World()
+    async with following(world, FakeKubernetes(nodes=[a_node(resources={"nvidia.com/gpu": "4"})])) as cluster:
+        await until(world, lambda: world.store.names() == [("n1", 1)])
+        for number in range(50):
+            cluster._pods._take({**a_pod(f"p{number}", {"cpu": "1"}), "kind": "Pod"})
+        await until(world, lambda: world.ingest.inventory.nodes["n1"].cpu_milli_elsewhere == 50_000)
+        assert world.store.names() == [("n1", 1), ("n1", 2)]
+        for number in range(50):
+            cluster._pods._take(a_pod(f"p{number}"), gone=True)
+        await until(world, lambda: world.ingest.inventory.nodes["n1"].cpu_milli_elsewhere == 0)
+        assert len(world.store.saved) == 3
+
+
+async def test_what_could_not_be_stored_is_told_again() -> None:
+    world = World()
+    world.store.broken = True
+    async with following(world, FakeKubernetes(nodes=[a_node()])):
+        await asyncio.sleep(0.1)
+        assert world.ingest.inventory.nodes == {}
+        world.store.broken = False
+        await until(world, lambda: world.store.names() == [("n1", 1)])
+
+
+async def test_a_node_that_is_not_understood_is_left_as_it_was() -> None:
+    world = World()
+    strange = a_node("n2")
+    async with following(world, FakeKubernetes(nodes=[a_node(), strange])) as cluster:
+        await until(world, lambda: len(world.store.saved) == 2)
+        with capture_logs() as said:
+            cluster._nodes._take({"metadata": {"name": "n2", "labels": 7, "resourceVersion": "9"}})
+            cluster._nodes._take(a_node("n1"), gone=True)
+            await until(world, lambda: world.ingest.inventory.nodes["n1"].removed)
+            await asyncio.sleep(0.3)
+        assert not world.ingest.inventory.nodes["n2"].removed
+        assert [one["object"] for one in said if "not understood" in one["event"]] == ["n2"]
+
+
+async def test_nodes_that_left_while_nobody_watched_are_removed() -> None:
+    world = World()
+    async with following(world, FakeKubernetes(nodes=[a_node("n1"), a_node("n2")])):
+        await until(world, lambda: len(world.store.saved) == 2)
+    async with following(world, FakeKubernetes(nodes=[a_node("n2")])):
+        await until(world, lambda: world.ingest.inventory.nodes["n1"].removed)
+    assert world.store.names() == [("n1", 1), ("n2", 1), ("n1", 2)]
+
+
+async def test_an_operators_uncordon_does_not_outlast_the_next_look() -> None:
+    """Nothing of the cluster changed: the node is looked at again all the same."""
+    world = World()
+    async with following(world, FakeKubernetes(nodes=[a_node(unschedulable=True)])):
+        await until(world, lambda: bool(world.store.saved))
+        node = world.ingest.inventory.nodes["n1"]
+        await world.ingest.cordon("n1", True, "fan")
+        await world.ingest.cordon("n1", False, "")
+        await until(world, lambda: world.ingest.inventory.nodes["n1"].cordon_reason == node.cordon_reason)
