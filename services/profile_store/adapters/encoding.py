@@ -15,7 +15,7 @@ from profile_store.domain.profile import Profile, ProfileKey
 
 __all__ = ["accelerator_message", "profile_from", "profile_message", "records"]
 
-TEXTS = ("task", "precision", "software_stack", "throughput_unit", "source")
+TEXTS = ("task", "precision", "software_stack", "throughput_unit", "source", "model", "settings")
 FIGURES = (
     "throughput",
     "latency_p50_seconds",
@@ -25,6 +25,27 @@ FIGURES = (
     "peak_power_watts",
     "price_per_hour",
     "relative_uncertainty",
+    "batch_size",
+    "concurrency",
+    "request_rate",
+    "tensor_parallel",
+    "pipeline_parallel",
+    "data_parallel",
+    "input_tokens",
+    "output_tokens",
+    "power_limit_watts",
+    "latency_mean_seconds",
+    "latency_p90_seconds",
+    "latency_p95_seconds",
+    "first_token_p50_seconds",
+    "first_token_p99_seconds",
+    "token_p50_seconds",
+    "token_p99_seconds",
+    "energy_joules_per_unit",
+    "stream_throughput",
+    "operations",
+    "bytes_moved",
+    "busy_seconds",
 )
 
 
@@ -34,6 +55,8 @@ def profile_message(profile: Profile) -> pb.Profile:
         accelerator=profile.key.accelerator,
         devices=profile.key.devices,
         co_located_with=profile.key.co_located_with,
+        configuration=profile.key.configuration,
+        low_confidence=profile.low_confidence,
         samples=profile.samples,
         version=profile.version,
         **{field: getattr(profile, field) for field in TEXTS + FIGURES},
@@ -45,7 +68,7 @@ def profile_message(profile: Profile) -> pb.Profile:
 
 
 def profile_from(message: pb.Profile) -> Profile:
-    """Not validated. The version is the store's to give and is not read."""
+    """Not validated. Version and configuration are the store's to give and are not read."""
     given = {field.name for field, _ in message.ListFields()}
     fields: dict[str, Any] = {field: getattr(message, field) for field in TEXTS}
     # An optional field that is present is listed, even where it is zero.
@@ -54,6 +77,7 @@ def profile_from(message: pb.Profile) -> Profile:
         key=ProfileKey(message.workload, message.accelerator, message.devices, message.co_located_with),
         provenance=int(message.provenance),
         samples=message.samples,
+        low_confidence=message.low_confidence,
         measured_at=_moment(message.measured_at) if message.HasField("measured_at") else None,
         **fields,
     )

@@ -9,10 +9,16 @@ from berth.cli.session import Session, connected
 
 __all__ = ["profiles"]
 
+# Those of profile-store, which `--format` of an older or newer one may not know.
+FORMATS = (
+    "mlperf", "vllm", "aiperf", "genai-perf", "perf-analyzer", "gavel", "zeus", "splitwise", "nsight-compute",
+    "nsight-systems", "vtune", "torch", "csv", "yaml",
+)  # fmt: skip
+
 
 @click.group()
 def profiles() -> None:
-    """List or import what workloads measured on which accelerator."""
+    """What workloads do on which accelerator: measured, imported, compared, predicted."""
 
 
 @profiles.command("list")
@@ -81,19 +87,41 @@ def accelerators(names: tuple[str, ...], output: str) -> None:
 
 @profiles.command("import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--format", "form", type=click.Choice(["gavel"]), default="gavel", show_default=True)
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Format of FILE [found out from its content]")
+@click.option("--workload", default="", help="Name of the workload, where the file has none or another")
+@click.option("--accelerator", default="", help="Accelerator it ran on, where the file does not say")
+@click.option("--devices", type=click.IntRange(min=1), help="Devices it ran on, where the file does not say [1]")
+@click.option("--precision", default="", help="Such as fp16, where the file does not say")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Batch size, where the file does not say")
+@click.option("--decimal", type=click.Choice([".", ","]), help="Sign before decimals, where the file leaves it open")
 @click.option("--source", default="", help="Where the figures come from [the file's name]")
 @connected
-async def import_profiles(session: Session, file: Path, form: str, source: str) -> None:
-    """Import FILE, such as Gavel's throughput JSON."""
-    import asyncio
+async def import_profiles(
+    session: Session,
+    file: Path,
+    form: str | None,
+    workload: str,
+    accelerator: str,
+    devices: int | None,
+    precision: str,
+    batch_size: int | None,
+    decimal: str | None,
+    source: str,
+) -> None:
+    """Import the figures of a benchmark or profiler from FILE, which may be packed with gzip.
 
+    All of it is stored or, where anything is wrong, nothing. Importing it again changes nothing.
+    """
+    from berth.cli.uploading import show_import, upload
     from berth.v1 import profiles_pb2 as pb
 
-    content = await asyncio.to_thread(file.read_bytes)
-    answer = await session.profiles.ImportProfiles(
-        pb.ImportProfilesRequest(format=form, content=content, source=source or file.name)
+    hints = pb.ImportHints(
+        workload=workload,
+        accelerator=accelerator,
+        devices=devices or 0,
+        precision=precision,
+        batch_size=batch_size or 0,
+        decimal=decimal or "",
     )
-    click.echo(f"{answer.changed} changed, {answer.unchanged} unchanged, {len(answer.skipped)} left out")
-    for reason in answer.skipped[:20]:
-        click.echo(f"  left out: {reason}", err=True)
+    first = pb.UploadProfilesRequest(format=form or "", source=source or file.name, hints=hints)
+    show_import(file.name, await upload(session.profiles, file, first))
