@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from berth.catalogue import Accelerator, load
 from berth.errors import InvalidInput, NotFound
 from profile_store.domain.importers import Hints, Imported, detect, read, unpacked
 from profile_store.domain.importers.document import NO_HINTS
 from profile_store.domain.importers.outcome import summary, without_unknown
+from profile_store.domain.prediction.question import Forecast, Question, forecast, to_keep
 from profile_store.domain.profile import (
+    PREDICTED,
     Catalogue,
     Profile,
     ProfileKey,
@@ -59,6 +62,7 @@ class ProfileStore:
     profiles: ProfileRepository
     catalogue: Catalogue
     now: Callable[[], datetime]
+    entries: Callable[[], Sequence[Accelerator]] = load
     announced: Callable[[], None] = field(default=lambda: None)
 
     async def put(self, profiles: Sequence[Profile]) -> Stored:
@@ -134,6 +138,28 @@ class ProfileStore:
         if found:
             return Ranking(rank(best_fitting(found)))
         return Ranking((), await self._nearest_workloads(workload))
+
+    async def predict(self, question: Question, *, keep: bool = False) -> tuple[Forecast, tuple[str, ...]]:
+        """What the workload would do, and the nearest names where it is unknown. `keep` stores predictions as
+        profiles, so that placement hears of them; what was measured or declared stays."""
+        _readable("workload", question.workload)
+        if not question.workload:
+            raise InvalidInput.of("workload", question.workload, "name the workload")
+        name = known_accelerator(self.catalogue, question.accelerator).name if question.accelerator else ""
+        for field, value in (("batch_size", question.batch_size), ("concurrency", question.concurrency)):
+            if value is not None and value < 1:
+                raise InvalidInput.of(field, value, "a whole number, at least 1")
+        asked = replace(question, accelerator=name, devices=_devices(question.devices) or 1)
+        profiles = await self.profiles.alone()
+        # A thread: a library of thousands of runs takes a second.
+        found = await asyncio.to_thread(forecast, asked, profiles, self.entries())
+        if found is None:
+            return Forecast(()), await self._nearest_workloads(question.workload)
+        if keep:
+            kept = validate(to_keep(found.predictions, profiles), self.catalogue, now=self.now())
+            stored = {one.key for one in profiles if one.provenance not in PREDICTED}
+            await self.put([one for one in kept if one.key not in stored])
+        return found, ()
 
     async def republish(self) -> int:
         """Announces everything again, for consumers whose broker forgot."""

@@ -1,6 +1,7 @@
 """The contract's messages at the edge, our own dataclasses inside."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,9 +12,10 @@ from berth.errors import InvalidInput
 from berth.outbox import OutgoingRecord
 from berth.topics import PROFILES_CHANGED, cloud_event_headers
 from berth.v1 import profiles_pb2 as pb
-from profile_store.domain.profile import Profile, ProfileKey
+from profile_store.domain.prediction.library import Prediction
+from profile_store.domain.profile import Profile, ProfileKey, configuration_of
 
-__all__ = ["accelerator_message", "profile_from", "profile_message", "records"]
+__all__ = ["accelerator_message", "prediction_message", "profile_from", "profile_message", "records"]
 
 TEXTS = ("task", "precision", "software_stack", "throughput_unit", "source", "model", "settings")
 FIGURES = (
@@ -80,6 +82,18 @@ def profile_from(message: pb.Profile) -> Profile:
         low_confidence=message.low_confidence,
         measured_at=_moment(message.measured_at) if message.HasField("measured_at") else None,
         **fields,
+    )
+
+
+def prediction_message(prediction: Prediction) -> pb.Prediction:
+    """Its configuration is the one that it would have in the store."""
+    profile = prediction.profile
+    named = replace(profile, key=replace(profile.key, configuration=configuration_of(profile)))
+    return pb.Prediction(
+        profile=profile_message(named),
+        throughput_low=prediction.low,
+        throughput_high=prediction.high,
+        basis=prediction.basis,
     )
 
 

@@ -8,8 +8,9 @@ from berth.auth import current_principal
 from berth.errors import InvalidInput
 from berth.v1 import profiles_pb2 as pb
 from berth.v1 import profiles_pb2_grpc as rpc
-from profile_store.adapters.encoding import accelerator_message, profile_from, profile_message
+from profile_store.adapters.encoding import accelerator_message, prediction_message, profile_from, profile_message
 from profile_store.domain.importers import LARGEST, Hints
+from profile_store.domain.prediction.question import Question
 from profile_store.handlers import ProfileStore
 
 __all__ = ["WRITER_ROLE", "ProfileService"]
@@ -83,7 +84,20 @@ class ProfileService(rpc.ProfileServiceServicer):
         )
 
     async def PredictProfile(self, request: pb.PredictProfileRequest, context: Any) -> pb.PredictProfileResponse:
-        raise NotImplementedError
+        if request.keep:
+            current_principal().require_role(WRITER_ROLE)
+        question = Question(
+            workload=request.workload,
+            accelerator=request.accelerator,
+            devices=request.devices,
+            batch_size=request.batch_size if request.HasField("batch_size") else None,
+            concurrency=request.concurrency if request.HasField("concurrency") else None,
+            precision=request.precision,
+        )
+        found, suggestions = await self._store.predict(question, keep=request.keep)
+        return pb.PredictProfileResponse(
+            predictions=map(prediction_message, found.predictions), unknown=found.unknown, suggestions=suggestions
+        )
 
     async def ListAccelerators(self, request: pb.ListAcceleratorsRequest, context: Any) -> pb.ListAcceleratorsResponse:
         return pb.ListAcceleratorsResponse(accelerators=map(accelerator_message, catalogue.load()))

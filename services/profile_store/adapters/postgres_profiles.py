@@ -143,6 +143,10 @@ class PostgresProfiles:
         )
         return tuple(map(_profile, rows))
 
+    async def alone(self) -> tuple[Profile, ...]:
+        rows = await self._database.pool.fetch(f"SELECT * FROM profile WHERE co_located_with = '' ORDER BY {_KEYS}")
+        return tuple(map(_profile, rows))
+
     async def workloads(self) -> tuple[str, ...]:
         rows = await self._database.pool.fetch("SELECT DISTINCT workload FROM profile ORDER BY workload")
         return tuple(row["workload"] for row in rows)
