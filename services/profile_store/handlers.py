@@ -89,7 +89,7 @@ class ProfileStore:
         imported = read(format, content, source, hints)
         if imported.public:
             imported = without_unknown(imported, self.catalogue)
-        remarks = (*imported.remarks, *summary(imported.profiles))
+        remarks = (*imported.remarks, *summary(imported.profiles, self.catalogue))
         return format, replace(imported, remarks=remarks)
 
     async def seed(self, content: bytes, source: str) -> int:
@@ -146,9 +146,9 @@ class ProfileStore:
         if not question.workload:
             raise InvalidInput.of("workload", question.workload, "name the workload")
         name = known_accelerator(self.catalogue, question.accelerator).name if question.accelerator else ""
-        for field, value in (("batch_size", question.batch_size), ("concurrency", question.concurrency)):
+        for what, value in (("batch_size", question.batch_size), ("concurrency", question.concurrency)):
             if value is not None and value < 1:
-                raise InvalidInput.of(field, value, "a whole number, at least 1")
+                raise InvalidInput.of(what, value, "a whole number, at least 1")
         asked = replace(question, accelerator=name, devices=_devices(question.devices) or 1)
         profiles = await self.profiles.alone()
         # A thread: a library of thousands of runs takes a second.
@@ -156,7 +156,7 @@ class ProfileStore:
         if found is None:
             return Forecast(()), await self._nearest_workloads(question.workload)
         if keep:
-            kept = validate(to_keep(found.predictions, profiles), self.catalogue, now=self.now())
+            kept = validate(to_keep(found.predictions), self.catalogue, now=self.now())
             stored = {one.key for one in profiles if one.provenance not in PREDICTED}
             await self.put([one for one in kept if one.key not in stored])
         return found, ()

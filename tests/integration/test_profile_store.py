@@ -354,6 +354,47 @@ async def test_a_file_in_pieces_is_kept_whole_or_not_at_all(database_dsn: str, k
         ]
 
 
+async def test_kept_predictions_are_announced_and_never_replace_a_measurement(
+    database_dsn: str, kafka_bootstrap: str
+) -> None:
+    workload = f"predict-{time.time_ns()}"
+    async with running(settings_for(database_dsn, kafka_bootstrap)) as stub:
+        await stub.PutProfiles(
+            a_put(
+                a_message(workload, throughput=100.0, batch_size=16),
+                a_message(workload, throughput=400.0, batch_size=64),
+                a_message(workload, "L40S", throughput=1000.0, batch_size=64),
+            )
+        )
+        question = pb.PredictProfileRequest(workload=workload, batch_size=32)
+        answer = await stub.PredictProfile(question)
+        assert len((await stub.ListProfiles(pb.ListProfilesRequest(workload=workload))).profiles) == 3
+        found = {one.profile.accelerator: one for one in answer.predictions}
+        assert found["L4"].basis == "interpolated: batch size between 16 and 64"
+        assert found["L4"].profile.throughput == pytest.approx(200.0)
+        assert found["L4"].throughput_low < 200.0 < found["L4"].throughput_high
+        assert answer.unknown[0].endswith("not known to run there")
+
+        question.keep = True
+        assert await stub.PredictProfile(question) == answer
+        kept = (await stub.ListProfiles(pb.ListProfilesRequest(workload=workload, accelerator="L4"))).profiles
+        assert [(one.configuration, one.provenance) for one in kept] == [
+            ("batch=16", pb.PROVENANCE_MEASURED),
+            ("batch=32", pb.PROVENANCE_INTERPOLATED),
+            ("batch=64", pb.PROVENANCE_MEASURED),
+        ]
+        # Measured since: the prediction's place is taken, and asking again leaves it so.
+        await stub.PutProfiles(a_put(a_message(workload, throughput=222.0, batch_size=32)))
+        again = await stub.PredictProfile(question)
+        assert {one.profile.accelerator: one.basis for one in again.predictions}["L4"] == "measured"
+        got = (await stub.ListProfiles(pb.ListProfilesRequest(workload=workload, accelerator="L4"))).profiles[1]
+        assert (got.throughput, got.provenance, got.version) == (222.0, pb.PROVENANCE_MEASURED, 2)
+        assert pb.PROVENANCE_TRANSFERRED in {one.provenance for one in await records_of(kafka_bootstrap, workload, 12)}
+
+        unknown = await stub.PredictProfile(pb.PredictProfileRequest(workload=f"{workload}x"))
+        assert (list(unknown.predictions), list(unknown.suggestions)) == ([], [workload])
+
+
 async def test_profiles_from_before_configurations_keep_their_place(database_dsn: str) -> None:
     """A store of the first version: the same profile put again is the same profile."""
     old = await Database.open(database_dsn, SCHEMA, size=1)
@@ -401,6 +442,19 @@ async def test_profiles_from_before_configurations_keep_their_place(database_dsn
             pb.GetProfileRequest(workload="x", accelerator="abacus"),
             "INVALID_ARGUMENT",
             ["abacus"],
+        ),
+        ("PredictProfile", pb.PredictProfileRequest(), "INVALID_ARGUMENT", ["workload"]),
+        (
+            "PredictProfile",
+            pb.PredictProfileRequest(workload="x", accelerator="H10O"),
+            "INVALID_ARGUMENT",
+            ["H10O", "did you mean"],
+        ),
+        (
+            "PredictProfile",
+            pb.PredictProfileRequest(workload="x", batch_size=-1),
+            "INVALID_ARGUMENT",
+            ["batch_size"],
         ),
         ("ListProfiles", pb.ListProfilesRequest(page_token="?"), "INVALID_ARGUMENT", ["page_token"]),
         ("ListProfiles", pb.ListProfilesRequest(page_size=-1), "INVALID_ARGUMENT", ["page_size"]),

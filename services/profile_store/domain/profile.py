@@ -207,10 +207,14 @@ def configuration_of(profile: Profile) -> str:
             continue
         text = f"{value:.12g}" if isinstance(value, float) else str(value)
         parts.append(f"{short}={text}" if short else text)
-    if profile.stream_throughput is not None and profile.throughput is None:
+    if _stream_alone(profile):
         # A stream's speed must not take the place of the system's.
         parts.append("one-stream")
     return " ".join(parts)
+
+
+def _stream_alone(profile: Profile) -> bool:
+    return profile.stream_throughput is not None and profile.throughput is None
 
 
 def best_fitting(profiles: Iterable[Profile]) -> tuple[Profile, ...]:
@@ -258,7 +262,12 @@ def validate(profiles: Sequence[Profile], catalogue: Catalogue, *, now: datetime
         errors.extend(check.errors)
         if entry is not None:
             configuration = configuration_of(profile)
-            named = replace(profile, key=replace(profile.key, accelerator=entry.name, configuration=configuration))
+            named = replace(
+                profile,
+                key=replace(profile.key, accelerator=entry.name, configuration=configuration),
+                # What a provider publishes of one stream, nobody here can check.
+                low_confidence=profile.low_confidence or _stream_alone(profile),
+            )
             earlier = sound.setdefault(named.key, named)
             if earlier != named:
                 errors.append(

@@ -454,11 +454,11 @@ def test_an_unknown_accelerator_of_a_public_table_is_left_out_with_the_nearest_n
 
 
 def test_what_was_taken_in_two_sentences() -> None:
-    assert summary([a_profile("a", "L4"), a_profile("a", "T4"), a_profile("b", "L4")]) == (
+    assert summary([a_profile("a", "L4"), a_profile("a", "T4"), a_profile("b", "L4")], catalogue) == (
         "2 workloads: a (2), b (1)",
         "2 accelerators: L4 (2), T4 (1)",
     )
-    assert summary([a_profile(f"w{n}") for n in range(9)])[0].endswith("w5 (1) and 3 more")
+    assert summary([a_profile(f"w{n}") for n in range(9)], catalogue)[0].endswith("w5 (1) and 3 more")
 
 
 @pytest.mark.parametrize("text", ["", "hello", "<html></html>", "{}", "[]", "a,b\n1,2\n", "\x00\x01"])

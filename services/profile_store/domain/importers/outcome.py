@@ -30,13 +30,18 @@ def without_unknown(imported: Imported, catalogue: Catalogue) -> Imported:
     return replace(imported, profiles=tuple(kept), skipped=(*imported.skipped, *left.sentences("configurations")))
 
 
-def summary(profiles: Sequence[Profile]) -> tuple[str, ...]:
+def summary(profiles: Sequence[Profile], catalogue: Catalogue) -> tuple[str, ...]:
     """How many profiles of which workloads, on which accelerators: two sentences."""
+
+    def called(name: str) -> str:
+        entry = catalogue.resolve(name)
+        return entry.name if entry else name
+
     return tuple(
         f"{len(counts)} {what if len(counts) > 1 else what.removesuffix('s')}: {_most(counts)}"
         for what, counts in (
             ("workloads", Counter(one.key.workload for one in profiles)),
-            ("accelerators", Counter(one.key.accelerator for one in profiles)),
+            ("accelerators", Counter(called(one.key.accelerator) for one in profiles)),
         )
         if counts
     )

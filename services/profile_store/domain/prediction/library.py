@@ -33,7 +33,7 @@ OTHER_UNIT, SAME_ACCELERATOR = 0.05, 3.0
 SCALING, SCALING_ERROR = 0.9, 0.1
 """Speed over devices where only one count was measured, and its error for each doubling."""
 STRANGER = 0.7
-"""Added for an accelerator of which the library has no run at all: its data sheet alone speaks."""
+"""Added for an accelerator of which the library has no run of that unit: its data sheet alone speaks."""
 NINETY = 1.645
 TENTH = 0.1
 
@@ -138,7 +138,7 @@ class Library:
                 made.append((replace(there[0], place=place, speed=answer.speed), answer.half_width))
         if not made:
             return None
-        if not self._alike(accelerator, (run.accelerator for run, _ in made)):
+        if not self._alike(family.unit, accelerator, (run.accelerator for run, _ in made)):
             return None
         missing = [run for run, width in made if width > 0]
         completion = Completion([*self.runs, *missing], self._prior) if missing else self._completion
@@ -146,20 +146,29 @@ class Library:
         if completed is None:
             return None
         width = math.hypot(self.transfer_width(family.unit, accelerator), min(width for _, width in made))
-        if accelerator not in self._seen:
+        if (family.unit, accelerator) not in self._seen:
             width = math.hypot(width, STRANGER)
         return Answer(
             completed.speed, width, Provenance.TRANSFERRED, f"transferred from {', '.join(completed.sources[:4])}"
         )
 
-    def _alike(self, accelerator: str, sources: Iterable[str]) -> bool:
+    def _alike(self, unit: str, accelerator: str, sources: Iterable[str]) -> bool:
         """A data sheet moves speeds between kinds of one class; between classes only what ran on it can."""
         classes = {self._entries[name].device_class for name in (accelerator, *sources) if name in self._entries}
-        return accelerator in self._seen or len(classes) == 1
+        return (unit, accelerator) in self._seen or len(classes) == 1
 
     @cached_property
-    def _seen(self) -> frozenset[str]:
-        return frozenset(run.accelerator for run in self.runs)
+    def _seen(self) -> frozenset[tuple[str, str]]:
+        return frozenset((run.family.unit, run.accelerator) for run in self.runs)
+
+    def runs_at(self, precision: str, accelerator: str) -> bool:
+        """Whether the accelerator is known to have the precision: in its data sheet, or because something ran so."""
+        entry = self._entries.get(accelerator)
+        wide = not precision or precision in ("fp16", "bf16", "fp32", "mixed")
+        width = "int8" if precision == "uint8" else precision
+        if wide or (entry is not None and entry.peak(width) is not None):
+            return True
+        return any(run.family.precision == precision and run.accelerator == accelerator for run in self.runs)
 
     def _scaled(self, family: Family, place: Place, accelerator: str) -> Answer | None:
         """From the one count that was measured, all else equal."""

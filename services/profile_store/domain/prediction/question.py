@@ -39,13 +39,17 @@ def forecast(question: Question, profiles: Sequence[Profile], entries: Sequence[
     asked = [entry for entry in entries if question.accelerator in ("", entry.name)]
     found, unknown = [], []
     for entry in asked:
-        prediction = library.predict(_target(question, own, entry.name), entry.name)
+        able = [one for one in own if library.runs_at(question.precision or one.precision, entry.name)]
+        prediction = library.predict(_target(question, able, entry.name), entry.name) if able else None
         if prediction is None:
             unknown.append(entry.name)
         else:
             found.append(prediction)
     found.sort(key=lambda one: (-(one.profile.throughput or 0.0), one.profile.key))
-    why = "neither measured there, nor like enough to where it was, nor are its operations and bytes known"
+    why = (
+        "neither measured there, nor like enough to where it was, nor are operations and bytes known; or the "
+        "precision is not known to run there"
+    )
     return Forecast(tuple(found), (f"{', '.join(unknown)}: {why}",) if unknown else ())
 
 
@@ -70,9 +74,6 @@ def _target(question: Question, own: Sequence[Profile], accelerator: str) -> Pro
     )
 
 
-def to_keep(predictions: Sequence[Prediction], stored: Sequence[Profile]) -> tuple[Profile, ...]:
-    """Predictions that stand in no measurement's or declaration's place."""
-    taken = {one.key for one in stored if one.provenance not in PREDICTED}
-    return tuple(
-        one.profile for one in predictions if one.profile.provenance in PREDICTED and one.profile.key not in taken
-    )
+def to_keep(predictions: Sequence[Prediction]) -> tuple[Profile, ...]:
+    """The predictions among the answers: what was measured or declared is in the store already."""
+    return tuple(one.profile for one in predictions if one.profile.provenance in PREDICTED)

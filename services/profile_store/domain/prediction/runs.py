@@ -1,6 +1,7 @@
 """Measured profiles as points: a family of runs that compare, an accelerator, and where on each axis they stand."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,6 +12,9 @@ __all__ = ["AXES", "Family", "Place", "Run", "by_place", "run_of", "runs_of"]
 
 AXES = ("devices", "batch_size", "concurrency", "input_tokens", "output_tokens")
 """What may be interpolated over."""
+
+
+BATCH = re.compile(r" \(batch size \d+\)$")
 
 
 class Place(NamedTuple):
@@ -48,7 +52,7 @@ def run_of(profile: Profile, throughput: float = 1.0) -> Run:
     """Gavel's workloads carry their batch size in the name: without it they are one family."""
     workload = profile.key.workload
     if profile.batch_size is not None:
-        workload = workload.removesuffix(f" (batch size {profile.batch_size})")
+        workload = BATCH.sub("", workload)
     place = Place(
         profile.key.devices,
         *(getattr(profile, name) or 0 for name in AXES[1:]),
