@@ -10,6 +10,7 @@ from berth import catalogue
 from berth.kafka import Record
 from berth.v1 import fleet_pb2, profiles_pb2, telemetry_pb2
 from placement_engine.adapters import translate
+from placement_engine.adapters.profiles import Profiles
 from placement_engine.domain.engine import Engine
 
 __all__ = ["World"]
@@ -27,7 +28,7 @@ class World:
         self.unsaved: dict[str, fleet_pb2.Node] = {}
         self.queues: dict[str, fleet_pb2.Queue] = {}
         self._order: dict[str, tuple[str, int]] = {}
-        self._profiles: dict[tuple[str, str, int], profiles_pb2.Profile] = {}
+        self._profiles = Profiles()
         self._engines: list[Engine] = []
         self.generation = 0
         """Raised with every change of the fleet."""
@@ -35,7 +36,7 @@ class World:
     def attach(self, engine: Engine) -> None:
         """A new core hears everything that is known."""
         engine.set_accelerators([translate.accelerator_from(one) for one in catalogue.load()])
-        engine.set_profiles([translate.profile_from(one) for one in self._profiles.values()])
+        engine.set_profiles([translate.profile_from(one) for one in self._profiles.fitting()])
         for node in self.nodes.values():
             self._tell_node(engine, node)
         engine.set_queues([translate.queue_from(one) for one in self.queues.values()])
@@ -112,12 +113,8 @@ class World:
             except DecodeError as error:
                 log.warning("profile record passed over", offset=record.offset, error=str(error))
                 continue
-            if profile.co_located_with:
+            fitting = self._profiles.hear(profile)
+            if fitting is None:
                 continue
-            key = (profile.workload, profile.accelerator, profile.devices)
-            known = self._profiles.get(key)
-            if known is not None and known.version >= profile.version:
-                continue
-            self._profiles[key] = profile
             for engine in self._engines:
-                engine.put_profile(translate.profile_from(profile))
+                engine.put_profile(translate.profile_from(fitting))

@@ -5,15 +5,21 @@ import base64
 import difflib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from berth.catalogue import Accelerator, load
 from berth.errors import InvalidInput, NotFound
-from profile_store.domain.importers import read
+from profile_store.domain.importers import Hints, Imported, detect, read, unpacked
+from profile_store.domain.importers.document import NO_HINTS
+from profile_store.domain.importers.outcome import summary, without_unknown
+from profile_store.domain.prediction.question import Forecast, Question, forecast, to_keep
 from profile_store.domain.profile import (
+    PREDICTED,
     Catalogue,
     Profile,
     ProfileKey,
+    best_fitting,
     known_accelerator,
     rank,
     validate,
@@ -31,6 +37,8 @@ class Stored:
     changed: int
     unchanged: int
     skipped: tuple[str, ...] = ()
+    format: str = ""
+    taken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ class ProfileStore:
     profiles: ProfileRepository
     catalogue: Catalogue
     now: Callable[[], datetime]
+    entries: Callable[[], Sequence[Accelerator]] = load
     announced: Callable[[], None] = field(default=lambda: None)
 
     async def put(self, profiles: Sequence[Profile]) -> Stored:
@@ -64,12 +73,24 @@ class ProfileStore:
             self.announced()
         return Stored(changed, len(sound) - changed)
 
-    async def import_document(self, format: str, content: bytes, source: str) -> Stored:
-        """Stores all that the document holds or, with InvalidInput, nothing. Twice changes nothing."""
+    async def import_document(self, format: str, content: bytes, source: str, hints: Hints = NO_HINTS) -> Stored:
+        """Stores all that the document holds or, with InvalidInput, nothing. Twice changes nothing.
+
+        Format "" is found out from the content.
+        """
         # A thread: a large file must not hold up the other calls.
-        imported = await asyncio.to_thread(read, format, content, source)
+        found, imported = await asyncio.to_thread(self._read, format, content, source, hints)
         stored = await self.put(imported.profiles)
-        return Stored(stored.changed, stored.unchanged, imported.skipped)
+        return Stored(stored.changed, stored.unchanged, imported.skipped, found, imported.remarks)
+
+    def _read(self, format: str, content: bytes, source: str, hints: Hints) -> tuple[str, Imported]:
+        content = unpacked(content)
+        format = format.strip().casefold() or (detect(content) if content.strip() else "yaml")
+        imported = read(format, content, source, hints)
+        if imported.public:
+            imported = without_unknown(imported, self.catalogue)
+        remarks = (*imported.remarks, *summary(imported.profiles, self.catalogue))
+        return format, replace(imported, remarks=remarks)
 
     async def seed(self, content: bytes, source: str) -> int:
         """Adds the profiles of Berth's own format whose key is free: what was learnt since is kept."""
@@ -84,16 +105,16 @@ class ProfileStore:
         return added
 
     async def get(self, workload: str, accelerator: str, devices: int) -> Profile:
-        """The profile measured alone. `devices` 0 is 1. Raises NotFound with what there is instead."""
+        """The best fitting profile measured alone. `devices` 0 is 1. Raises NotFound with what there is instead."""
         _readable("workload", workload)
         name = known_accelerator(self.catalogue, accelerator).name
         key = ProfileKey(workload, name, _devices(devices) or 1)
-        found = await self.profiles.get(key)
-        if found is not None:
-            return found
         others = await self.profiles.of_workload(workload, 0)
+        for found in best_fitting(others):
+            if (found.key.accelerator, found.key.devices) == (name, key.devices):
+                return found
         if others:
-            places = ", ".join(f"{other.key.accelerator} x {other.key.devices}" for other in rank(others)[:8])
+            places = ", ".join(f"{one.key.accelerator} x {one.key.devices}" for one in rank(best_fitting(others))[:8])
             raise NotFound(f"workload: {workload!r}: not measured on {name} x {key.devices}; it was on {places}")
         near = await self._nearest_workloads(workload)
         hint = f"did you mean {', '.join(near)}?" if near else "`berth get profiles` lists what there is"
@@ -119,8 +140,30 @@ class ProfileStore:
             raise InvalidInput.of("workload", workload, "name the workload")
         found = await self.profiles.of_workload(workload, _devices(devices))
         if found:
-            return Ranking(rank(found))
+            return Ranking(rank(best_fitting(found)))
         return Ranking((), await self._nearest_workloads(workload))
+
+    async def predict(self, question: Question, *, keep: bool = False) -> tuple[Forecast, tuple[str, ...]]:
+        """What the workload would do, and the nearest names where it is unknown. `keep` stores predictions as
+        profiles, so that placement hears of them; what was measured or declared stays."""
+        _readable("workload", question.workload)
+        if not question.workload:
+            raise InvalidInput.of("workload", question.workload, "name the workload")
+        name = known_accelerator(self.catalogue, question.accelerator).name if question.accelerator else ""
+        for what, value in (("batch_size", question.batch_size), ("concurrency", question.concurrency)):
+            if value is not None and value < 1:
+                raise InvalidInput.of(what, value, "a whole number, at least 1")
+        asked = replace(question, accelerator=name, devices=_devices(question.devices) or 1)
+        profiles = await self.profiles.alone()
+        # A thread: a library of thousands of runs takes a second.
+        found = await asyncio.to_thread(forecast, asked, profiles, self.entries())
+        if found is None:
+            return Forecast(()), await self._nearest_workloads(question.workload)
+        if keep:
+            kept = validate(to_keep(found.predictions), self.catalogue, now=self.now())
+            stored = {one.key for one in profiles if one.provenance not in PREDICTED}
+            await self.put([one for one in kept if one.key not in stored])
+        return found, ()
 
     async def republish(self) -> int:
         """Announces everything again, for consumers whose broker forgot."""
@@ -150,17 +193,17 @@ def _devices(devices: int) -> int:
 
 
 def _write_token(key: ProfileKey) -> str:
-    row = [key.workload, key.accelerator, key.devices, key.co_located_with]
+    row = [key.workload, key.accelerator, key.devices, key.co_located_with, key.configuration]
     return base64.urlsafe_b64encode(json.dumps(row).encode()).decode()
 
 
 def _read_token(token: str) -> ProfileKey:
     try:
         match json.loads(base64.urlsafe_b64decode(token.encode())):
-            case [str(workload), str(accelerator), int(devices), str(co_located_with)] if (
-                0 <= devices < 2**31 and "\x00" not in workload + accelerator + co_located_with
+            case [str(workload), str(accelerator), int(devices), str(partner), str(configuration)] if (
+                0 <= devices < 2**31 and "\x00" not in workload + accelerator + partner + configuration
             ):
-                return ProfileKey(workload, accelerator, devices, co_located_with)
+                return ProfileKey(workload, accelerator, devices, partner, configuration)
     except (ValueError, RecursionError):
         pass
     raise InvalidInput.of("page_token", token, "give back next_page_token as it came, or leave it out")

@@ -1,6 +1,8 @@
 """profile-store whole: gRPC in, PostgreSQL and profiles.changed out."""
 
 import asyncio
+import gzip
+import importlib.resources
 import json
 import math
 import os
@@ -27,9 +29,9 @@ from berth.v1 import profiles_pb2 as pb
 from berth.v1.profiles_pb2_grpc import ProfileServiceStub
 from profile_store.adapters.postgres_profiles import PostgresProfiles
 from profile_store.bootstrap import SCHEMA, build
-from profile_store.domain.profile import ProfileKey
+from profile_store.domain.profile import ProfileKey, validate
 from profile_store.settings import ProfileStoreSettings
-from tests.unit.profile_store.builders import TABLE, a_profile
+from tests.unit.profile_store.builders import NOW, TABLE, a_profile
 
 KEY = "k" * 32
 
@@ -281,6 +283,145 @@ async def test_the_real_gavel_table(data_folder: Path, database_dsn: str, kafka_
         assert got.profile.throughput == 32.353384328946916
 
 
+def pieces_of(content: bytes, size: int, **first: Any) -> list[pb.UploadProfilesRequest]:
+    pieces = [content[at : at + size] for at in range(0, len(content), size)]
+    return [pb.UploadProfilesRequest(**first), *[pb.UploadProfilesRequest(content=piece) for piece in pieces]]
+
+
+POWER_SWEEP = b"""dataset,network,batch_size,optimizer,power_limit,time_per_epoch,average_power
+cifar100,shufflenetv2,1024,adam,100,8,86.5
+cifar100,shufflenetv2,512,adam,250,4,200
+"""
+
+
+async def test_a_file_in_pieces_is_kept_whole_or_not_at_all(database_dsn: str, kafka_bootstrap: str) -> None:
+    hints = pb.ImportHints(accelerator="V100-32", workload=f"upload-{time.time_ns()}")
+    async with running(settings_for(database_dsn, kafka_bootstrap)) as stub:
+
+        async def send(content: bytes) -> pb.ImportProfilesResponse:
+            answer = await stub.UploadProfiles(iter(pieces_of(content, 50, source="sweep", hints=hints)))
+            return answer.result
+
+        # The second line is impossible: the first must not stay.
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await send(POWER_SWEEP.replace(b",200", b",20000"))
+        assert caught.value.code().name == "INVALID_ARGUMENT"
+        assert "power_watts" in (caught.value.details() or "")
+        assert list((await stub.ListProfiles(pb.ListProfilesRequest())).profiles) == []
+        first, second = await send(POWER_SWEEP), await send(gzip.compress(POWER_SWEEP))
+        assert first == pb.ImportProfilesResponse(
+            changed=2,
+            format="zeus",
+            taken=[
+                "2 runs are 2 configurations",
+                f"1 workload: {hints.workload} (2)",
+                "1 accelerator: V100-32 (2)",
+            ],
+        )
+        assert (second.changed, second.unchanged) == (0, 2)
+        page = await stub.ListProfiles(pb.ListProfilesRequest(workload=hints.workload, page_size=1))
+        (one,) = page.profiles
+        assert one == pb.Profile(
+            workload=hints.workload,
+            accelerator="V100-32",
+            devices=1,
+            configuration="batch=1024 cap=100 optimizer=adam",
+            model="shufflenetv2",
+            task="training",
+            throughput=0.125,
+            throughput_unit="epochs/s",
+            power_watts=86.5,
+            energy_joules_per_unit=692.0,
+            batch_size=1024,
+            power_limit_watts=100.0,
+            settings="optimizer=adam",
+            provenance=pb.PROVENANCE_MEASURED,
+            source="sweep",
+            samples=1,
+            version=1,
+        )
+        page = await stub.ListProfiles(
+            pb.ListProfilesRequest(workload=hints.workload, page_size=1, page_token=page.next_page_token)
+        )
+        assert [found.batch_size for found in page.profiles] == [512]
+        # The fastest configuration speaks for the workload.
+        got = await stub.GetProfile(pb.GetProfileRequest(workload=hints.workload, accelerator="V100-32"))
+        assert got.profile.batch_size == 512
+        records = await records_of(kafka_bootstrap, hints.workload, 2)
+        assert sorted(record.configuration for record in records) == [
+            "batch=1024 cap=100 optimizer=adam",
+            "batch=512 cap=250 optimizer=adam",
+        ]
+
+
+async def test_kept_predictions_are_announced_and_never_replace_a_measurement(
+    database_dsn: str, kafka_bootstrap: str
+) -> None:
+    workload = f"predict-{time.time_ns()}"
+    async with running(settings_for(database_dsn, kafka_bootstrap)) as stub:
+        await stub.PutProfiles(
+            a_put(
+                a_message(workload, throughput=100.0, batch_size=16),
+                a_message(workload, throughput=400.0, batch_size=64),
+                a_message(workload, "L40S", throughput=1000.0, batch_size=64),
+            )
+        )
+        question = pb.PredictProfileRequest(workload=workload, batch_size=32)
+        answer = await stub.PredictProfile(question)
+        assert len((await stub.ListProfiles(pb.ListProfilesRequest(workload=workload))).profiles) == 3
+        found = {one.profile.accelerator: one for one in answer.predictions}
+        assert found["L4"].basis == "interpolated: batch size between 16 and 64"
+        assert found["L4"].profile.throughput == pytest.approx(200.0)
+        assert found["L4"].throughput_low < 200.0 < found["L4"].throughput_high
+        assert answer.unknown[0].endswith("not known to run there")
+
+        question.keep = True
+        assert await stub.PredictProfile(question) == answer
+        kept = (await stub.ListProfiles(pb.ListProfilesRequest(workload=workload, accelerator="L4"))).profiles
+        assert [(one.configuration, one.provenance) for one in kept] == [
+            ("batch=16", pb.PROVENANCE_MEASURED),
+            ("batch=32", pb.PROVENANCE_INTERPOLATED),
+            ("batch=64", pb.PROVENANCE_MEASURED),
+        ]
+        # Measured since: the prediction's place is taken, and asking again leaves it so.
+        await stub.PutProfiles(a_put(a_message(workload, throughput=222.0, batch_size=32)))
+        again = await stub.PredictProfile(question)
+        assert {one.profile.accelerator: one.basis for one in again.predictions}["L4"] == "measured"
+        got = (await stub.ListProfiles(pb.ListProfilesRequest(workload=workload, accelerator="L4"))).profiles[1]
+        assert (got.throughput, got.provenance, got.version) == (222.0, pb.PROVENANCE_MEASURED, 2)
+        assert pb.PROVENANCE_TRANSFERRED in {one.provenance for one in await records_of(kafka_bootstrap, workload, 12)}
+
+        unknown = await stub.PredictProfile(pb.PredictProfileRequest(workload=f"{workload}x"))
+        assert (list(unknown.predictions), list(unknown.suggestions)) == ([], [workload])
+
+
+async def test_profiles_from_before_configurations_keep_their_place(database_dsn: str) -> None:
+    """A store of the first version: the same profile put again is the same profile."""
+    old = await Database.open(database_dsn, SCHEMA, size=1)
+    await old.migrate("berth")
+    before = (importlib.resources.files("profile_store") / "migrations/001_profile.sql").read_text()
+    await old.pool.execute(before)
+    await old.pool.execute("INSERT INTO migration (name) VALUES ('profile_store/001_profile.sql')")
+    await old.pool.execute(
+        """INSERT INTO profile (workload, accelerator, devices, co_located_with, task, precision, software_stack,
+             throughput, throughput_unit, provenance, source, samples)
+           VALUES ('bert', 'L4', 1, '', '', 'fp16', '', 5, 'samples/s', 1, 'bench', 0),
+                  ('bert', 'T4', 1, '', '', '', '', 5, 'samples/s', 1, 'bench', 0)"""
+    )
+    await old.migrate("berth", "profile_store")
+    again = [
+        a_profile("bert", "L4", throughput=5.0, precision="fp16", source="bench"),
+        a_profile("bert", "T4", throughput=5.0, source="bench"),
+    ]
+    try:
+        profiles = PostgresProfiles(old)
+        assert await profiles.put(validate(again, catalogue, now=NOW)) == 0
+        assert await profiles.put(validate([replace(again[0], precision="int8")], catalogue, now=NOW)) == 1
+        assert await old.pool.fetchval("SELECT count(*) FROM profile") == 3
+    finally:
+        await old.close()
+
+
 @pytest.mark.parametrize(
     ("call", "request_", "code", "words"),
     [
@@ -302,10 +443,23 @@ async def test_the_real_gavel_table(data_folder: Path, database_dsn: str, kafka_
             "INVALID_ARGUMENT",
             ["abacus"],
         ),
+        ("PredictProfile", pb.PredictProfileRequest(), "INVALID_ARGUMENT", ["workload"]),
+        (
+            "PredictProfile",
+            pb.PredictProfileRequest(workload="x", accelerator="H10O"),
+            "INVALID_ARGUMENT",
+            ["H10O", "did you mean"],
+        ),
+        (
+            "PredictProfile",
+            pb.PredictProfileRequest(workload="x", batch_size=-1),
+            "INVALID_ARGUMENT",
+            ["batch_size"],
+        ),
         ("ListProfiles", pb.ListProfilesRequest(page_token="?"), "INVALID_ARGUMENT", ["page_token"]),
         ("ListProfiles", pb.ListProfilesRequest(page_size=-1), "INVALID_ARGUMENT", ["page_size"]),
         ("QueryProfiles", pb.QueryProfilesRequest(workload="x", devices=-1), "INVALID_ARGUMENT", ["devices"]),
-        ("ImportProfiles", pb.ImportProfilesRequest(format="csv", content=b"x"), "INVALID_ARGUMENT", ["csv"]),
+        ("ImportProfiles", pb.ImportProfilesRequest(format="xlsx", content=b"x"), "INVALID_ARGUMENT", ["xlsx"]),
         (
             "ImportProfiles",
             pb.ImportProfilesRequest(format="gavel", content=b"<html>"),

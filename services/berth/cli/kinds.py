@@ -253,12 +253,18 @@ def _rate(profile: Any) -> str:
     )
 
 
+def _profile_name(profile: Any) -> str:
+    plain = f"{profile.workload}@{profile.accelerator}x{profile.devices}"
+    return f"{plain}[{profile.configuration}]" if profile.configuration else plain
+
+
 PROFILE: Kind[Any] = Kind(
-    "profile", "profiles", lambda profile: f"{profile.workload}@{profile.accelerator}x{profile.devices}",
+    "profile", "profiles", _profile_name,
     (
         Column("WORKLOAD", lambda profile: profile.workload),
         Column("ACCELERATOR", lambda profile: profile.accelerator),
         Column("DEVICES", lambda profile: str(profile.devices), right=True),
+        Column("RUN AS", lambda profile: profile.configuration or units.UNKNOWN),
         Column("THROUGHPUT", _rate, right=True),
         Column("P99", lambda profile: units.duration(optional(profile, "latency_p99_seconds")), right=True),
         Column("POWER", lambda profile: units.watts(optional(profile, "power_watts")), right=True),

@@ -71,8 +71,33 @@ class Profile(_message.Message):
     MEASURED_AT_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    REQUEST_RATE_FIELD_NUMBER: _builtins.int
+    TENSOR_PARALLEL_FIELD_NUMBER: _builtins.int
+    PIPELINE_PARALLEL_FIELD_NUMBER: _builtins.int
+    DATA_PARALLEL_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    POWER_LIMIT_WATTS_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    LATENCY_MEAN_SECONDS_FIELD_NUMBER: _builtins.int
+    LATENCY_P90_SECONDS_FIELD_NUMBER: _builtins.int
+    LATENCY_P95_SECONDS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_P50_SECONDS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_P99_SECONDS_FIELD_NUMBER: _builtins.int
+    TOKEN_P50_SECONDS_FIELD_NUMBER: _builtins.int
+    TOKEN_P99_SECONDS_FIELD_NUMBER: _builtins.int
+    ENERGY_JOULES_PER_UNIT_FIELD_NUMBER: _builtins.int
+    STREAM_THROUGHPUT_FIELD_NUMBER: _builtins.int
+    LOW_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    BYTES_MOVED_FIELD_NUMBER: _builtins.int
+    BUSY_SECONDS_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
-    """Name of the workload; key together with accelerator, devices and co_located_with."""
+    """Name of the workload; key together with accelerator, devices, co_located_with and configuration."""
     accelerator: _builtins.str
     """Catalogue name."""
     devices: _builtins.int
@@ -86,7 +111,7 @@ class Profile(_message.Message):
     throughput: _builtins.float
     """Work units a second over all devices; what a unit is stands in throughput_unit."""
     throughput_unit: _builtins.str
-    """"steps/s", "tokens/s", "samples/s", "queries/s"."""
+    """"steps/s", "tokens/s", "samples/s", "queries/s", "epochs/s"."""
     latency_p50_seconds: _builtins.float
     latency_p99_seconds: _builtins.float
     memory_bytes: _builtins.int
@@ -103,6 +128,43 @@ class Profile(_message.Message):
     samples: _builtins.int
     version: _builtins.int
     """Raised with every change; older records are dropped."""
+    configuration: _builtins.str
+    """How it was run, made by the store from precision and the fields 24 to 33: "precision=fp8 batch=64 tp=8"."""
+    model: _builtins.str
+    """What is run, where the workload's name says more than that."""
+    batch_size: _builtins.int
+    concurrency: _builtins.int
+    """Requests in flight."""
+    request_rate: _builtins.float
+    """Requests offered a second."""
+    tensor_parallel: _builtins.int
+    pipeline_parallel: _builtins.int
+    data_parallel: _builtins.int
+    input_tokens: _builtins.int
+    """Tokens of one request."""
+    output_tokens: _builtins.int
+    power_limit_watts: _builtins.float
+    """Cap on each device's draw, W."""
+    settings: _builtins.str
+    """Anything else that makes it another run: "optimizer=adam"."""
+    latency_mean_seconds: _builtins.float
+    latency_p90_seconds: _builtins.float
+    latency_p95_seconds: _builtins.float
+    first_token_p50_seconds: _builtins.float
+    """Time to the first token, and from one token to the next."""
+    first_token_p99_seconds: _builtins.float
+    token_p50_seconds: _builtins.float
+    token_p99_seconds: _builtins.float
+    energy_joules_per_unit: _builtins.float
+    """Of all devices for one unit of work, J."""
+    stream_throughput: _builtins.float
+    """Tokens a second that one stream sees, as an API's provider publishes it: never a throughput of the system."""
+    low_confidence: _builtins.bool
+    """True: a published or second-hand figure that nobody here could check."""
+    operations: _builtins.float
+    """What one run does on all devices: floating point operations, bytes to and from memory, seconds of work."""
+    bytes_moved: _builtins.float
+    busy_seconds: _builtins.float
     @_builtins.property
     def measured_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -129,35 +191,134 @@ class Profile(_message.Message):
         measured_at: _timestamp_pb2.Timestamp | None = ...,
         samples: _builtins.int = ...,
         version: _builtins.int = ...,
+        configuration: _builtins.str = ...,
+        model: _builtins.str = ...,
+        batch_size: _builtins.int | None = ...,
+        concurrency: _builtins.int | None = ...,
+        request_rate: _builtins.float | None = ...,
+        tensor_parallel: _builtins.int | None = ...,
+        pipeline_parallel: _builtins.int | None = ...,
+        data_parallel: _builtins.int | None = ...,
+        input_tokens: _builtins.int | None = ...,
+        output_tokens: _builtins.int | None = ...,
+        power_limit_watts: _builtins.float | None = ...,
+        settings: _builtins.str = ...,
+        latency_mean_seconds: _builtins.float | None = ...,
+        latency_p90_seconds: _builtins.float | None = ...,
+        latency_p95_seconds: _builtins.float | None = ...,
+        first_token_p50_seconds: _builtins.float | None = ...,
+        first_token_p99_seconds: _builtins.float | None = ...,
+        token_p50_seconds: _builtins.float | None = ...,
+        token_p99_seconds: _builtins.float | None = ...,
+        energy_joules_per_unit: _builtins.float | None = ...,
+        stream_throughput: _builtins.float | None = ...,
+        low_confidence: _builtins.bool = ...,
+        operations: _builtins.float | None = ...,
+        bytes_moved: _builtins.float | None = ...,
+        busy_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "_memory_bytes", b"_memory_bytes", "_peak_power_watts", b"_peak_power_watts", "_power_watts", b"_power_watts", "_price_per_hour", b"_price_per_hour", "_relative_uncertainty", b"_relative_uncertainty", "_throughput", b"_throughput", "latency_p50_seconds", b"latency_p50_seconds", "latency_p99_seconds", b"latency_p99_seconds", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "peak_power_watts", b"peak_power_watts", "power_watts", b"power_watts", "price_per_hour", b"price_per_hour", "relative_uncertainty", b"relative_uncertainty", "throughput", b"throughput"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_busy_seconds", b"_busy_seconds", "_bytes_moved", b"_bytes_moved", "_concurrency", b"_concurrency", "_data_parallel", b"_data_parallel", "_energy_joules_per_unit", b"_energy_joules_per_unit", "_first_token_p50_seconds", b"_first_token_p50_seconds", "_first_token_p99_seconds", b"_first_token_p99_seconds", "_input_tokens", b"_input_tokens", "_latency_mean_seconds", b"_latency_mean_seconds", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p90_seconds", b"_latency_p90_seconds", "_latency_p95_seconds", b"_latency_p95_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "_memory_bytes", b"_memory_bytes", "_operations", b"_operations", "_output_tokens", b"_output_tokens", "_peak_power_watts", b"_peak_power_watts", "_pipeline_parallel", b"_pipeline_parallel", "_power_limit_watts", b"_power_limit_watts", "_power_watts", b"_power_watts", "_price_per_hour", b"_price_per_hour", "_relative_uncertainty", b"_relative_uncertainty", "_request_rate", b"_request_rate", "_stream_throughput", b"_stream_throughput", "_tensor_parallel", b"_tensor_parallel", "_throughput", b"_throughput", "_token_p50_seconds", b"_token_p50_seconds", "_token_p99_seconds", b"_token_p99_seconds", "batch_size", b"batch_size", "busy_seconds", b"busy_seconds", "bytes_moved", b"bytes_moved", "concurrency", b"concurrency", "data_parallel", b"data_parallel", "energy_joules_per_unit", b"energy_joules_per_unit", "first_token_p50_seconds", b"first_token_p50_seconds", "first_token_p99_seconds", b"first_token_p99_seconds", "input_tokens", b"input_tokens", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p90_seconds", b"latency_p90_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_seconds", b"latency_p99_seconds", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "operations", b"operations", "output_tokens", b"output_tokens", "peak_power_watts", b"peak_power_watts", "pipeline_parallel", b"pipeline_parallel", "power_limit_watts", b"power_limit_watts", "power_watts", b"power_watts", "price_per_hour", b"price_per_hour", "relative_uncertainty", b"relative_uncertainty", "request_rate", b"request_rate", "stream_throughput", b"stream_throughput", "tensor_parallel", b"tensor_parallel", "throughput", b"throughput", "token_p50_seconds", b"token_p50_seconds", "token_p99_seconds", b"token_p99_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "_memory_bytes", b"_memory_bytes", "_peak_power_watts", b"_peak_power_watts", "_power_watts", b"_power_watts", "_price_per_hour", b"_price_per_hour", "_relative_uncertainty", b"_relative_uncertainty", "_throughput", b"_throughput", "accelerator", b"accelerator", "co_located_with", b"co_located_with", "devices", b"devices", "latency_p50_seconds", b"latency_p50_seconds", "latency_p99_seconds", b"latency_p99_seconds", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "peak_power_watts", b"peak_power_watts", "power_watts", b"power_watts", "precision", b"precision", "price_per_hour", b"price_per_hour", "provenance", b"provenance", "relative_uncertainty", b"relative_uncertainty", "samples", b"samples", "software_stack", b"software_stack", "source", b"source", "task", b"task", "throughput", b"throughput", "throughput_unit", b"throughput_unit", "version", b"version", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_busy_seconds", b"_busy_seconds", "_bytes_moved", b"_bytes_moved", "_concurrency", b"_concurrency", "_data_parallel", b"_data_parallel", "_energy_joules_per_unit", b"_energy_joules_per_unit", "_first_token_p50_seconds", b"_first_token_p50_seconds", "_first_token_p99_seconds", b"_first_token_p99_seconds", "_input_tokens", b"_input_tokens", "_latency_mean_seconds", b"_latency_mean_seconds", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p90_seconds", b"_latency_p90_seconds", "_latency_p95_seconds", b"_latency_p95_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "_memory_bytes", b"_memory_bytes", "_operations", b"_operations", "_output_tokens", b"_output_tokens", "_peak_power_watts", b"_peak_power_watts", "_pipeline_parallel", b"_pipeline_parallel", "_power_limit_watts", b"_power_limit_watts", "_power_watts", b"_power_watts", "_price_per_hour", b"_price_per_hour", "_relative_uncertainty", b"_relative_uncertainty", "_request_rate", b"_request_rate", "_stream_throughput", b"_stream_throughput", "_tensor_parallel", b"_tensor_parallel", "_throughput", b"_throughput", "_token_p50_seconds", b"_token_p50_seconds", "_token_p99_seconds", b"_token_p99_seconds", "accelerator", b"accelerator", "batch_size", b"batch_size", "busy_seconds", b"busy_seconds", "bytes_moved", b"bytes_moved", "co_located_with", b"co_located_with", "concurrency", b"concurrency", "configuration", b"configuration", "data_parallel", b"data_parallel", "devices", b"devices", "energy_joules_per_unit", b"energy_joules_per_unit", "first_token_p50_seconds", b"first_token_p50_seconds", "first_token_p99_seconds", b"first_token_p99_seconds", "input_tokens", b"input_tokens", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p90_seconds", b"latency_p90_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_seconds", b"latency_p99_seconds", "low_confidence", b"low_confidence", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "model", b"model", "operations", b"operations", "output_tokens", b"output_tokens", "peak_power_watts", b"peak_power_watts", "pipeline_parallel", b"pipeline_parallel", "power_limit_watts", b"power_limit_watts", "power_watts", b"power_watts", "precision", b"precision", "price_per_hour", b"price_per_hour", "provenance", b"provenance", "relative_uncertainty", b"relative_uncertainty", "request_rate", b"request_rate", "samples", b"samples", "settings", b"settings", "software_stack", b"software_stack", "source", b"source", "stream_throughput", b"stream_throughput", "task", b"task", "tensor_parallel", b"tensor_parallel", "throughput", b"throughput", "throughput_unit", b"throughput_unit", "token_p50_seconds", b"token_p50_seconds", "token_p99_seconds", b"token_p99_seconds", "version", b"version", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
+    _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__busy_seconds: _TypeAlias = _typing.Literal["busy_seconds"]  # noqa: Y015
+    _WhichOneofArgType__busy_seconds: _TypeAlias = _typing.Literal["_busy_seconds", b"_busy_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__bytes_moved: _TypeAlias = _typing.Literal["bytes_moved"]  # noqa: Y015
+    _WhichOneofArgType__bytes_moved: _TypeAlias = _typing.Literal["_bytes_moved", b"_bytes_moved"]  # noqa: Y015
+    _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
+    _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
+    _WhichOneofReturnType__data_parallel: _TypeAlias = _typing.Literal["data_parallel"]  # noqa: Y015
+    _WhichOneofArgType__data_parallel: _TypeAlias = _typing.Literal["_data_parallel", b"_data_parallel"]  # noqa: Y015
+    _WhichOneofReturnType__energy_joules_per_unit: _TypeAlias = _typing.Literal["energy_joules_per_unit"]  # noqa: Y015
+    _WhichOneofArgType__energy_joules_per_unit: _TypeAlias = _typing.Literal["_energy_joules_per_unit", b"_energy_joules_per_unit"]  # noqa: Y015
+    _WhichOneofReturnType__first_token_p50_seconds: _TypeAlias = _typing.Literal["first_token_p50_seconds"]  # noqa: Y015
+    _WhichOneofArgType__first_token_p50_seconds: _TypeAlias = _typing.Literal["_first_token_p50_seconds", b"_first_token_p50_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__first_token_p99_seconds: _TypeAlias = _typing.Literal["first_token_p99_seconds"]  # noqa: Y015
+    _WhichOneofArgType__first_token_p99_seconds: _TypeAlias = _typing.Literal["_first_token_p99_seconds", b"_first_token_p99_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__input_tokens: _TypeAlias = _typing.Literal["input_tokens"]  # noqa: Y015
+    _WhichOneofArgType__input_tokens: _TypeAlias = _typing.Literal["_input_tokens", b"_input_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__latency_mean_seconds: _TypeAlias = _typing.Literal["latency_mean_seconds"]  # noqa: Y015
+    _WhichOneofArgType__latency_mean_seconds: _TypeAlias = _typing.Literal["_latency_mean_seconds", b"_latency_mean_seconds"]  # noqa: Y015
     _WhichOneofReturnType__latency_p50_seconds: _TypeAlias = _typing.Literal["latency_p50_seconds"]  # noqa: Y015
     _WhichOneofArgType__latency_p50_seconds: _TypeAlias = _typing.Literal["_latency_p50_seconds", b"_latency_p50_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__latency_p90_seconds: _TypeAlias = _typing.Literal["latency_p90_seconds"]  # noqa: Y015
+    _WhichOneofArgType__latency_p90_seconds: _TypeAlias = _typing.Literal["_latency_p90_seconds", b"_latency_p90_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__latency_p95_seconds: _TypeAlias = _typing.Literal["latency_p95_seconds"]  # noqa: Y015
+    _WhichOneofArgType__latency_p95_seconds: _TypeAlias = _typing.Literal["_latency_p95_seconds", b"_latency_p95_seconds"]  # noqa: Y015
     _WhichOneofReturnType__latency_p99_seconds: _TypeAlias = _typing.Literal["latency_p99_seconds"]  # noqa: Y015
     _WhichOneofArgType__latency_p99_seconds: _TypeAlias = _typing.Literal["_latency_p99_seconds", b"_latency_p99_seconds"]  # noqa: Y015
     _WhichOneofReturnType__memory_bytes: _TypeAlias = _typing.Literal["memory_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_bytes: _TypeAlias = _typing.Literal["_memory_bytes", b"_memory_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__operations: _TypeAlias = _typing.Literal["operations"]  # noqa: Y015
+    _WhichOneofArgType__operations: _TypeAlias = _typing.Literal["_operations", b"_operations"]  # noqa: Y015
+    _WhichOneofReturnType__output_tokens: _TypeAlias = _typing.Literal["output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__output_tokens: _TypeAlias = _typing.Literal["_output_tokens", b"_output_tokens"]  # noqa: Y015
     _WhichOneofReturnType__peak_power_watts: _TypeAlias = _typing.Literal["peak_power_watts"]  # noqa: Y015
     _WhichOneofArgType__peak_power_watts: _TypeAlias = _typing.Literal["_peak_power_watts", b"_peak_power_watts"]  # noqa: Y015
+    _WhichOneofReturnType__pipeline_parallel: _TypeAlias = _typing.Literal["pipeline_parallel"]  # noqa: Y015
+    _WhichOneofArgType__pipeline_parallel: _TypeAlias = _typing.Literal["_pipeline_parallel", b"_pipeline_parallel"]  # noqa: Y015
+    _WhichOneofReturnType__power_limit_watts: _TypeAlias = _typing.Literal["power_limit_watts"]  # noqa: Y015
+    _WhichOneofArgType__power_limit_watts: _TypeAlias = _typing.Literal["_power_limit_watts", b"_power_limit_watts"]  # noqa: Y015
     _WhichOneofReturnType__power_watts: _TypeAlias = _typing.Literal["power_watts"]  # noqa: Y015
     _WhichOneofArgType__power_watts: _TypeAlias = _typing.Literal["_power_watts", b"_power_watts"]  # noqa: Y015
     _WhichOneofReturnType__price_per_hour: _TypeAlias = _typing.Literal["price_per_hour"]  # noqa: Y015
     _WhichOneofArgType__price_per_hour: _TypeAlias = _typing.Literal["_price_per_hour", b"_price_per_hour"]  # noqa: Y015
     _WhichOneofReturnType__relative_uncertainty: _TypeAlias = _typing.Literal["relative_uncertainty"]  # noqa: Y015
     _WhichOneofArgType__relative_uncertainty: _TypeAlias = _typing.Literal["_relative_uncertainty", b"_relative_uncertainty"]  # noqa: Y015
+    _WhichOneofReturnType__request_rate: _TypeAlias = _typing.Literal["request_rate"]  # noqa: Y015
+    _WhichOneofArgType__request_rate: _TypeAlias = _typing.Literal["_request_rate", b"_request_rate"]  # noqa: Y015
+    _WhichOneofReturnType__stream_throughput: _TypeAlias = _typing.Literal["stream_throughput"]  # noqa: Y015
+    _WhichOneofArgType__stream_throughput: _TypeAlias = _typing.Literal["_stream_throughput", b"_stream_throughput"]  # noqa: Y015
+    _WhichOneofReturnType__tensor_parallel: _TypeAlias = _typing.Literal["tensor_parallel"]  # noqa: Y015
+    _WhichOneofArgType__tensor_parallel: _TypeAlias = _typing.Literal["_tensor_parallel", b"_tensor_parallel"]  # noqa: Y015
     _WhichOneofReturnType__throughput: _TypeAlias = _typing.Literal["throughput"]  # noqa: Y015
     _WhichOneofArgType__throughput: _TypeAlias = _typing.Literal["_throughput", b"_throughput"]  # noqa: Y015
+    _WhichOneofReturnType__token_p50_seconds: _TypeAlias = _typing.Literal["token_p50_seconds"]  # noqa: Y015
+    _WhichOneofArgType__token_p50_seconds: _TypeAlias = _typing.Literal["_token_p50_seconds", b"_token_p50_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__token_p99_seconds: _TypeAlias = _typing.Literal["token_p99_seconds"]  # noqa: Y015
+    _WhichOneofArgType__token_p99_seconds: _TypeAlias = _typing.Literal["_token_p99_seconds", b"_token_p99_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__busy_seconds) -> _WhichOneofReturnType__busy_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_moved) -> _WhichOneofReturnType__bytes_moved | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency) -> _WhichOneofReturnType__concurrency | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__data_parallel) -> _WhichOneofReturnType__data_parallel | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__energy_joules_per_unit) -> _WhichOneofReturnType__energy_joules_per_unit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_p50_seconds) -> _WhichOneofReturnType__first_token_p50_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_p99_seconds) -> _WhichOneofReturnType__first_token_p99_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__input_tokens) -> _WhichOneofReturnType__input_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_mean_seconds) -> _WhichOneofReturnType__latency_mean_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p50_seconds) -> _WhichOneofReturnType__latency_p50_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p90_seconds) -> _WhichOneofReturnType__latency_p90_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p95_seconds) -> _WhichOneofReturnType__latency_p95_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p99_seconds) -> _WhichOneofReturnType__latency_p99_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_bytes) -> _WhichOneofReturnType__memory_bytes | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__operations) -> _WhichOneofReturnType__operations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens) -> _WhichOneofReturnType__output_tokens | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__peak_power_watts) -> _WhichOneofReturnType__peak_power_watts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pipeline_parallel) -> _WhichOneofReturnType__pipeline_parallel | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_limit_watts) -> _WhichOneofReturnType__power_limit_watts | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__power_watts) -> _WhichOneofReturnType__power_watts | None: ...
     @_typing.overload
@@ -165,7 +326,17 @@ class Profile(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__relative_uncertainty) -> _WhichOneofReturnType__relative_uncertainty | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_rate) -> _WhichOneofReturnType__request_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stream_throughput) -> _WhichOneofReturnType__stream_throughput | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tensor_parallel) -> _WhichOneofReturnType__tensor_parallel | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__throughput) -> _WhichOneofReturnType__throughput | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_p50_seconds) -> _WhichOneofReturnType__token_p50_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_p99_seconds) -> _WhichOneofReturnType__token_p99_seconds | None: ...
 
 Global___Profile: _TypeAlias = Profile  # noqa: Y015
 
@@ -529,24 +700,67 @@ class ImportProfilesRequest(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    HINTS_FIELD_NUMBER: _builtins.int
     format: _builtins.str
-    """"gavel"."""
+    """Name of a format; empty: found out from the content."""
     content: _builtins.bytes
     source: _builtins.str
+    @_builtins.property
+    def hints(self) -> Global___ImportHints:
+        """What the file does not say itself."""
+
     def __init__(
         self,
         *,
         format: _builtins.str = ...,
         content: _builtins.bytes = ...,
         source: _builtins.str = ...,
+        hints: Global___ImportHints | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hints", b"hints"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "format", b"format", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "format", b"format", "hints", b"hints", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportProfilesRequest: _TypeAlias = ImportProfilesRequest  # noqa: Y015
+
+@_typing.final
+class ImportHints(_message.Message):
+    """What a benchmark file often leaves out. Empty and 0: the file says it, or nobody does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    DECIMAL_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    accelerator: _builtins.str
+    devices: _builtins.int
+    precision: _builtins.str
+    batch_size: _builtins.int
+    decimal: _builtins.str
+    """Sign before the decimals, "." or ",", where the file's numbers leave it open."""
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+        accelerator: _builtins.str = ...,
+        devices: _builtins.int = ...,
+        precision: _builtins.str = ...,
+        batch_size: _builtins.int = ...,
+        decimal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "batch_size", b"batch_size", "decimal", b"decimal", "devices", b"devices", "precision", b"precision", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportHints: _TypeAlias = ImportHints  # noqa: Y015
 
 @_typing.final
 class ImportProfilesResponse(_message.Message):
@@ -555,11 +769,19 @@ class ImportProfilesResponse(_message.Message):
     CHANGED_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
     changed: _builtins.int
     unchanged: _builtins.int
+    format: _builtins.str
+    """The format that it was read as."""
     @_builtins.property
     def skipped(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What was left out, and why."""
+
+    @_builtins.property
+    def taken(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was taken: workloads, accelerators, and remarks such as figures that were joined."""
 
     def __init__(
         self,
@@ -567,11 +789,188 @@ class ImportProfilesResponse(_message.Message):
         changed: _builtins.int = ...,
         unchanged: _builtins.int = ...,
         skipped: _abc.Iterable[_builtins.str] | None = ...,
+        format: _builtins.str = ...,
+        taken: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "skipped", b"skipped", "unchanged", b"unchanged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "format", b"format", "skipped", b"skipped", "taken", b"taken", "unchanged", b"unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportProfilesResponse: _TypeAlias = ImportProfilesResponse  # noqa: Y015
+
+@_typing.final
+class UploadProfilesRequest(_message.Message):
+    """Pieces of a file, in order. All but the content are read from the first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    HINTS_FIELD_NUMBER: _builtins.int
+    format: _builtins.str
+    content: _builtins.bytes
+    source: _builtins.str
+    @_builtins.property
+    def hints(self) -> Global___ImportHints: ...
+    def __init__(
+        self,
+        *,
+        format: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+        source: _builtins.str = ...,
+        hints: Global___ImportHints | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hints", b"hints"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "format", b"format", "hints", b"hints", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadProfilesRequest: _TypeAlias = UploadProfilesRequest  # noqa: Y015
+
+@_typing.final
+class UploadProfilesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def result(self) -> Global___ImportProfilesResponse: ...
+    def __init__(
+        self,
+        *,
+        result: Global___ImportProfilesResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadProfilesResponse: _TypeAlias = UploadProfilesResponse  # noqa: Y015
+
+@_typing.final
+class PredictProfileRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    accelerator: _builtins.str
+    """Empty: every accelerator of the catalogue that anything can be said about."""
+    devices: _builtins.int
+    """0: 1."""
+    batch_size: _builtins.int
+    """Unset: as in the best fitting configuration."""
+    concurrency: _builtins.int
+    precision: _builtins.str
+    keep: _builtins.bool
+    """True: keep predictions as profiles, for the engine; what was measured stays."""
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+        accelerator: _builtins.str = ...,
+        devices: _builtins.int = ...,
+        batch_size: _builtins.int | None = ...,
+        concurrency: _builtins.int | None = ...,
+        precision: _builtins.str = ...,
+        keep: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_concurrency", b"_concurrency", "batch_size", b"batch_size", "concurrency", b"concurrency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_concurrency", b"_concurrency", "accelerator", b"accelerator", "batch_size", b"batch_size", "concurrency", b"concurrency", "devices", b"devices", "keep", b"keep", "precision", b"precision", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
+    _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
+    _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency) -> _WhichOneofReturnType__concurrency | None: ...
+
+Global___PredictProfileRequest: _TypeAlias = PredictProfileRequest  # noqa: Y015
+
+@_typing.final
+class Prediction(_message.Message):
+    """Throughput that was measured, or predicted with the way it was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_FIELD_NUMBER: _builtins.int
+    THROUGHPUT_LOW_FIELD_NUMBER: _builtins.int
+    THROUGHPUT_HIGH_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    throughput_low: _builtins.float
+    """Throughput lies between these with a probability of 90 %; absent where it was measured without spread."""
+    throughput_high: _builtins.float
+    basis: _builtins.str
+    """For a person: "interpolated over batch between 16 and 64"."""
+    @_builtins.property
+    def profile(self) -> Global___Profile:
+        """What a profile would say; its provenance names the way."""
+
+    def __init__(
+        self,
+        *,
+        profile: Global___Profile | None = ...,
+        throughput_low: _builtins.float | None = ...,
+        throughput_high: _builtins.float | None = ...,
+        basis: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_throughput_high", b"_throughput_high", "_throughput_low", b"_throughput_low", "profile", b"profile", "throughput_high", b"throughput_high", "throughput_low", b"throughput_low"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_throughput_high", b"_throughput_high", "_throughput_low", b"_throughput_low", "basis", b"basis", "profile", b"profile", "throughput_high", b"throughput_high", "throughput_low", b"throughput_low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__throughput_high: _TypeAlias = _typing.Literal["throughput_high"]  # noqa: Y015
+    _WhichOneofArgType__throughput_high: _TypeAlias = _typing.Literal["_throughput_high", b"_throughput_high"]  # noqa: Y015
+    _WhichOneofReturnType__throughput_low: _TypeAlias = _typing.Literal["throughput_low"]  # noqa: Y015
+    _WhichOneofArgType__throughput_low: _TypeAlias = _typing.Literal["_throughput_low", b"_throughput_low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__throughput_high) -> _WhichOneofReturnType__throughput_high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__throughput_low) -> _WhichOneofReturnType__throughput_low | None: ...
+
+Global___Prediction: _TypeAlias = Prediction  # noqa: Y015
+
+@_typing.final
+class PredictProfileResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
+        """Fastest first."""
+
+    @_builtins.property
+    def unknown(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Accelerators of which nothing can be said, and why."""
+
+    @_builtins.property
+    def suggestions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nearest names, where the workload is unknown."""
+
+    def __init__(
+        self,
+        *,
+        predictions: _abc.Iterable[Global___Prediction] | None = ...,
+        unknown: _abc.Iterable[_builtins.str] | None = ...,
+        suggestions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["predictions", b"predictions", "suggestions", b"suggestions", "unknown", b"unknown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictProfileResponse: _TypeAlias = PredictProfileResponse  # noqa: Y015

@@ -65,6 +65,16 @@ class ProfileServiceStub:
                 request_serializer=berth_dot_v1_dot_profiles__pb2.ImportProfilesRequest.SerializeToString,
                 response_deserializer=berth_dot_v1_dot_profiles__pb2.ImportProfilesResponse.FromString,
                 _registered_method=True)
+        self.UploadProfiles = channel.stream_unary(
+                '/berth.v1.ProfileService/UploadProfiles',
+                request_serializer=berth_dot_v1_dot_profiles__pb2.UploadProfilesRequest.SerializeToString,
+                response_deserializer=berth_dot_v1_dot_profiles__pb2.UploadProfilesResponse.FromString,
+                _registered_method=True)
+        self.PredictProfile = channel.unary_unary(
+                '/berth.v1.ProfileService/PredictProfile',
+                request_serializer=berth_dot_v1_dot_profiles__pb2.PredictProfileRequest.SerializeToString,
+                response_deserializer=berth_dot_v1_dot_profiles__pb2.PredictProfileResponse.FromString,
+                _registered_method=True)
 
 
 class ProfileServiceServicer:
@@ -107,6 +117,19 @@ class ProfileServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadProfiles(self, request_iterator, context):
+        """The same for a file of any size; it is kept whole or not at all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictProfile(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProfileServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -139,6 +162,16 @@ def add_ProfileServiceServicer_to_server(servicer, server):
                     servicer.ImportProfiles,
                     request_deserializer=berth_dot_v1_dot_profiles__pb2.ImportProfilesRequest.FromString,
                     response_serializer=berth_dot_v1_dot_profiles__pb2.ImportProfilesResponse.SerializeToString,
+            ),
+            'UploadProfiles': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadProfiles,
+                    request_deserializer=berth_dot_v1_dot_profiles__pb2.UploadProfilesRequest.FromString,
+                    response_serializer=berth_dot_v1_dot_profiles__pb2.UploadProfilesResponse.SerializeToString,
+            ),
+            'PredictProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.PredictProfile,
+                    request_deserializer=berth_dot_v1_dot_profiles__pb2.PredictProfileRequest.FromString,
+                    response_serializer=berth_dot_v1_dot_profiles__pb2.PredictProfileResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -304,6 +337,60 @@ class ProfileService:
             '/berth.v1.ProfileService/ImportProfiles',
             berth_dot_v1_dot_profiles__pb2.ImportProfilesRequest.SerializeToString,
             berth_dot_v1_dot_profiles__pb2.ImportProfilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadProfiles(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/berth.v1.ProfileService/UploadProfiles',
+            berth_dot_v1_dot_profiles__pb2.UploadProfilesRequest.SerializeToString,
+            berth_dot_v1_dot_profiles__pb2.UploadProfilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/berth.v1.ProfileService/PredictProfile',
+            berth_dot_v1_dot_profiles__pb2.PredictProfileRequest.SerializeToString,
+            berth_dot_v1_dot_profiles__pb2.PredictProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,

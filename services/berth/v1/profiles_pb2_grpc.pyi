@@ -39,6 +39,9 @@ class ProfileServiceStub:
     QueryProfiles: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.QueryProfilesRequest, _profiles_pb2.QueryProfilesResponse]
     ListAccelerators: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.ListAcceleratorsRequest, _profiles_pb2.ListAcceleratorsResponse]
     ImportProfiles: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.ImportProfilesRequest, _profiles_pb2.ImportProfilesResponse]
+    UploadProfiles: _grpc.StreamUnaryMultiCallable[_profiles_pb2.UploadProfilesRequest, _profiles_pb2.UploadProfilesResponse]
+    """The same for a file of any size; it is kept whole or not at all."""
+    PredictProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.PredictProfileRequest, _profiles_pb2.PredictProfileResponse]
 
 @_typing.type_check_only
 class ProfileServiceAsyncStub(ProfileServiceStub):
@@ -51,6 +54,9 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     QueryProfiles: _aio.UnaryUnaryMultiCallable[_profiles_pb2.QueryProfilesRequest, _profiles_pb2.QueryProfilesResponse]  # type: ignore[assignment]
     ListAccelerators: _aio.UnaryUnaryMultiCallable[_profiles_pb2.ListAcceleratorsRequest, _profiles_pb2.ListAcceleratorsResponse]  # type: ignore[assignment]
     ImportProfiles: _aio.UnaryUnaryMultiCallable[_profiles_pb2.ImportProfilesRequest, _profiles_pb2.ImportProfilesResponse]  # type: ignore[assignment]
+    UploadProfiles: _aio.StreamUnaryMultiCallable[_profiles_pb2.UploadProfilesRequest, _profiles_pb2.UploadProfilesResponse]  # type: ignore[assignment]
+    """The same for a file of any size; it is kept whole or not at all."""
+    PredictProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.PredictProfileRequest, _profiles_pb2.PredictProfileResponse]  # type: ignore[assignment]
 
 class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by profile-store."""
@@ -96,5 +102,20 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _profiles_pb2.ImportProfilesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_profiles_pb2.ImportProfilesResponse, _abc.Awaitable[_profiles_pb2.ImportProfilesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UploadProfiles(
+        self,
+        request_iterator: _MaybeAsyncIterator[_profiles_pb2.UploadProfilesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_profiles_pb2.UploadProfilesResponse, _abc.Awaitable[_profiles_pb2.UploadProfilesResponse]]:
+        """The same for a file of any size; it is kept whole or not at all."""
+
+    @_abc_1.abstractmethod
+    def PredictProfile(
+        self,
+        request: _profiles_pb2.PredictProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_profiles_pb2.PredictProfileResponse, _abc.Awaitable[_profiles_pb2.PredictProfileResponse]]: ...
 
 def add_ProfileServiceServicer_to_server(servicer: ProfileServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,6 +1,7 @@
 """The contract's messages at the edge, our own dataclasses inside."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,11 +12,12 @@ from berth.errors import InvalidInput
 from berth.outbox import OutgoingRecord
 from berth.topics import PROFILES_CHANGED, cloud_event_headers
 from berth.v1 import profiles_pb2 as pb
-from profile_store.domain.profile import Profile, ProfileKey
+from profile_store.domain.prediction.library import Prediction
+from profile_store.domain.profile import Profile, ProfileKey, configuration_of
 
-__all__ = ["accelerator_message", "profile_from", "profile_message", "records"]
+__all__ = ["accelerator_message", "prediction_message", "profile_from", "profile_message", "records"]
 
-TEXTS = ("task", "precision", "software_stack", "throughput_unit", "source")
+TEXTS = ("task", "precision", "software_stack", "throughput_unit", "source", "model", "settings")
 FIGURES = (
     "throughput",
     "latency_p50_seconds",
@@ -25,6 +27,27 @@ FIGURES = (
     "peak_power_watts",
     "price_per_hour",
     "relative_uncertainty",
+    "batch_size",
+    "concurrency",
+    "request_rate",
+    "tensor_parallel",
+    "pipeline_parallel",
+    "data_parallel",
+    "input_tokens",
+    "output_tokens",
+    "power_limit_watts",
+    "latency_mean_seconds",
+    "latency_p90_seconds",
+    "latency_p95_seconds",
+    "first_token_p50_seconds",
+    "first_token_p99_seconds",
+    "token_p50_seconds",
+    "token_p99_seconds",
+    "energy_joules_per_unit",
+    "stream_throughput",
+    "operations",
+    "bytes_moved",
+    "busy_seconds",
 )
 
 
@@ -34,6 +57,8 @@ def profile_message(profile: Profile) -> pb.Profile:
         accelerator=profile.key.accelerator,
         devices=profile.key.devices,
         co_located_with=profile.key.co_located_with,
+        configuration=profile.key.configuration,
+        low_confidence=profile.low_confidence,
         samples=profile.samples,
         version=profile.version,
         **{field: getattr(profile, field) for field in TEXTS + FIGURES},
@@ -45,7 +70,7 @@ def profile_message(profile: Profile) -> pb.Profile:
 
 
 def profile_from(message: pb.Profile) -> Profile:
-    """Not validated. The version is the store's to give and is not read."""
+    """Not validated. Version and configuration are the store's to give and are not read."""
     given = {field.name for field, _ in message.ListFields()}
     fields: dict[str, Any] = {field: getattr(message, field) for field in TEXTS}
     # An optional field that is present is listed, even where it is zero.
@@ -54,8 +79,21 @@ def profile_from(message: pb.Profile) -> Profile:
         key=ProfileKey(message.workload, message.accelerator, message.devices, message.co_located_with),
         provenance=int(message.provenance),
         samples=message.samples,
+        low_confidence=message.low_confidence,
         measured_at=_moment(message.measured_at) if message.HasField("measured_at") else None,
         **fields,
+    )
+
+
+def prediction_message(prediction: Prediction) -> pb.Prediction:
+    """Its configuration is the one that it would have in the store."""
+    profile = prediction.profile
+    named = replace(profile, key=replace(profile.key, configuration=configuration_of(profile)))
+    return pb.Prediction(
+        profile=profile_message(named),
+        throughput_low=prediction.low,
+        throughput_high=prediction.high,
+        basis=prediction.basis,
     )
 
 

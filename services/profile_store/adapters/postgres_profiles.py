@@ -16,7 +16,13 @@ from profile_store.domain.profile import Profile, ProfileKey
 
 __all__ = ["PostgresProfiles"]
 
-KEY = {"workload": "text", "accelerator": "text", "devices": "integer", "co_located_with": "text"}
+KEY = {
+    "workload": "text",
+    "accelerator": "text",
+    "devices": "integer",
+    "co_located_with": "text",
+    "configuration": "text",
+}
 BODY = {
     "task": "text",
     "precision": "text",
@@ -34,9 +40,34 @@ BODY = {
     "source": "text",
     "measured_at": "timestamptz",
     "samples": "bigint",
+    "model": "text",
+    "batch_size": "bigint",
+    "concurrency": "bigint",
+    "request_rate": "double precision",
+    "tensor_parallel": "integer",
+    "pipeline_parallel": "integer",
+    "data_parallel": "integer",
+    "input_tokens": "bigint",
+    "output_tokens": "bigint",
+    "power_limit_watts": "double precision",
+    "settings": "text",
+    "latency_mean_seconds": "double precision",
+    "latency_p90_seconds": "double precision",
+    "latency_p95_seconds": "double precision",
+    "first_token_p50_seconds": "double precision",
+    "first_token_p99_seconds": "double precision",
+    "token_p50_seconds": "double precision",
+    "token_p99_seconds": "double precision",
+    "energy_joules_per_unit": "double precision",
+    "stream_throughput": "double precision",
+    "low_confidence": "boolean",
+    "operations": "double precision",
+    "bytes_moved": "double precision",
+    "busy_seconds": "double precision",
 }
 COLUMNS = {**KEY, **BODY}
 _KEYS = ", ".join(KEY)
+_PLACES = ", ".join(f"${n}" for n in range(1, len(KEY) + 1))
 _ALL = ", ".join(COLUMNS)
 
 _INSERT = f"""
@@ -85,9 +116,7 @@ class PostgresProfiles:
         return await self._database.run(effect)
 
     async def get(self, key: ProfileKey) -> Profile | None:
-        row = await self._database.pool.fetchrow(
-            f"SELECT * FROM profile WHERE ({_KEYS}) = ($1, $2, $3, $4)", *astuple(key)
-        )
+        row = await self._database.pool.fetchrow(f"SELECT * FROM profile WHERE ({_KEYS}) = ({_PLACES})", *astuple(key))
         return None if row is None else _profile(row)
 
     async def page(
@@ -96,8 +125,8 @@ class PostgresProfiles:
         rows = await self._database.pool.fetch(
             f"""SELECT * FROM profile
                 WHERE ($1 = '' OR workload = $1) AND ($2 = '' OR accelerator = $2)
-                  AND ({_KEYS}) > ($3, $4, $5, $6)
-                ORDER BY {_KEYS} LIMIT $7""",
+                  AND ({_KEYS}) > ($3, $4, $5, $6, $7)
+                ORDER BY {_KEYS} LIMIT $8""",
             workload,
             accelerator,
             *astuple(after or ProfileKey("", "", 0)),
@@ -114,6 +143,10 @@ class PostgresProfiles:
         )
         return tuple(map(_profile, rows))
 
+    async def alone(self) -> tuple[Profile, ...]:
+        rows = await self._database.pool.fetch(f"SELECT * FROM profile WHERE co_located_with = '' ORDER BY {_KEYS}")
+        return tuple(map(_profile, rows))
+
     async def workloads(self) -> tuple[str, ...]:
         rows = await self._database.pool.fetch("SELECT DISTINCT workload FROM profile ORDER BY workload")
         return tuple(row["workload"] for row in rows)
@@ -125,7 +158,7 @@ class PostgresProfiles:
 
             async def effect(connection: Connection, after: ProfileKey = after) -> tuple[Profile, ...]:
                 rows = await connection.fetch(
-                    f"SELECT * FROM profile WHERE ({_KEYS}) > ($1, $2, $3, $4) ORDER BY {_KEYS} LIMIT $5 FOR SHARE",
+                    f"SELECT * FROM profile WHERE ({_KEYS}) > ({_PLACES}) ORDER BY {_KEYS} LIMIT $6 FOR SHARE",
                     *astuple(after),
                     CHUNK,
                 )

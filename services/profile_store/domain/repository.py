@@ -31,6 +31,10 @@ class ProfileRepository(Protocol):
         """Those measured alone; `devices` 0 takes any number."""
         ...
 
+    async def alone(self) -> tuple[Profile, ...]:
+        """All that were measured, declared or predicted alone on their devices."""
+        ...
+
     async def workloads(self) -> tuple[str, ...]: ...
 
     async def announce_all(self) -> int:

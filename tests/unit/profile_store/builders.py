@@ -88,6 +88,9 @@ class ProfilesInMemory:
             if key.workload == workload and devices in (0, key.devices) and not key.co_located_with
         )
 
+    async def alone(self) -> tuple[Profile, ...]:
+        return tuple(one for _, one in sorted(self.rows.items()) if not one.key.co_located_with)
+
     async def workloads(self) -> tuple[str, ...]:
         return tuple(sorted({key.workload for key in self.rows}))
 

@@ -17,6 +17,7 @@ from tests.unit.profile_store.builders import NOW, TABLE
 
 
 def steps(workload: str, kind: str, devices: int, other: str, speed: float) -> Profile:
+    model, _, batch = workload.removesuffix(")").partition(" (batch size ")
     return Profile(
         key=ProfileKey(workload, kind, devices, other),
         provenance=Provenance.MEASURED,
@@ -24,6 +25,8 @@ def steps(workload: str, kind: str, devices: int, other: str, speed: float) -> P
         task="training",
         throughput=speed,
         throughput_unit="steps/s",
+        model=model,
+        batch_size=int(batch),
     )
 
 
@@ -91,7 +94,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
 
 
 def test_an_unknown_format_names_the_known_ones() -> None:
-    with pytest.raises(InvalidInput, match="format: 'xlsx': one of gavel, yaml"):
+    with pytest.raises(InvalidInput, match="format: 'xlsx': one of mlperf, torch, aiperf"):
         read("xlsx", b"x", "x")
 
 
@@ -126,10 +129,12 @@ def test_the_real_table(data_folder: Path) -> None:
             for other, value in row.items():
                 speed = value if other == "null" else value[0]
                 partner = "" if other == "null" else other[1:-1].rpartition(", ")[0].strip("'")
+                batch = workload.strip("'").removesuffix(")").partition(" (batch size ")[2]
                 if speed:
-                    expected[ProfileKey(workload.strip("'"), name, int(devices), partner)] = speed
+                    run = f"batch={batch}" if batch else ""
+                    expected[ProfileKey(workload.strip("'"), name, int(devices), partner, run)] = speed
     assert stored == expected
-    assert stored[ProfileKey("ResNet-18 (batch size 16)", "V100-16", 1)] == 32.353384328946916
+    assert stored[ProfileKey("ResNet-18 (batch size 16)", "V100-16", 1, "", "batch=16")] == 32.353384328946916
 
 
 OWN = """

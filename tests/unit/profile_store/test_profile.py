@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from berth import catalogue
 from berth.errors import FieldError, InvalidInput
-from profile_store.domain.profile import Profile, ProfileKey, Provenance, rank, validate
+from profile_store.domain.profile import (
+    Profile,
+    ProfileKey,
+    Provenance,
+    best_fitting,
+    configuration_of,
+    rank,
+    validate,
+)
 from tests.unit.profile_store.builders import NOW, a_profile
 
 
@@ -171,3 +179,44 @@ def test_anything_is_either_refused_or_can_be_true(
     assert stored.key.devices >= 1
     assert stored.provenance in tuple(Provenance)
     assert catalogue.by_name(stored.key.accelerator) is not None
+
+
+def test_a_configuration_has_one_spelling() -> None:
+    profile = a_profile(
+        precision="fp8", batch_size=64, request_rate=2.5, tensor_parallel=1, power_limit_watts=300.0, settings="a=b"
+    )
+    assert configuration_of(profile) == "precision=fp8 batch=64 rate=2.5 tp=1 cap=300 a=b"
+    assert configuration_of(a_profile()) == ""
+    stream = a_profile(throughput=None, throughput_unit="", stream_throughput=500.0)
+    assert configuration_of(stream) == "one-stream"
+    # What a provider publishes of one stream stands apart from a system's throughput, and is marked.
+    stored = validate([stream, a_profile()], catalogue, now=NOW)
+    assert [(one.throughput, one.low_confidence) for one in stored] == [(100.0, False), (None, True)]
+
+
+def test_the_surest_and_then_the_fastest_configuration_speaks() -> None:
+    slow, fast = a_profile(batch_size=1), a_profile(batch_size=8, throughput=300.0)
+    unsure = a_profile(batch_size=16, throughput=900.0, low_confidence=True)
+    guessed = a_profile(batch_size=32, throughput=800.0, provenance=Provenance.TRANSFERRED)
+    declared = a_profile(batch_size=64, throughput=700.0, provenance=Provenance.DECLARED)
+    elsewhere = a_profile(accelerator="L4")
+    stored = validate([slow, fast, unsure, guessed, declared, elsewhere], catalogue, now=NOW)
+    assert [(one.key.accelerator, one.batch_size) for one in best_fitting(stored)] == [("H100-SXM", 8), ("L4", None)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"tensor_parallel": 4}, "devices"),
+        ({"settings": "a|b"}, "settings"),
+        ({"stream_throughput": math.nan}, "stream_throughput"),
+        ({"energy_joules_per_unit": -1.0}, "energy_joules_per_unit"),
+        ({"latency_p90_seconds": 2.0, "latency_p95_seconds": 1.0}, "latency_p95_seconds"),
+        ({"first_token_p50_seconds": 2.0, "first_token_p99_seconds": 1.0}, "first_token_p99_seconds"),
+        ({"operations": 1e31}, "operations"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(changes: dict[str, Any], field: str) -> None:
+    (error,) = refused(a_profile(**changes))
+    assert error.field == field

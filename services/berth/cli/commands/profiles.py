@@ -1,18 +1,29 @@
 """`berth profiles`."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from berth.cli.output import format_option
 from berth.cli.session import Session, connected
 
+if TYPE_CHECKING:
+    from berth.v1 import profiles_pb2 as pb
+
 __all__ = ["profiles"]
+
+# Those of profile-store, which `--format` of an older or newer one may not know.
+FORMATS = (
+    "mlperf", "vllm", "aiperf", "genai-perf", "perf-analyzer", "gavel", "zeus", "splitwise", "nsight-compute",
+    "nsight-systems", "vtune", "torch", "csv", "yaml",
+)  # fmt: skip
 
 
 @click.group()
 def profiles() -> None:
-    """List or import what workloads measured on which accelerator."""
+    """What workloads do on which accelerator: measured, imported, compared, predicted."""
 
 
 @profiles.command("list")
@@ -24,6 +35,11 @@ async def list_profiles(session: Session, workload: str, accelerator: str, outpu
     """List profiles."""
     from berth.cli.kinds import PROFILE
     from berth.cli.output import print_items
+
+    print_items(PROFILE, await _all(session, workload, accelerator), output)
+
+
+async def _all(session: Session, workload: str, accelerator: str) -> "list[pb.Profile]":
     from berth.v1 import profiles_pb2 as pb
 
     found: list[pb.Profile] = []
@@ -35,8 +51,104 @@ async def list_profiles(session: Session, workload: str, accelerator: str, outpu
         found.extend(page.profiles)
         token = page.next_page_token
         if not token:
-            break
-    print_items(PROFILE, found, output)
+            return found
+
+
+def _unknown(workload: str, suggestions: "Sequence[str]") -> Exception:
+    from berth.cli.failures import Failed
+
+    near = f"did you mean {', '.join(suggestions)}?" if suggestions else "`berth profiles list` shows all"
+    return Failed(f"workload: {workload!r}: no profile of it; {near}")
+
+
+@profiles.command("show")
+@click.argument("workload")
+@click.option("--accelerator", default="", help="On this accelerator only")
+@format_option
+@connected
+async def show(session: Session, workload: str, accelerator: str, output: str) -> None:
+    """Show all that is known of WORKLOAD: every configuration, and where its figures come from."""
+    from berth.cli.kinds import PROFILE
+    from berth.cli.output import print_items
+    from berth.cli.profile_views import details
+    from berth.v1 import profiles_pb2 as pb
+
+    found = [one for one in await _all(session, workload, accelerator) if not one.co_located_with]
+    if not found:
+        ranking = await session.profiles.QueryProfiles(pb.QueryProfilesRequest(workload=workload))
+        raise _unknown(workload, ranking.suggestions)
+    if output in ("table", "wide"):
+        click.echo("\n".join(details(found)))
+    else:
+        print_items(PROFILE, found, output)
+
+
+@profiles.command("compare")
+@click.argument("workload")
+@click.option("--devices", type=click.IntRange(min=1), help="With this many devices only [any]")
+@format_option
+@connected
+async def compare(session: Session, workload: str, devices: int | None, output: str) -> None:
+    """Compare accelerators for WORKLOAD, fastest first: each in its best configuration, with its price."""
+    from berth import catalogue
+    from berth.cli.kinds import PROFILE
+    from berth.cli.output import print_items
+    from berth.cli.profile_views import comparison
+    from berth.v1 import profiles_pb2 as pb
+
+    ranking = await session.profiles.QueryProfiles(pb.QueryProfilesRequest(workload=workload, devices=devices or 0))
+    if not ranking.profiles:
+        raise _unknown(workload, ranking.suggestions)
+    if output in ("table", "wide"):
+        prices = {entry.name: entry.price_per_hour for entry in catalogue.load() if entry.price_per_hour is not None}
+        click.echo("\n".join(comparison(ranking.profiles, prices)))
+    else:
+        print_items(PROFILE, ranking.profiles, output)
+
+
+@profiles.command("predict")
+@click.argument("workload")
+@click.option("--accelerator", default="", help="On this accelerator only")
+@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="With this many devices")
+@click.option("--batch-size", type=click.IntRange(min=1), help="At this batch size [that of its best configuration]")
+@click.option("--concurrency", type=click.IntRange(min=1), help="With so many requests in flight")
+@click.option("--precision", default="", help="At this precision, such as fp8")
+@click.option("--keep", is_flag=True, help="Store the predictions, so that placement knows them")
+@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
+@connected
+async def predict(
+    session: Session,
+    workload: str,
+    accelerator: str,
+    devices: int,
+    batch_size: int | None,
+    concurrency: int | None,
+    precision: str,
+    keep: bool,
+    output: str,
+) -> None:
+    """Predict how fast WORKLOAD would be where it was never measured.
+
+    Each answer says how it was made, and an interval that holds the truth nine times of ten.
+    """
+    from berth.cli.output import as_data, dump
+    from berth.cli.profile_views import forecast
+    from berth.v1 import profiles_pb2 as pb
+
+    request = pb.PredictProfileRequest(
+        workload=workload, accelerator=accelerator, devices=devices, precision=precision, keep=keep,
+        batch_size=batch_size, concurrency=concurrency,
+    )  # fmt: skip
+    answer = await session.profiles.PredictProfile(request)
+    if not answer.predictions and not answer.unknown:
+        raise _unknown(workload, answer.suggestions)
+    if output in ("json", "yaml"):
+        click.echo(dump(as_data(answer), output))
+        return
+    if answer.predictions:
+        click.echo("\n".join(forecast(answer.predictions)))
+    for sentence in answer.unknown:
+        click.echo(f"nothing can be said of {sentence}", err=True)
 
 
 @profiles.command("accelerators")
@@ -81,19 +193,41 @@ def accelerators(names: tuple[str, ...], output: str) -> None:
 
 @profiles.command("import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--format", "form", type=click.Choice(["gavel"]), default="gavel", show_default=True)
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Format of FILE [found out from its content]")
+@click.option("--workload", default="", help="Name of the workload, where the file has none or another")
+@click.option("--accelerator", default="", help="Accelerator it ran on, where the file does not say")
+@click.option("--devices", type=click.IntRange(min=1), help="Devices it ran on, where the file does not say [1]")
+@click.option("--precision", default="", help="Such as fp16, where the file does not say")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Batch size, where the file does not say")
+@click.option("--decimal", type=click.Choice([".", ","]), help="Sign before decimals, where the file leaves it open")
 @click.option("--source", default="", help="Where the figures come from [the file's name]")
 @connected
-async def import_profiles(session: Session, file: Path, form: str, source: str) -> None:
-    """Import FILE, such as Gavel's throughput JSON."""
-    import asyncio
+async def import_profiles(
+    session: Session,
+    file: Path,
+    form: str | None,
+    workload: str,
+    accelerator: str,
+    devices: int | None,
+    precision: str,
+    batch_size: int | None,
+    decimal: str | None,
+    source: str,
+) -> None:
+    """Import the figures of a benchmark or profiler from FILE, which may be packed with gzip.
 
+    All of it is stored or, where anything is wrong, nothing. Importing it again changes nothing.
+    """
+    from berth.cli.uploading import show_import, upload
     from berth.v1 import profiles_pb2 as pb
 
-    content = await asyncio.to_thread(file.read_bytes)
-    answer = await session.profiles.ImportProfiles(
-        pb.ImportProfilesRequest(format=form, content=content, source=source or file.name)
+    hints = pb.ImportHints(
+        workload=workload,
+        accelerator=accelerator,
+        devices=devices or 0,
+        precision=precision,
+        batch_size=batch_size or 0,
+        decimal=decimal or "",
     )
-    click.echo(f"{answer.changed} changed, {answer.unchanged} unchanged, {len(answer.skipped)} left out")
-    for reason in answer.skipped[:20]:
-        click.echo(f"  left out: {reason}", err=True)
+    first = pb.UploadProfilesRequest(format=form or "", source=source or file.name, hints=hints)
+    show_import(file.name, await upload(session.profiles, file, first))

@@ -7,13 +7,13 @@ shared the devices; the pair's second figure is the other job's, which has a row
 """
 
 import ast
-import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from berth.errors import InvalidInput
-from profile_store.domain.importers.document import Imported, number_at, text_of
+from profile_store.domain.importers.document import NO_HINTS, Hints, Imported, json_of, number_at
 from profile_store.domain.profile import Profile, ProfileKey, Provenance
 
 __all__ = ["read_gavel"]
@@ -22,11 +22,12 @@ ALONE = "null"
 UNCONSOLIDATED = "_unconsolidated"
 # literal_eval of a longer key costs more than any key is worth.
 LONGEST_KEY = 400
+BATCH = re.compile(r"(.+) \(batch size (\d{1,9})\)")
 
 
-def read_gavel(content: bytes, source: str) -> Imported:
+def read_gavel(content: bytes, source: str, hints: Hints = NO_HINTS) -> Imported:
     """Raises InvalidInput where the document is not such a table."""
-    table = _mapping("content", _parse(text_of(content)))
+    table = _mapping("content", json_of(content))
     profiles: list[Profile] = []
     skipped: list[str] = []
     for kind, jobs in table.items():
@@ -40,6 +41,7 @@ def read_gavel(content: bytes, source: str) -> Imported:
         for text, row in rows.items():
             path = f"{kind}[{text}]"
             workload, devices = _job(path, text)
+            batch = BATCH.fullmatch(workload)
             for other, value in _mapping(path, row).items():
                 steps, partner = _figure(f"{path}[{other}]", other, value, devices)
                 if steps == 0:
@@ -53,6 +55,8 @@ def read_gavel(content: bytes, source: str) -> Imported:
                         task="training",
                         throughput=steps,
                         throughput_unit="steps/s",
+                        model=batch[1] if batch else "",
+                        batch_size=int(batch[2]) if batch else None,
                     )
                 )
         for what, count in sorted(idle.items()):
@@ -93,22 +97,3 @@ def _mapping(path: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict) or not value:
         raise InvalidInput.of(path, repr(value)[:80], "a JSON object with entries was expected")
     return value
-
-
-def _parse(text: str) -> Any:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            name = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise InvalidInput.of("content", name, "this key stands twice in one object: keep one")
-        return made
-
-    def refuse(constant: str) -> float:
-        raise InvalidInput.of("content", constant, "not a number: leave the entry out")
-
-    try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
-    except InvalidInput:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput.of("content", text[:40], f"not JSON ({error}): send the throughput file") from error

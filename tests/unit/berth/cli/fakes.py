@@ -301,16 +301,58 @@ class FakeProfileService(ProfileServiceServicer):
             throughput_unit="samples/s", power_watts=550.0, provenance=profiles_pb2.PROVENANCE_DECLARED,
             source="declared",
         )  # fmt: skip
-        return profiles_pb2.ListProfilesResponse(profiles=[profile])
+        stream = profiles_pb2.Profile(
+            workload="resnet50-train", accelerator="Groq-LPU-v1", devices=8, stream_throughput=284.0,
+            configuration="one-stream", low_confidence=True, provenance=profiles_pb2.PROVENANCE_DECLARED,
+            source="vendor's page",
+        )  # fmt: skip
+        found = [profile, stream] if request.workload in ("", profile.workload) else []
+        return profiles_pb2.ListProfilesResponse(profiles=found)
 
     async def QueryProfiles(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+        if request.workload != "resnet50-train":
+            return profiles_pb2.QueryProfilesResponse(suggestions=["resnet50-train"])
+        slower = profiles_pb2.Profile(
+            workload="resnet50-train", accelerator="MI300X", devices=8, throughput=30000.0, configuration="batch=256",
+            throughput_unit="samples/s", energy_joules_per_unit=0.19, latency_p99_seconds=0.3,
+            provenance=profiles_pb2.PROVENANCE_MEASURED,
+        )  # fmt: skip
+        found = await self.ListProfiles(profiles_pb2.ListProfilesRequest(), context)
+        return profiles_pb2.QueryProfilesResponse(profiles=[found.profiles[0], slower])
 
     async def ListAccelerators(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
     async def ImportProfiles(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
+
+    async def UploadProfiles(self, request_iterator: Any, context: Any) -> Any:
+        pieces = [piece async for piece in request_iterator]
+        first, content = pieces[0], b"".join(piece.content for piece in pieces)
+        result = profiles_pb2.ImportProfilesResponse(
+            changed=2, unchanged=1, format=first.format or "zeus", skipped=["1 row: too old"],
+            taken=[f"{len(content)} bytes of {first.source} on {first.hints.accelerator}"],
+        )  # fmt: skip
+        return profiles_pb2.UploadProfilesResponse(result=result)
+
+    async def PredictProfile(self, request: Any, context: Any) -> Any:
+        if request.workload != "resnet50-train":
+            return profiles_pb2.PredictProfileResponse(suggestions=["resnet50-train"])
+        predictions = []
+        for kind, how, basis, speed in (
+            ("H100-SXM", profiles_pb2.PROVENANCE_MEASURED, "measured", 45000.0),
+            ("H200", profiles_pb2.PROVENANCE_INTERPOLATED, "interpolated: devices between 4 and 16", 52000.0),
+            ("L40S", profiles_pb2.PROVENANCE_TRANSFERRED, "transferred from H100-SXM, H200", 9000.0),
+        ):
+            profile = profiles_pb2.Profile(
+                workload=request.workload, accelerator=kind, devices=request.devices, throughput=speed, provenance=how,
+                throughput_unit="samples/s", configuration=f"batch={request.batch_size}" if request.batch_size else "",
+            )  # fmt: skip
+            made = profiles_pb2.Prediction(profile=profile, basis=basis)
+            if how != profiles_pb2.PROVENANCE_MEASURED:
+                made.throughput_low, made.throughput_high = 0.8 * speed, 1.25 * speed
+            predictions.append(made)
+        return profiles_pb2.PredictProfileResponse(predictions=predictions, unknown=["SN40L: not like enough"])
 
 
 class FakeBindingService(BindingServiceServicer):

@@ -1,0 +1,245 @@
+"""All that was measured, asked for what was not: which way an answer was made, and how sure it is.
+
+In this order: the measurement itself; interpolation between configurations on the same accelerator; completion from
+other accelerators; a roofline. Each comes with an interval that holds the truth nine times of ten:
+
+- Interpolation: what the family's own runs are off by when each is left out, drawn towards PRIOR_ERROR by PRIOR_RUNS
+  of it where there are few.
+- Completion: the 90 % quantile of what runs in the library are off by when an eighth of them is left out, those on
+  the same accelerator and of the same unit counting more.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from berth.catalogue import Accelerator
+from profile_store.domain.prediction.completion import Completion
+from profile_store.domain.prediction.interpolation import combined, interpolate, residuals
+from profile_store.domain.prediction.roofline import bounded, prior
+from profile_store.domain.prediction.runs import AXES, Family, Place, Run, by_place, run_of, runs_of
+from profile_store.domain.profile import Profile, ProfileKey, Provenance
+
+__all__ = ["Answer", "Library", "Prediction"]
+
+PRIOR_ERROR, PRIOR_RUNS, WORST_ERROR = 0.2, 4, 0.6
+INSIDE, OUTSIDE = 1.54, 1.74
+"""Half the interval in standard deviations; 9 of 10 of Gavel's and Splitwise's runs left out lie within."""
+FOLDS = 8
+DOUBT, DOUBT_ERROR = 1.0, 0.8
+"""A library of few runs is not trusted for its own errors: as if so many more were off by so much."""
+OTHER_UNIT, SAME_ACCELERATOR = 0.05, 3.0
+SCALING, SCALING_ERROR = 0.9, 0.1
+"""Speed over devices where only one count was measured, and its error for each doubling."""
+STRANGER = 0.7
+"""Added for an accelerator of which the library has no run of that unit: its data sheet alone speaks."""
+NINETY = 1.645
+TENTH = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Speed and half of its 90 % interval, in logarithms."""
+
+    speed: float
+    half_width: float
+    way: Provenance
+    basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Throughput lies from `low` to `high` nine times of ten; None where it was measured and nobody knows."""
+
+    profile: Profile
+    low: float | None
+    high: float | None
+    basis: str
+
+
+class Library:
+    """Built from all profiles of the store; what is costly is done once, when first asked for."""
+
+    def __init__(self, profiles: Iterable[Profile], entries: Sequence[Accelerator]) -> None:
+        self._profiles = tuple(profiles)
+        self._entries = {entry.name: entry for entry in entries}
+        self._prior = prior(entries)
+        self.runs = runs_of(self._profiles)
+        self._groups = by_place(self.runs)
+
+    def predict(self, target: Profile, accelerator: str) -> Prediction | None:
+        """What `target`, of which only the configuration counts, would do there; None: nobody can say."""
+        run = run_of(target)
+        declared = self._declared(run, accelerator)
+        if declared is not None and not self._groups.get((run.family, accelerator)):
+            return Prediction(declared, None, None, "declared")
+        answer = self.answer(run.family, run.place, accelerator) or self._bounded(target, accelerator)
+        if answer is None:
+            return None
+        throughput = math.exp(answer.speed)
+        measured = answer.way is Provenance.MEASURED
+        low, high = (math.exp(answer.speed + sign * answer.half_width) for sign in (-1, 1))
+        known = answer.half_width > 0
+        profile = Profile(
+            key=ProfileKey(target.key.workload, accelerator, target.key.devices),
+            provenance=answer.way,
+            source=f"predicted: {answer.basis}"[:500],
+            task=target.task,
+            precision=target.precision,
+            model=target.model,
+            settings=target.settings,
+            throughput=throughput,
+            throughput_unit=target.throughput_unit or "steps/s",
+            relative_uncertainty=answer.half_width / NINETY if known else None,
+            power_limit_watts=target.power_limit_watts,
+            **{name: getattr(target, name) for name in AXES[1:]},
+        )
+        if measured:
+            profile = next(one.profile for one in self._groups[run.family, accelerator] if one.place == run.place)
+        return Prediction(profile, low if known else None, high if known else None, answer.basis)
+
+    def _declared(self, run: Run, accelerator: str) -> Profile | None:
+        """What somebody says of just this configuration. Nothing else follows from it."""
+        return next(
+            (
+                one
+                for one in self._profiles
+                if one.provenance == Provenance.DECLARED
+                and one.throughput
+                and not one.key.co_located_with
+                and one.key.accelerator == accelerator
+                and (known := run_of(one)).place == run.place
+                and known.family == run.family
+            ),
+            None,
+        )
+
+    def answer(self, family: Family, place: Place, accelerator: str) -> Answer | None:
+        own = self._groups.get((family, accelerator), [])
+        for run in own:
+            if run.place == place:
+                spread = run.profile.relative_uncertainty or 0.0
+                return Answer(run.speed, NINETY * spread, Provenance.MEASURED, "measured")
+        return interpolated(own, place) or self._transferred(family, place, accelerator)
+
+    def _transferred(self, family: Family, place: Place, accelerator: str) -> Answer | None:
+        own = self._scaled(family, place, accelerator)
+        if own is not None:
+            return own
+        made: list[tuple[Run, float]] = []
+        for other in sorted({name for known, name in self._groups if known == family and name != accelerator}):
+            there = self._groups[family, other]
+            answer = next(
+                (Answer(one.speed, 0.0, Provenance.MEASURED, "") for one in there if one.place == place), None
+            )
+            answer = answer or interpolated(there, place) or self._scaled(family, place, other)
+            if answer is not None:
+                made.append((replace(there[0], place=place, speed=answer.speed), answer.half_width))
+        if not made:
+            return None
+        if not self._alike(family.unit, accelerator, (run.accelerator for run, _ in made)):
+            return None
+        missing = [run for run, width in made if width > 0]
+        completion = Completion([*self.runs, *missing], self._prior) if missing else self._completion
+        completed = completion.predict(family, place, accelerator)
+        if completed is None:
+            return None
+        width = math.hypot(self.transfer_width(family.unit, accelerator), min(width for _, width in made))
+        if (family.unit, accelerator) not in self._seen:
+            width = math.hypot(width, STRANGER)
+        return Answer(
+            completed.speed, width, Provenance.TRANSFERRED, f"transferred from {', '.join(completed.sources[:4])}"
+        )
+
+    def _alike(self, unit: str, accelerator: str, sources: Iterable[str]) -> bool:
+        """A data sheet moves speeds between kinds of one class; between classes only what ran on it can."""
+        classes = {self._entries[name].device_class for name in (accelerator, *sources) if name in self._entries}
+        return (unit, accelerator) in self._seen or len(classes) == 1
+
+    @cached_property
+    def _seen(self) -> frozenset[tuple[str, str]]:
+        return frozenset((run.family.unit, run.accelerator) for run in self.runs)
+
+    def runs_at(self, precision: str, accelerator: str) -> bool:
+        """Whether the accelerator is known to have the precision: in its data sheet, or because something ran so."""
+        entry = self._entries.get(accelerator)
+        wide = not precision or precision in ("fp16", "bf16", "fp32", "mixed")
+        width = "int8" if precision == "uint8" else precision
+        if wide or (entry is not None and entry.peak(width) is not None):
+            return True
+        return any(run.family.precision == precision and run.accelerator == accelerator for run in self.runs)
+
+    def _scaled(self, family: Family, place: Place, accelerator: str) -> Answer | None:
+        """From the one count that was measured, all else equal."""
+        near = [run for run in self._groups.get((family, accelerator), []) if run.place[1:] == place[1:]]
+        if not near:
+            return None
+        run = min(near, key=lambda one: abs(math.log(one.place.devices / place.devices)))
+        doublings = math.log2(place.devices / run.place.devices)
+        width = NINETY * SCALING_ERROR * (1 + abs(doublings))
+        counts = f"{run.place.devices} device{'s' if run.place.devices > 1 else ''}"
+        speed = run.speed + SCALING * math.log(2) * doublings
+        return Answer(speed, width, Provenance.INTERPOLATED, f"scaled from {counts}, the nearest count")
+
+    def _bounded(self, target: Profile, accelerator: str) -> Answer | None:
+        entry = self._entries.get(accelerator)
+        alike = [one for one in self._profiles if one.key.workload == target.key.workload]
+        bound = bounded(alike, entry, self._entries) if entry and target.throughput_unit in ("", "steps/s") else None
+        if bound is None:
+            return None
+        return Answer(bound.speed, bound.half_width, Provenance.ROOFLINE, f"roofline: {bound.by} bound")
+
+    @cached_property
+    def _completion(self) -> Completion:
+        return Completion(self.runs, self._prior)
+
+    @cached_property
+    def transfer_errors(self) -> Sequence[tuple[Run, float]]:
+        """Runs measured on several accelerators, and what completion without an eighth of them is off by."""
+        counts: dict[tuple[Family, Place], int] = {}
+        for run in self.runs:
+            counts[run.family, run.place] = counts.get((run.family, run.place), 0) + 1
+        several = [run for run in self.runs if counts[run.family, run.place] > 1]
+        found = []
+        for fold in range(FOLDS):
+            left = {id(run) for number, run in enumerate(several) if number * 5 % FOLDS == fold}
+            completion = Completion([run for run in self.runs if id(run) not in left], self._prior)
+            for run in several:
+                if id(run) in left and (made := completion.predict(run.family, run.place, run.accelerator)):
+                    found.append((run, made.speed - run.speed))
+        return found
+
+    def transfer_width(self, unit: str, accelerator: str, without: Run | None = None) -> float:
+        """Half the 90 % interval. `without`: a run whose own error must not count."""
+        weighed = [(DOUBT_ERROR, DOUBT)]
+        for run, error in self.transfer_errors:
+            if run is not without:
+                weight = 1.0 if run.family.unit == unit else OTHER_UNIT
+                weighed.append((abs(error), weight * (SAME_ACCELERATOR if run.accelerator == accelerator else 1.0)))
+        weighed.sort(reverse=True)
+        beyond, total = 0.0, sum(weight for _, weight in weighed)
+        for error, weight in weighed:
+            beyond += weight
+            if beyond > TENTH * total:
+                return error
+        return DOUBT_ERROR
+
+
+def interpolated(own: Sequence[Run], place: Place) -> Answer | None:
+    answers = interpolate(own, place)
+    if not answers:
+        return None
+    outside = answers[0].outside
+    speed, _ = combined(answers)
+    errors = [min(abs(error), WORST_ERROR) for error, _ in residuals(own, outside)]
+    variance = (PRIOR_RUNS * PRIOR_ERROR**2 + sum(error**2 for error in errors)) / (PRIOR_RUNS + len(errors))
+    width = (OUTSIDE if outside else INSIDE) * math.sqrt(variance)
+    parts = [
+        f"beyond {one.axis.replace('_', ' ')} {one.below}"
+        if outside
+        else f"{one.axis.replace('_', ' ')} between {one.below} and {one.above}"
+        for one in answers
+    ]
+    verb = "extrapolated" if outside else "interpolated"
+    return Answer(speed, width, Provenance.INTERPOLATED, f"{verb}: {', '.join(parts)}")

@@ -1,0 +1,42 @@
+"""`berth profiles`: what is imported, and what is said of workloads that nobody measured."""
+
+import json
+from pathlib import Path
+
+from tests.unit.berth.cli.conftest import Berth
+from tests.unit.berth.cli.golden import assert_golden
+
+
+async def test_import_says_what_it_took_and_what_it_left(berth: Berth, tmp_path: Path) -> None:
+    (tmp_path / "sweep.csv").write_bytes(b"x" * 3_000_000)
+    outcome = await berth("profiles", "import", "sweep.csv", "--accelerator", "V100", "--source", "us")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == (
+        "sweep.csv: read as zeus, 3 profiles: 2 new or changed, 1 as before\n"
+        "  took: 3000000 bytes of us on V100\n"
+        "  left out: 1 row: too old\n"
+    )
+
+
+async def test_import_of_no_file_is_misuse(berth: Berth) -> None:
+    assert (await berth("profiles", "import", "absent.csv")).code == 2
+    assert (await berth("profiles", "import", ".", "--format", "xlsx")).code == 2
+
+
+async def test_predictions_are_told_with_their_interval_and_way(berth: Berth) -> None:
+    outcome = await berth("profiles", "predict", "resnet50-train", "--devices", "8", "--batch-size", "64")
+    assert (outcome.code, outcome.err) == (0, "nothing can be said of SN40L: not like enough\n")
+    assert_golden("profiles-predict", outcome.out)
+    outcome = await berth("profiles", "predict", "resnet50-train", "-o", "json")
+    assert [one["basis"] for one in json.loads(outcome.out)["predictions"]] == [
+        "measured",
+        "interpolated: devices between 4 and 16",
+        "transferred from H100-SXM, H200",
+    ]
+
+
+async def test_an_unknown_workload_is_met_with_the_nearest_names(berth: Berth) -> None:
+    for command in ("show", "compare", "predict"):
+        outcome = await berth("profiles", command, "resnet")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert outcome.err == "error: workload: 'resnet': no profile of it; did you mean resnet50-train?\n"

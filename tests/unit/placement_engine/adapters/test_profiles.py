@@ -1,0 +1,56 @@
+"""Which of several configurations speaks for a workload on an accelerator."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from berth.v1 import profiles_pb2 as pb
+from placement_engine.adapters.profiles import Profiles
+
+
+def a_profile(configuration: str = "", version: int = 1, **changes: Any) -> pb.Profile:
+    plain: dict[str, Any] = {"throughput": 10.0, "provenance": pb.PROVENANCE_MEASURED}
+    return pb.Profile(
+        workload="bert",
+        accelerator="L4",
+        devices=1,
+        configuration=configuration,
+        version=version,
+        **{**plain, **changes},
+    )
+
+
+SLOW = a_profile("batch=1")
+FAST = a_profile("batch=64", throughput=90.0)
+PREDICTED = a_profile("batch=128", throughput=200.0, provenance=pb.PROVENANCE_TRANSFERRED)
+DOUBTFUL = a_profile("batch=256", throughput=300.0, low_confidence=True)
+STREAM = pb.Profile(workload="bert", accelerator="L4", devices=1, stream_throughput=900.0, configuration="one-stream")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([SLOW, FAST, PREDICTED, DOUBTFUL, STREAM])))
+def test_the_surest_and_then_the_fastest_speaks_whatever_was_heard_first(order: tuple[pb.Profile, ...]) -> None:
+    profiles = Profiles()
+    for profile in order:
+        profiles.hear(profile)
+    assert profiles.fitting() == [FAST]
+
+
+def test_a_newer_version_of_the_fastest_lets_another_speak() -> None:
+    profiles = Profiles()
+    assert profiles.hear(SLOW) == SLOW
+    assert profiles.hear(FAST) == FAST
+    slower = a_profile("batch=64", version=2, throughput=5.0)
+    assert profiles.hear(slower) == SLOW
+    # An older record, and one of a pair that shares devices, are no news.
+    assert profiles.hear(FAST) is None
+    assert profiles.hear(a_profile("batch=2", throughput=99.0, co_located_with="gpt")) is None
+    assert profiles.fitting() == [SLOW]
+
+
+def test_records_from_before_configurations_are_replaced_by_their_successors() -> None:
+    profiles = Profiles()
+    profiles.hear(a_profile("", precision="fp16", throughput=50.0))
+    newer = a_profile("precision=fp16", version=2, precision="fp16", throughput=20.0)
+    assert profiles.hear(newer) == newer
+    assert profiles.fitting() == [newer]
