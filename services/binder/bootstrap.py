@@ -84,7 +84,9 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
         if settings.kubernetes:
             cluster = await stack.enter_async_context(open_cluster(settings.kubeconfig))
             if settings.engine:
-                pods = await stack.enter_async_context(open_pods(settings, cluster.client, cluster.pods))
+                pods = await stack.enter_async_context(
+                    open_pods(settings, cluster.client, cluster.pods, cluster.claims)
+                )
         yield await stack.enter_async_context(_build(settings, cluster, pods))
 
 

@@ -32,7 +32,7 @@ class Running:
 
     def bound(self) -> int:
         """Pods of attempts under way that the executor knows to be bound."""
-        return sum(member.view.ours for held in self.executor._held.values() for member in held.members)
+        return sum(member.view.ours for held in self.executor._attempts for member in held.members)
 
     def seen(self, attempt: AttemptId) -> list[str]:
         """Without HELD: a pod may start while its binding is answered."""

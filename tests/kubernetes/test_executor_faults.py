@@ -148,7 +148,7 @@ async def test_a_server_that_is_killed_half_way_ends_in_one_binding_each(cluster
         driving = asyncio.create_task(driven(executor, work))
         await until(lambda: executor.bound() >= 20, pause=0.002)
         cluster.kill("kube-apiserver")
-        half = len([1 for held in executor.executor._held.values() if held.bound_at is None])
+        half = len([1 for held in executor.executor._attempts if held.bound_at is None])
         await asyncio.to_thread(cluster.start, "kube-apiserver")
         ends = await driving
     assert half > 0, "it was killed too late to matter"

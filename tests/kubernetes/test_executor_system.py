@@ -1,6 +1,7 @@
 """Engine and binder as processes on Kafka, PostgreSQL and a real API server; the judge asks the API server alone."""
 
 import asyncio
+import json
 from collections import Counter
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.kubernetes.executor import PODS, pods_of, until
 from tests.services import System, job, node
 
 RUNNING, CANCELLED = jobs_pb2.JOB_STATE_RUNNING, jobs_pb2.JOB_STATE_CANCELLED
+SUCCEEDED = jobs_pb2.JOB_STATE_SUCCEEDED
 NODES, GANGS, SINGLES = 10, 12, 32
 
 
@@ -90,3 +92,16 @@ async def test_kill_9_of_the_binder_in_the_middle(system: System, cluster: Any, 
 
     await system.eventually(is_cancelled)
     assert set(created) - set(await pods_of(kubernetes)) == {f"g0-{member}" for member in range(4)}
+
+    # What it held is free for a job whose pods the binder makes.
+    made = job("made", replicas=2, devices=2, seconds=1.0)
+    made.executor = "kubernetes"
+    made.kubernetes.manifest = json.dumps(pod("made", run_for="1s", limits={"nvidia.com/gpu": 2}))
+    await system.publish_jobs([made])
+
+    async def is_done() -> bool:
+        return await system.job_states() == {RUNNING: len(work) - 1, CANCELLED: 1, SUCCEEDED: 1}
+
+    await system.eventually(is_done)
+    phases = [one["status"]["phase"] for name, one in (await pods_of(kubernetes)).items() if name not in created]
+    assert phases == ["Succeeded", "Succeeded"]

@@ -182,7 +182,9 @@ def _payload(reader: "_Reader", spec: pb.JobSpec) -> None:
             spec.command.environment[str(key)] = str(text)
         spec.command.working_directory = reader.text("working_directory") or ""
     if "kubernetes" in given:
-        spec.kubernetes.manifest = str(reader.mapping("kubernetes", ("manifest",)).get("manifest", ""))
+        manifest = reader.mapping("kubernetes", ("manifest",)).get("manifest", "")
+        # Written out as a mapping it is as good as a text of its own.
+        spec.kubernetes.manifest = manifest if isinstance(manifest, str) else json.dumps(manifest, default=str)
     if "model" in given:
         model = reader.mapping("model", ("uri", "name"))
         spec.model.uri, spec.model.name = str(model.get("uri", "")), str(model.get("name", ""))

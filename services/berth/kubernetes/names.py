@@ -5,6 +5,7 @@ Annotations of a pod (or labels, where the value is a valid label) that say what
 
 __all__ = [
     "ACCELERATOR",
+    "ALLOCATED_FOR",
     "ANNOTATIONS",
     "ATTEMPT",
     "BINDER_SCHEDULER_NAME",
@@ -41,6 +42,8 @@ CREATED_FOR = f"{DOMAIN}/created-for"
 name has the id itself."""
 BINDER_SCHEDULER_NAME = "berth-binder"
 """Scheduler of the pods that the binder makes: they are part of a job already, and nobody else's to take up."""
+ALLOCATED_FOR = f"{DOMAIN}/allocated-for"
+"""Annotation of a resource claim that Berth allocated: the uid of the pod whose job holds the devices in the ledger."""
 
 # Wishes.
 QUEUE = f"{DOMAIN}/queue"

@@ -83,6 +83,7 @@ class Device(_message.Message):
     PARTITIONABLE_FIELD_NUMBER: _builtins.int
     HELD_BY_FIELD_NUMBER: _builtins.int
     PARTITION_FIELD_NUMBER: _builtins.int
+    TRAITS_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Stable across reboots and index changes: the vendor's UUID where there is one, else "<node>/<index>"."""
     index: _builtins.int
@@ -112,6 +113,10 @@ class Device(_message.Message):
     def topology(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Level to domain within the node, such as {"numa": "0", "link": "1"}."""
 
+    @_builtins.property
+    def traits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What else it may be asked by: ids of the needs (of resource claims) that it may serve."""
+
     def __init__(
         self,
         *,
@@ -128,10 +133,11 @@ class Device(_message.Message):
         partitionable: _builtins.bool = ...,
         held_by: _builtins.str = ...,
         partition: _builtins.str = ...,
+        traits: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_class", b"device_class", "device_id", b"device_id", "held_by", b"held_by", "index", b"index", "memory_bytes", b"memory_bytes", "model", b"model", "partition", b"partition", "partitionable", b"partitionable", "power_limit_watts", b"power_limit_watts", "present", b"present", "reported_model", b"reported_model", "stack", b"stack", "topology", b"topology"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_class", b"device_class", "device_id", b"device_id", "held_by", b"held_by", "index", b"index", "memory_bytes", b"memory_bytes", "model", b"model", "partition", b"partition", "partitionable", b"partitionable", "power_limit_watts", b"power_limit_watts", "present", b"present", "reported_model", b"reported_model", "stack", b"stack", "topology", b"topology", "traits", b"traits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

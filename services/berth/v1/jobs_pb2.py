@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x65rth/v1/jobs.proto\x12\x08\x62\x65rth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x01\n\tResources\x12\x0f\n\x07\x64\x65vices\x18\x01 \x01(\x05\x12\x14\n\x0c\x64\x65vice_milli\x18\x02 \x01(\x05\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x03 \x01(\x03\x12\x11\n\tcpu_milli\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x13\n\x0bmax_devices\x18\x06 \x01(\x05\x12\x11\n\tpartition\x18\x07 \x01(\t\x12\x1a\n\x12\x64\x65vice_share_bytes\x18\x08 \x01(\x03\"\xca\x01\n\x0bMemberGroup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08replicas\x18\x02 \x01(\x05\x12\x14\n\x0cmin_replicas\x18\x03 \x01(\x05\x12&\n\tresources\x18\x04 \x01(\x0b\x32\x13.berth.v1.Resources\x12\x33\n\x0c\x61\x63\x63\x65lerators\x18\x05 \x01(\x0b\x32\x1d.berth.v1.AcceleratorSelector\x12(\n\x05nodes\x18\x06 \x01(\x0b\x32\x19.berth.v1.NodeConstraints\"\x7f\n\x11WorkloadCharacter\x12\x12\n\noperations\x18\x01 \x01(\x01\x12\x13\n\x0b\x62ytes_moved\x18\x02 \x01(\x01\x12\x1b\n\x0e\x64\x65nse_fraction\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tprecision\x18\x04 \x01(\tB\x11\n\x0f_dense_fraction\"F\n\x13\x41\x63\x63\x65leratorSelector\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x02 \x03(\t\x12\x0e\n\x06stacks\x18\x03 \x03(\t\"q\n\x0cTopologyWish\x12\r\n\x05level\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\x08\x12\x17\n\x0fpreferred_level\x18\x03 \x01(\t\x12\x12\n\ngroup_size\x18\x04 \x01(\x05\x12\x13\n\x0bgroup_level\x18\x05 \x01(\t\"\xad\x01\n\x0e\x43ommandPayload\x12\x0c\n\x04\x61rgv\x18\x01 \x03(\t\x12>\n\x0b\x65nvironment\x18\x02 \x03(\x0b\x32).berth.v1.CommandPayload.EnvironmentEntry\x12\x19\n\x11working_directory\x18\x03 \x01(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"K\n\x11KubernetesPayload\x12\x10\n\x08manifest\x18\x01 \x01(\t\x12$\n\x04pods\x18\x02 \x03(\x0b\x32\x16.berth.v1.PodReference\"<\n\x0cPodReference\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\"@\n\x0fNodeRequirement\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08operator\x18\x02 \x01(\t\x12\x0e\n\x06values\x18\x03 \x03(\t\";\n\x08NodeTerm\x12/\n\x0crequirements\x18\x01 \x03(\x0b\x32\x19.berth.v1.NodeRequirement\"J\n\nToleration\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08operator\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x04 \x01(\t\"b\n\x0fNodeConstraints\x12$\n\x08required\x18\x01 \x03(\x0b\x32\x12.berth.v1.NodeTerm\x12)\n\x0btolerations\x18\x02 \x03(\x0b\x32\x14.berth.v1.Toleration\")\n\x0cModelPayload\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xe9\x07\n\x07JobSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05queue\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x1f\n\x04kind\x18\x05 \x01(\x0e\x32\x11.berth.v1.JobKind\x12\x10\n\x08replicas\x18\x06 \x01(\x05\x12&\n\tresources\x18\x07 \x01(\x0b\x32\x13.berth.v1.Resources\x12\x33\n\x0c\x61\x63\x63\x65lerators\x18\x08 \x01(\x0b\x32\x1d.berth.v1.AcceleratorSelector\x12\x10\n\x08workload\x18\t \x01(\t\x12&\n\tobjective\x18\n \x01(\x0e\x32\x13.berth.v1.Objective\x12,\n\x08\x64\x65\x61\x64line\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0elatency_target\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x08topology\x18\r \x01(\x0b\x32\x16.berth.v1.TopologyWish\x12\x13\n\x0bpreemptible\x18\x0e \x01(\x08\x12\x34\n\x11\x65xpected_duration\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x65xecutor\x18\x10 \x01(\t\x12+\n\x07\x63ommand\x18\x11 \x01(\x0b\x32\x18.berth.v1.CommandPayloadH\x00\x12\x31\n\nkubernetes\x18\x12 \x01(\x0b\x32\x1b.berth.v1.KubernetesPayloadH\x00\x12\'\n\x05model\x18\x13 \x01(\x0b\x32\x16.berth.v1.ModelPayloadH\x00\x12-\n\x06labels\x18\x14 \x03(\x0b\x32\x1d.berth.v1.JobSpec.LabelsEntry\x12\x0c\n\x04pool\x18\x15 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x16 \x01(\t\x12\x14\n\x0cmin_replicas\x18\x17 \x01(\x05\x12,\n\rmember_groups\x18\x18 \x03(\x0b\x32\x15.berth.v1.MemberGroup\x12.\n\tcharacter\x18\x19 \x01(\x0b\x32\x1b.berth.v1.WorkloadCharacter\x12\x36\n\x13\x63heckpoint_interval\x18\x1a \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05nodes\x18\x1b \x01(\x0b\x32\x19.berth.v1.NodeConstraints\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07payload\"\x8f\x01\n\x0fMemberPlacement\x12\x0e\n\x06member\x18\x01 \x01(\x05\x12\x0c\n\x04node\x18\x02 \x01(\t\x12&\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x15.berth.v1.DeviceClaim\x12\x11\n\tcpu_milli\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\r\n\x05group\x18\x06 \x01(\t\"\x8f\x01\n\x0b\x44\x65viceClaim\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\r\n\x05milli\x18\x03 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\x12\x11\n\tpartition\x18\x06 \x01(\t\x12\x17\n\x0fpartition_start\x18\x07 \x01(\x05\"\x83\x04\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x1f\n\x04spec\x18\x02 \x01(\x0b\x32\x11.berth.v1.JobSpec\x12!\n\x05state\x18\x03 \x01(\x0e\x32\x12.berth.v1.JobState\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\x30\n\x0csubmitted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tplaced_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x62ound_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07members\x18\r \x03(\x0b\x32\x19.berth.v1.MemberPlacement\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\x12\x13\n\x0bpreemptions\x18\x0f \x01(\x05*f\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_KIND_TRAINING\x10\x01\x12\x16\n\x12JOB_KIND_INFERENCE\x10\x02\x12\x12\n\x0eJOB_KIND_BATCH\x10\x03*{\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12\x12\n\x0eOBJECTIVE_COST\x10\x01\x12\x12\n\x0eOBJECTIVE_TIME\x10\x02\x12\x15\n\x11OBJECTIVE_LATENCY\x10\x03\x12\x14\n\x10OBJECTIVE_ENERGY\x10\x04*\xdf\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x14\n\x10JOB_STATE_PLACED\x10\x02\x12\x13\n\x0fJOB_STATE_BOUND\x10\x03\x12\x15\n\x11JOB_STATE_RUNNING\x10\x04\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x05\x12\x14\n\x10JOB_STATE_FAILED\x10\x06\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x07\x12\x17\n\x13JOB_STATE_RELEASING\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x65rth/v1/jobs.proto\x12\x08\x62\x65rth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x01\n\tResources\x12\x0f\n\x07\x64\x65vices\x18\x01 \x01(\x05\x12\x14\n\x0c\x64\x65vice_milli\x18\x02 \x01(\x05\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x03 \x01(\x03\x12\x11\n\tcpu_milli\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x13\n\x0bmax_devices\x18\x06 \x01(\x05\x12\x11\n\tpartition\x18\x07 \x01(\t\x12\x1a\n\x12\x64\x65vice_share_bytes\x18\x08 \x01(\x03\"\xca\x01\n\x0bMemberGroup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08replicas\x18\x02 \x01(\x05\x12\x14\n\x0cmin_replicas\x18\x03 \x01(\x05\x12&\n\tresources\x18\x04 \x01(\x0b\x32\x13.berth.v1.Resources\x12\x33\n\x0c\x61\x63\x63\x65lerators\x18\x05 \x01(\x0b\x32\x1d.berth.v1.AcceleratorSelector\x12(\n\x05nodes\x18\x06 \x01(\x0b\x32\x19.berth.v1.NodeConstraints\"\x7f\n\x11WorkloadCharacter\x12\x12\n\noperations\x18\x01 \x01(\x01\x12\x13\n\x0b\x62ytes_moved\x18\x02 \x01(\x01\x12\x1b\n\x0e\x64\x65nse_fraction\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tprecision\x18\x04 \x01(\tB\x11\n\x0f_dense_fraction\"V\n\x13\x41\x63\x63\x65leratorSelector\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x02 \x03(\t\x12\x0e\n\x06stacks\x18\x03 \x03(\t\x12\x0e\n\x06traits\x18\x04 \x03(\t\"q\n\x0cTopologyWish\x12\r\n\x05level\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\x08\x12\x17\n\x0fpreferred_level\x18\x03 \x01(\t\x12\x12\n\ngroup_size\x18\x04 \x01(\x05\x12\x13\n\x0bgroup_level\x18\x05 \x01(\t\"\xad\x01\n\x0e\x43ommandPayload\x12\x0c\n\x04\x61rgv\x18\x01 \x03(\t\x12>\n\x0b\x65nvironment\x18\x02 \x03(\x0b\x32).berth.v1.CommandPayload.EnvironmentEntry\x12\x19\n\x11working_directory\x18\x03 \x01(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"K\n\x11KubernetesPayload\x12\x10\n\x08manifest\x18\x01 \x01(\t\x12$\n\x04pods\x18\x02 \x03(\x0b\x32\x16.berth.v1.PodReference\"<\n\x0cPodReference\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\"@\n\x0fNodeRequirement\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08operator\x18\x02 \x01(\t\x12\x0e\n\x06values\x18\x03 \x03(\t\";\n\x08NodeTerm\x12/\n\x0crequirements\x18\x01 \x03(\x0b\x32\x19.berth.v1.NodeRequirement\"J\n\nToleration\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08operator\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x04 \x01(\t\"b\n\x0fNodeConstraints\x12$\n\x08required\x18\x01 \x03(\x0b\x32\x12.berth.v1.NodeTerm\x12)\n\x0btolerations\x18\x02 \x03(\x0b\x32\x14.berth.v1.Toleration\")\n\x0cModelPayload\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xe9\x07\n\x07JobSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05queue\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x1f\n\x04kind\x18\x05 \x01(\x0e\x32\x11.berth.v1.JobKind\x12\x10\n\x08replicas\x18\x06 \x01(\x05\x12&\n\tresources\x18\x07 \x01(\x0b\x32\x13.berth.v1.Resources\x12\x33\n\x0c\x61\x63\x63\x65lerators\x18\x08 \x01(\x0b\x32\x1d.berth.v1.AcceleratorSelector\x12\x10\n\x08workload\x18\t \x01(\t\x12&\n\tobjective\x18\n \x01(\x0e\x32\x13.berth.v1.Objective\x12,\n\x08\x64\x65\x61\x64line\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0elatency_target\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x08topology\x18\r \x01(\x0b\x32\x16.berth.v1.TopologyWish\x12\x13\n\x0bpreemptible\x18\x0e \x01(\x08\x12\x34\n\x11\x65xpected_duration\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x65xecutor\x18\x10 \x01(\t\x12+\n\x07\x63ommand\x18\x11 \x01(\x0b\x32\x18.berth.v1.CommandPayloadH\x00\x12\x31\n\nkubernetes\x18\x12 \x01(\x0b\x32\x1b.berth.v1.KubernetesPayloadH\x00\x12\'\n\x05model\x18\x13 \x01(\x0b\x32\x16.berth.v1.ModelPayloadH\x00\x12-\n\x06labels\x18\x14 \x03(\x0b\x32\x1d.berth.v1.JobSpec.LabelsEntry\x12\x0c\n\x04pool\x18\x15 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x16 \x01(\t\x12\x14\n\x0cmin_replicas\x18\x17 \x01(\x05\x12,\n\rmember_groups\x18\x18 \x03(\x0b\x32\x15.berth.v1.MemberGroup\x12.\n\tcharacter\x18\x19 \x01(\x0b\x32\x1b.berth.v1.WorkloadCharacter\x12\x36\n\x13\x63heckpoint_interval\x18\x1a \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05nodes\x18\x1b \x01(\x0b\x32\x19.berth.v1.NodeConstraints\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07payload\"\x8f\x01\n\x0fMemberPlacement\x12\x0e\n\x06member\x18\x01 \x01(\x05\x12\x0c\n\x04node\x18\x02 \x01(\t\x12&\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x15.berth.v1.DeviceClaim\x12\x11\n\tcpu_milli\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\r\n\x05group\x18\x06 \x01(\t\"\x8f\x01\n\x0b\x44\x65viceClaim\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\r\n\x05milli\x18\x03 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\x12\x11\n\tpartition\x18\x06 \x01(\t\x12\x17\n\x0fpartition_start\x18\x07 \x01(\x05\"\x83\x04\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x1f\n\x04spec\x18\x02 \x01(\x0b\x32\x11.berth.v1.JobSpec\x12!\n\x05state\x18\x03 \x01(\x0e\x32\x12.berth.v1.JobState\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\x30\n\x0csubmitted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tplaced_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x62ound_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07members\x18\r \x03(\x0b\x32\x19.berth.v1.MemberPlacement\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\x12\x13\n\x0bpreemptions\x18\x0f \x01(\x05*f\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_KIND_TRAINING\x10\x01\x12\x16\n\x12JOB_KIND_INFERENCE\x10\x02\x12\x12\n\x0eJOB_KIND_BATCH\x10\x03*{\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12\x12\n\x0eOBJECTIVE_COST\x10\x01\x12\x12\n\x0eOBJECTIVE_TIME\x10\x02\x12\x15\n\x11OBJECTIVE_LATENCY\x10\x03\x12\x14\n\x10OBJECTIVE_ENERGY\x10\x04*\xdf\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x14\n\x10JOB_STATE_PLACED\x10\x02\x12\x13\n\x0fJOB_STATE_BOUND\x10\x03\x12\x15\n\x11JOB_STATE_RUNNING\x10\x04\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x05\x12\x14\n\x10JOB_STATE_FAILED\x10\x06\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x07\x12\x17\n\x13JOB_STATE_RELEASING\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,12 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMANDPAYLOAD_ENVIRONMENTENTRY']._serialized_options = b'8\001'
   _globals['_JOBSPEC_LABELSENTRY']._loaded_options = None
   _globals['_JOBSPEC_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBKIND']._serialized_start=3285
-  _globals['_JOBKIND']._serialized_end=3387
-  _globals['_OBJECTIVE']._serialized_start=3389
-  _globals['_OBJECTIVE']._serialized_end=3512
-  _globals['_JOBSTATE']._serialized_start=3515
-  _globals['_JOBSTATE']._serialized_end=3738
+  _globals['_JOBKIND']._serialized_start=3301
+  _globals['_JOBKIND']._serialized_end=3403
+  _globals['_OBJECTIVE']._serialized_start=3405
+  _globals['_OBJECTIVE']._serialized_end=3528
+  _globals['_JOBSTATE']._serialized_start=3531
+  _globals['_JOBSTATE']._serialized_end=3754
   _globals['_RESOURCES']._serialized_start=99
   _globals['_RESOURCES']._serialized_end=287
   _globals['_MEMBERGROUP']._serialized_start=290
@@ -50,35 +50,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKLOADCHARACTER']._serialized_start=494
   _globals['_WORKLOADCHARACTER']._serialized_end=621
   _globals['_ACCELERATORSELECTOR']._serialized_start=623
-  _globals['_ACCELERATORSELECTOR']._serialized_end=693
-  _globals['_TOPOLOGYWISH']._serialized_start=695
-  _globals['_TOPOLOGYWISH']._serialized_end=808
-  _globals['_COMMANDPAYLOAD']._serialized_start=811
-  _globals['_COMMANDPAYLOAD']._serialized_end=984
-  _globals['_COMMANDPAYLOAD_ENVIRONMENTENTRY']._serialized_start=934
-  _globals['_COMMANDPAYLOAD_ENVIRONMENTENTRY']._serialized_end=984
-  _globals['_KUBERNETESPAYLOAD']._serialized_start=986
-  _globals['_KUBERNETESPAYLOAD']._serialized_end=1061
-  _globals['_PODREFERENCE']._serialized_start=1063
-  _globals['_PODREFERENCE']._serialized_end=1123
-  _globals['_NODEREQUIREMENT']._serialized_start=1125
-  _globals['_NODEREQUIREMENT']._serialized_end=1189
-  _globals['_NODETERM']._serialized_start=1191
-  _globals['_NODETERM']._serialized_end=1250
-  _globals['_TOLERATION']._serialized_start=1252
-  _globals['_TOLERATION']._serialized_end=1326
-  _globals['_NODECONSTRAINTS']._serialized_start=1328
-  _globals['_NODECONSTRAINTS']._serialized_end=1426
-  _globals['_MODELPAYLOAD']._serialized_start=1428
-  _globals['_MODELPAYLOAD']._serialized_end=1469
-  _globals['_JOBSPEC']._serialized_start=1472
-  _globals['_JOBSPEC']._serialized_end=2473
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=2417
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=2462
-  _globals['_MEMBERPLACEMENT']._serialized_start=2476
-  _globals['_MEMBERPLACEMENT']._serialized_end=2619
-  _globals['_DEVICECLAIM']._serialized_start=2622
-  _globals['_DEVICECLAIM']._serialized_end=2765
-  _globals['_JOB']._serialized_start=2768
-  _globals['_JOB']._serialized_end=3283
+  _globals['_ACCELERATORSELECTOR']._serialized_end=709
+  _globals['_TOPOLOGYWISH']._serialized_start=711
+  _globals['_TOPOLOGYWISH']._serialized_end=824
+  _globals['_COMMANDPAYLOAD']._serialized_start=827
+  _globals['_COMMANDPAYLOAD']._serialized_end=1000
+  _globals['_COMMANDPAYLOAD_ENVIRONMENTENTRY']._serialized_start=950
+  _globals['_COMMANDPAYLOAD_ENVIRONMENTENTRY']._serialized_end=1000
+  _globals['_KUBERNETESPAYLOAD']._serialized_start=1002
+  _globals['_KUBERNETESPAYLOAD']._serialized_end=1077
+  _globals['_PODREFERENCE']._serialized_start=1079
+  _globals['_PODREFERENCE']._serialized_end=1139
+  _globals['_NODEREQUIREMENT']._serialized_start=1141
+  _globals['_NODEREQUIREMENT']._serialized_end=1205
+  _globals['_NODETERM']._serialized_start=1207
+  _globals['_NODETERM']._serialized_end=1266
+  _globals['_TOLERATION']._serialized_start=1268
+  _globals['_TOLERATION']._serialized_end=1342
+  _globals['_NODECONSTRAINTS']._serialized_start=1344
+  _globals['_NODECONSTRAINTS']._serialized_end=1442
+  _globals['_MODELPAYLOAD']._serialized_start=1444
+  _globals['_MODELPAYLOAD']._serialized_end=1485
+  _globals['_JOBSPEC']._serialized_start=1488
+  _globals['_JOBSPEC']._serialized_end=2489
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=2433
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=2478
+  _globals['_MEMBERPLACEMENT']._serialized_start=2492
+  _globals['_MEMBERPLACEMENT']._serialized_end=2635
+  _globals['_DEVICECLAIM']._serialized_start=2638
+  _globals['_DEVICECLAIM']._serialized_end=2781
+  _globals['_JOB']._serialized_start=2784
+  _globals['_JOB']._serialized_end=3299
 # @@protoc_insertion_point(module_scope)

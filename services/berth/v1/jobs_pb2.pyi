@@ -248,6 +248,7 @@ class AcceleratorSelector(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
     STACKS_FIELD_NUMBER: _builtins.int
+    TRAITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Catalogue names, for example "H100-SXM"."""
@@ -260,16 +261,21 @@ class AcceleratorSelector(_message.Message):
     def stacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"CUDA", "ROCm", "oneAPI", "SynapseAI", "XLA", "Neuron", "GroqWare", "Cerebras", "SambaFlow", "oneDNN"."""
 
+    @_builtins.property
+    def traits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each of these must be among the device's traits."""
+
     def __init__(
         self,
         *,
         models: _abc.Iterable[_builtins.str] | None = ...,
         classes: _abc.Iterable[_builtins.str] | None = ...,
         stacks: _abc.Iterable[_builtins.str] | None = ...,
+        traits: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "models", b"models", "stacks", b"stacks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "models", b"models", "stacks", b"stacks", "traits", b"traits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,5 +1,6 @@
 """The Kubernetes cluster as the binder has it: one client, and one mirror of the pods that ask for Berth."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from berth.kubernetes import names
+from berth.kubernetes.claims.book import ClaimBook
 from berth.kubernetes.client import Kubernetes
 from berth.kubernetes.informer import Informer, run_all
 
@@ -20,15 +22,18 @@ SILENT_SECONDS = 180.0
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """`pods`: those with schedulerName berth, of all namespaces, bound ones too. `created`: those that the binder
-    made of jobs' manifests. Listen before `run`."""
+    made of jobs' manifests; `claims`: resource claims and what may serve them. Listen before `run`."""
 
     client: Kubernetes
     pods: Informer
     created: Informer
+    claims: ClaimBook
 
     async def run(self) -> None:
         """Until cancelled."""
-        await run_all([self.pods, self.created])
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(run_all([self.pods, self.created]))
+            tasks.create_task(self.claims.run())
 
     def not_ready(self) -> list[str]:
         reasons = []
@@ -55,4 +60,5 @@ async def open_cluster(kubeconfig: Path | None) -> AsyncIterator[Cluster]:
                 resync_seconds=RESYNC_SECONDS,
             ),
             Informer(client, "/api/v1/pods", label_selector=names.CREATED_FOR),
+            ClaimBook(client),
         )

@@ -7,7 +7,6 @@ no clear answer is read back; a gang that cannot be bound whole is undone, and r
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -23,9 +22,9 @@ from binder.domain.attempt import AttemptId, Observation, Seen
 from binder.domain.executor import LogPiece, Observations, Sink
 from binder.domain.pod import Stand, View
 from binder.domain.work import Assignment, PodReference
-from binder.executors.kubernetes_attempt import HeldAttempt, HeldMember, hold
+from binder.executors.kubernetes_attempt import HeldAttempt, HeldMember, Register, hold
+from binder.executors.kubernetes_claims import ClaimAllocator, ClaimsRefused
 from binder.executors.kubernetes_logs import read_logs
-from binder.executors.kubernetes_manifest import created_for
 from binder.executors.kubernetes_requests import PodRequests
 
 __all__ = ["KubernetesExecutor"]
@@ -38,7 +37,6 @@ TOLD = ENDS | {Seen.HELD, Seen.STARTED}
 GATHER_SECONDS = 0.02
 MIRROR_SECONDS = 5.0
 CHANGED_MEANWHILE = 6
-REMEMBERED = 4096
 
 
 class _NotFit(Exception):
@@ -68,13 +66,12 @@ class KubernetesExecutor:
     ) -> None:
         self._cluster = cluster
         self._requests = PodRequests(cluster.client, requests=requests, answer_seconds=answer_seconds)
+        self._claims = ClaimAllocator(cluster.client, cluster.claims, requests=requests)
         self._bind_seconds = bind_seconds
         self._namespaces = namespaces
         self._clock = clock
-        self._held: dict[AttemptId, HeldAttempt] = {}
-        self._by_pod: dict[str, dict[AttemptId, HeldMember]] = {}
+        self._attempts = Register(namespaces)
         self._dirty: dict[AttemptId, HeldAttempt] = {}
-        self._over: OrderedDict[str, None] = OrderedDict()
         self._sink: Sink | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,8 +89,7 @@ class KubernetesExecutor:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._held.clear()
-        self._by_pod.clear()
+        self._attempts.clear()
         self._dirty.clear()
 
     async def bind(self, assignments: Sequence[Assignment]) -> Observations:
@@ -111,7 +107,7 @@ class KubernetesExecutor:
     async def logs(
         self, assignment: Assignment, member: int, *, follow: bool, tail_lines: int
     ) -> AsyncIterator[LogPiece]:
-        held = self._held.get(assignment.id) or hold(assignment, self._namespaces)
+        held = self._attempts.get(assignment.id) or hold(assignment, self._namespaces)
         chosen = [each for each in held.members if member < 0 or each.place.member == member]
         pieces = read_logs(self._cluster.client, chosen, follow=follow, tail_lines=tail_lines)
         async for piece in pieces:
@@ -126,7 +122,7 @@ class KubernetesExecutor:
     ) -> Observations:
         async def one(each: Assignment) -> Observation:
             try:
-                held = self._hold(each)
+                held = self._attempts.hold(each)
                 async with held.lock:
                     observation = await act(each, held)
                 if observation.seen in ENDS:
@@ -159,8 +155,10 @@ class KubernetesExecutor:
                 await self._make(held)
             for member in held.members:
                 self._check_fit(member)
-            # 2. All of them at once.
             missing = [member for member in held.members if not member.view.ours]
+            # 2. Their resource claims, then all of them at once.
+            for member in missing:
+                await self._allocate(held, member)
             unclear = await self._all(self._bind_member(held, member, until) for member in missing)
         except _NotFit as error:
             # 3. Not whole: nothing of it stays.
@@ -170,6 +168,31 @@ class KubernetesExecutor:
         if words:
             return Observation(Seen.UNCLEAR, self._clock(), words)
         return held.judge(self._clock())
+
+    async def _allocate(self, held: HeldAttempt, member: HeldMember) -> None:
+        """Allocates the pod's resource claims, where it has any. Raises _NotFit."""
+        pod = await self._pod_of(held, member)
+        if pod is None or not pod["spec"].get("resourceClaims"):
+            return
+        try:
+            devices = [claim.device_id for claim in member.place.devices]
+            await self._claims.allocate(pod, member.place.node, devices, str(held.id))
+        except ClaimsRefused as error:
+            raise _NotFit(f"pod {member.key}: {error}", passing=True) from error
+
+    async def _free_claims(self, held: HeldAttempt) -> None:
+        """Of members that are not bound, and will not be. What ran is freed by kube-controller-manager."""
+        for member in held.members:
+            if member.pod.uid and not member.view.ours and (member.view.stand is Stand.GONE or held.calm):
+                pod = await self._pod_of(held, member)
+                if pod is None or pod["spec"].get("resourceClaims"):
+                    await self._claims.release(pod, member.pod.uid, str(held.id))
+
+    async def _pod_of(self, held: HeldAttempt, member: HeldMember) -> Object | None:
+        pod = self._mirror(held).objects.get(member.key)
+        if pod is None or not member.is_it(pod, held.id):
+            pod = await self._requests.look(member.pod.namespace, member.pod.name)
+        return pod if pod is not None and member.is_it(pod, held.id) else None
 
     def _check_fit(self, member: HeldMember) -> None:
         view = member.view
@@ -182,6 +205,7 @@ class KubernetesExecutor:
 
     async def _bind_member(self, held: HeldAttempt, member: HeldMember, until: float) -> str:
         """Why it is not known, "" once it is bound. Raises _NotFit."""
+        doubted, words = member.doubtful, "changes too fast to be bound"
         for _ in range(CHANGED_MEANWHILE):
             if asyncio.get_running_loop().time() > until:
                 return f"pod {member.key}: there was no time to bind it"
@@ -192,17 +216,18 @@ class KubernetesExecutor:
                 return f"pod {member.key}: {error}"
             except KubernetesError as error:
                 if error.status == 429:
+                    words = f"is not bound yet, the API server is busy: {error}"
                     await asyncio.sleep(min(error.retry_after or 0.5, 2.0))
                     continue
+                # This one did nothing; an earlier one may still arrive.
+                member.doubtful = doubted
                 if not error.conflict:
-                    member.doubtful = False
                     gone = error.not_found
                     words = f"pod {member.key} is gone" if gone else f"pod {member.key} cannot be bound: {error}"
                     if gone:
                         member.gone(self._clock())
                     raise _NotFit(words, passing=not gone) from error
                 # 5. Somebody was there before, or it changed since it was looked at: which of them?
-                member.doubtful = False
                 try:
                     await self._look_at(held, member)
                 except (KubernetesError, Unanswered) as unread:
@@ -215,7 +240,7 @@ class KubernetesExecutor:
             if not member.view.ours:
                 member.view = _bound(member)
             return ""
-        return f"pod {member.key} changes too fast to be bound: it is tried again"
+        return f"pod {member.key} {words}"
 
     async def _undo(self, held: HeldAttempt, error: _NotFit) -> Observation:
         first = not held.cause
@@ -228,6 +253,7 @@ class KubernetesExecutor:
             for member in began:
                 self._spawn(self._requests.tell(member.pod, "BindingUndone", message))
         await self._end(held, evict=False)
+        await self._free_claims(held)
         observation = held.judge(self._clock())
         if observation.seen is Seen.REFUSED:
             return observation
@@ -248,6 +274,7 @@ class KubernetesExecutor:
                 member.doubtful = True
         await self._look(held, sure=True)
         await self._end(held, evict=not held.made)
+        await self._free_claims(held)
         if held.cause and held.calm:
             return Observation(Seen.RELEASED, self._clock(), held.cause)
         return held.judge(self._clock())
@@ -298,11 +325,11 @@ class KubernetesExecutor:
 
         async def one(member: HeldMember) -> None:
             assert member.manifest is not None
-            member.doubtful = True
+            doubted, member.doubtful = member.doubtful, True
             try:
                 pod = await self._requests.create(member.manifest)
             except KubernetesError as error:
-                member.doubtful = False
+                member.doubtful = doubted
                 if error.reason == "AlreadyExists":
                     await self._look_at(held, member)
                     if member.view.stand is Stand.GONE:
@@ -355,16 +382,17 @@ class KubernetesExecutor:
         pod = new or old
         if pod is None:
             return
-        for attempt_id, member in self._by_pod.get(key_of(pod), {}).items():
+        for attempt_id, member in self._attempts.of_pod(key_of(pod)).items():
             if not member.is_it(pod, attempt_id):
                 continue
             before = member.view
             member.take(pod, attempt_id)
             if new is None:
                 member.gone(self._clock())
-            if member.view != before:
-                self._dirty[attempt_id] = self._held[attempt_id]
-        if self._over and new is not None and created_for(pod) in self._over and not pod["spec"].get("nodeName"):
+            held = self._attempts.get(attempt_id)
+            if member.view != before and held is not None:
+                self._dirty[attempt_id] = held
+        if new is not None and self._attempts.was_let_go(pod) and not pod["spec"].get("nodeName"):
             # Made by a request that came late, after its attempt was let go.
             late = PodReference(pod["metadata"]["namespace"], pod["metadata"]["name"], pod["metadata"]["uid"])
             self._spawn(self._remove(late))
@@ -376,7 +404,7 @@ class KubernetesExecutor:
         dirty, self._dirty = self._dirty, {}
         news: dict[AttemptId, Observation] = {}
         for attempt_id, held in dirty.items():
-            if self._held.get(attempt_id) is not held:
+            if self._attempts.get(attempt_id) is not held:
                 continue
             if held.lock.locked():
                 # A call is at it: its answer first, then another look.
@@ -416,30 +444,9 @@ class KubernetesExecutor:
         except (KubernetesError, Unanswered) as error:
             log.warning("a late pod could not be removed", pod=f"{pod.namespace}/{pod.name}", error=str(error))
 
-    # --- bookkeeping ---
-
-    def _hold(self, assignment: Assignment) -> HeldAttempt:
-        held = self._held.get(assignment.id)
-        if held is None:
-            held = self._held[assignment.id] = hold(assignment, self._namespaces)
-            for member in held.members:
-                self._by_pod.setdefault(member.key, {})[held.id] = member
-        if held.bound_at is None:
-            held.bound_at = assignment.attempt.bound_at
-        return held
-
     def _forget(self, held: HeldAttempt) -> None:
-        if held.made and (held.releasing or held.cause):
-            self._over[str(held.id)] = None
-            while len(self._over) > REMEMBERED:
-                self._over.popitem(last=False)
-        self._held.pop(held.id, None)
+        self._attempts.forget(held)
         self._dirty.pop(held.id, None)
-        for member in held.members:
-            of_pod = self._by_pod.get(member.key, {})
-            of_pod.pop(held.id, None)
-            if not of_pod:
-                self._by_pod.pop(member.key, None)
 
     async def _all(self, calls: Any) -> list[Any]:
         """All to their end, also where one fails; then the first failure is raised, _NotFit before any other."""

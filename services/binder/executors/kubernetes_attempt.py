@@ -1,6 +1,8 @@
 """What the executor knows of an attempt: its members, their pods as last seen, and how far a call got."""
 
 import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +13,9 @@ from binder.domain.pod import GONE, Stand, View, gone_after, judge, newer, view_
 from binder.domain.work import Assignment, Member, PodReference
 from binder.executors.kubernetes_manifest import created_for, pods_of
 
-__all__ = ["HeldAttempt", "HeldMember", "hold"]
+__all__ = ["HeldAttempt", "HeldMember", "Register", "hold"]
+
+REMEMBERED = 4096
 
 
 @dataclass(slots=True)
@@ -111,3 +115,54 @@ def hold(assignment: Assignment, namespaces: AbstractSet[str]) -> HeldAttempt:
     for member in members:
         member.view = replace(GONE, name=member.key)
     return HeldAttempt(assignment.id, members, assignment.attempt.bound_at)
+
+
+class Register:
+    """The attempts under way, by their ids and by their pods. `namespaces`: as for `hold`."""
+
+    def __init__(self, namespaces: AbstractSet[str]) -> None:
+        self._namespaces = namespaces
+        self._held: dict[AttemptId, HeldAttempt] = {}
+        self._by_pod: dict[str, dict[AttemptId, HeldMember]] = {}
+        self._let_go: OrderedDict[str, None] = OrderedDict()
+
+    def __iter__(self) -> Iterator[HeldAttempt]:
+        return iter(self._held.values())
+
+    def get(self, attempt: AttemptId) -> HeldAttempt | None:
+        return self._held.get(attempt)
+
+    def of_pod(self, key: str) -> Mapping[AttemptId, HeldMember]:
+        """Who has an interest in the pod of that namespace and name."""
+        return self._by_pod.get(key, {})
+
+    def was_let_go(self, pod: Object) -> bool:
+        """It was made for an attempt that is over; the latest few thousand are remembered."""
+        return bool(self._let_go) and created_for(pod) in self._let_go
+
+    def hold(self, assignment: Assignment) -> HeldAttempt:
+        """Raises InvalidInput as `hold`."""
+        held = self._held.get(assignment.id)
+        if held is None:
+            held = self._held[assignment.id] = hold(assignment, self._namespaces)
+            for member in held.members:
+                self._by_pod.setdefault(member.key, {})[held.id] = member
+        if held.bound_at is None:
+            held.bound_at = assignment.attempt.bound_at
+        return held
+
+    def forget(self, held: HeldAttempt) -> None:
+        if held.made and (held.releasing or held.cause):
+            self._let_go[str(held.id)] = None
+            while len(self._let_go) > REMEMBERED:
+                self._let_go.popitem(last=False)
+        self._held.pop(held.id, None)
+        for member in held.members:
+            of_pod = self._by_pod.get(member.key, {})
+            of_pod.pop(held.id, None)
+            if not of_pod:
+                self._by_pod.pop(member.key, None)
+
+    def clear(self) -> None:
+        self._held.clear()
+        self._by_pod.clear()

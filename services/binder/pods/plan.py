@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from berth.errors import InvalidInput
 from berth.kubernetes import names
+from berth.kubernetes.claims.needs import ClaimsNotReady
 from berth.kubernetes.client import Object
 from berth.kubernetes.pods.groups import Gang
 from berth.kubernetes.pods.translation import Translated, uid_of
@@ -29,6 +30,8 @@ OVER = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANC
 SITTING = frozenset({pb.JOB_STATE_BOUND, pb.JOB_STATE_RUNNING})
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 15.0, 300.0
 MOST_TRIES = 1000
+CLAIMS_AGAIN_SECONDS = 5.0
+"""Slices and classes change without the pod's doing."""
 
 Make = Callable[[Sequence[Object], Gang | None, int], Translated]
 
@@ -157,6 +160,8 @@ def plan(
             try:
                 whole = None if job.alone else gang
                 wanted = make([*own, *late], whole, 0 if job.alone else need).spec.idempotency_key
+            except ClaimsNotReady:
+                continue  # what it asked for may be there again: the engine says why it waits
             except InvalidInput as error:
                 made.say([*own, *late], f"refused: {error}")
                 made.cancel.append(Cancellation(job.job_id, OURS + "its pods ask for what cannot be: " + str(error)))
@@ -208,6 +213,10 @@ def _submit(
 ) -> None:
     try:
         job = make(pods, gang, minimum)
+    except ClaimsNotReady as error:
+        made.say(pods, str(error))
+        made.later(CLAIMS_AGAIN_SECONDS)
+        return
     except InvalidInput as error:
         made.say(pods, f"refused: {error}")
         return

@@ -68,6 +68,7 @@ def job_from_spec(
         models=tuple(spec.accelerators.models),
         classes=tuple(spec.accelerators.classes),
         stacks=tuple(spec.accelerators.stacks),
+        traits=tuple(sorted(spec.accelerators.traits)),
         workload=spec.workload,
         objective=_OBJECTIVES.get(spec.objective, model.Objective.COST),
         deadline=seconds(spec, "deadline"),
@@ -111,6 +112,7 @@ def member_group(group: jobs_pb2.MemberGroup) -> model.MemberGroup:
         classes=tuple(accelerators.classes),
         stacks=tuple(accelerators.stacks),
         nodes=node_constraints(group.nodes) if group.HasField("nodes") else None,
+        traits=tuple(sorted(accelerators.traits)),
     )
 
 
@@ -208,6 +210,7 @@ def node_from(record: fleet_pb2.Node) -> model.Node:
                 partitionable=d.partitionable,
                 held_by=d.held_by,
                 partition=d.partition,
+                traits=tuple(d.traits),
             )
             for d in record.devices
         ),

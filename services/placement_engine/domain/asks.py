@@ -59,6 +59,7 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         milli=milli,
         cuts=cuts,
         reach=reach,
+        trait_sets=models.traits,
     )
 
 

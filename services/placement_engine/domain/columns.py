@@ -24,7 +24,8 @@ SLICES = 5  # mask of memory slices that partitions use, or a state of partition
 # Only for reasons: kept where the device is hot or heats up, and a change of them changes no score.
 MARGIN = 6  # degrees Celsius to slowdown
 FORECAST = 7  # the same, the policy's horizon ahead
-DEVICE_COLUMNS = 8
+TRAITS = 8  # number of its set of traits in models.py, 0: none
+DEVICE_COLUMNS = 9
 ABSENT = -1e9
 
 # Bits of BLOCKED.
@@ -60,7 +61,7 @@ FRESH, AGEING, DEGRADED, UNSCHEDULABLE, UNHEARD = 0.0, 1.0, 2.0, 3.0, 4.0
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Some rows (k of them) of the fleet: device (8, slots, k), row (12, k), model (k), executors (k), node (k)."""
+    """Some rows (k of them) of the fleet: device (9, slots, k), row (12, k), model (k), executors (k), node (k)."""
 
     device: Floats
     row: Floats

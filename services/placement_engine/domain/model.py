@@ -61,6 +61,8 @@ class Device:
     """Who has it outside Berth: it takes no new work meanwhile."""
     partition: str = ""
     """It is itself such a partition of its model, and takes only work that asks for this one."""
+    traits: tuple[str, ...] = ()
+    """What else it may be asked by, such as the resource claims that it may serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,7 @@ class MemberGroup:
     stacks: tuple[str, ...] = ()
     nodes: NodeConstraints | None = None
     """None: the job's."""
+    traits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +213,7 @@ class Job:
     `device_share_bytes` of its memory, or a `partition` of one, or none of these (CPU only). Where
     `max_devices` is above `devices` it may get any number between both. `min_replicas` 0 is `replicas`: the
     gang is not elastic. `models`, `classes` and `stacks` are each "any of"; empty accepts all.
+    A device must have each of `traits`.
     """
 
     job_id: str
@@ -255,6 +259,7 @@ class Job:
     checkpoint_seconds: float | None = None
     """How often it saves its work; None: what it did is lost when it is stopped."""
     nodes: NodeConstraints = ANYWHERE
+    traits: tuple[str, ...] = ()
 
     @property
     def milli_per_member(self) -> int:

@@ -24,6 +24,8 @@ class Models:
         """Largest memory that a device of each declared, bytes; 0: none did."""
         self.estimator = Estimator(Roofline(policy.class_rates), policy.risk_aversion)
         self._numbers: dict[tuple[str, str, str, str], int] = {}
+        self.traits: dict[frozenset[str], int] = {frozenset(): 0}
+        """A number per set of traits that a device ever had."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -39,6 +41,9 @@ class Models:
             self.sizes.append(0)
         self.sizes[number] = max(self.sizes[number], device.memory_bytes or 0)
         return number
+
+    def traits_of(self, device: Device) -> int:
+        return self.traits.setdefault(frozenset(device.traits), len(self.traits))
 
     def count(self, model: int, change: int) -> None:
         self.counts[model] += change

@@ -1,8 +1,8 @@
 """What a member of a gang demands, apart from whose it is: jobs of one shape share their scores."""
 
 from bisect import bisect_left
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 from placement_engine.domain.columns import Bools, Floats, Ints
@@ -38,6 +38,7 @@ class Shape:
     """Whole devices that a member may get at least and at most: `whole` is one number between."""
     most: int = 0
     nodes: NodeConstraints = ANYWHERE
+    traits: tuple[str, ...] = ()
 
     @property
     def members(self) -> int:
@@ -115,12 +116,13 @@ def jobs_of(job: Job) -> tuple[Job, ...]:
 
 def _job_of(job: Job, group: MemberGroup) -> Job:
     demand = {name: getattr(group, name) for name in _DEMAND}
-    selectors = {name: getattr(group, name) or getattr(job, name) for name in ("models", "classes", "stacks")}
+    selectors = {name: getattr(group, name) or getattr(job, name) for name in _SELECTORS}
     nodes = job.nodes if group.nodes is None else group.nodes
     return replace(job, groups=(), max_devices=0, nodes=nodes, **demand, **selectors)
 
 
-_DEMAND = tuple(f.name for f in fields(MemberGroup) if f.name not in ("name", "models", "classes", "stacks", "nodes"))
+_SELECTORS = ("models", "classes", "stacks", "traits")
+_DEMAND = tuple(f.name for f in fields(MemberGroup) if f.name not in ("name", "nodes", *_SELECTORS))
 
 
 def lead_of(job: Job) -> int:
@@ -184,7 +186,11 @@ def shape_of(job: Job) -> Shape:
         share_bytes=job.device_share_bytes if divided and not job.partition else 0,
         partition=job.partition if divided else "",
         nodes=job.nodes,
+        traits=job.traits,
     )
+
+
+NO_TRAITS: Mapping[frozenset[str], int] = {frozenset(): 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +246,8 @@ class Ask:
     """What the partition means on each model; None: the shape is no partition."""
     reach: Reach = EVERYWHERE
     """Nodes that the shape's constraints allow."""
+    trait_sets: Mapping[frozenset[str], int] = field(default_factory=lambda: NO_TRAITS, repr=False)
+    """The fleet's own, which grows: number of each set of traits that a device had."""
 
     def fraction(self, model: Ints) -> Floats | float:
         """Part of a device that a member takes, for rows of these models."""

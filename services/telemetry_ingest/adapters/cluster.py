@@ -16,6 +16,7 @@ from berth.kubernetes.client import Kubernetes, Object
 from berth.kubernetes.devices import DeviceResources
 from berth.kubernetes.informer import Informer, key_of, run_all
 from berth.postgres import TRANSIENT
+from telemetry_ingest.adapters.claims import ClusterClaims
 from telemetry_ingest.domain.kubernetes.exporters import targets_of_pod, targets_of_slice
 from telemetry_ingest.domain.kubernetes.nodes import NodeFacts, facts_of
 from telemetry_ingest.domain.kubernetes.pods import PodUse, use_of
@@ -57,17 +58,20 @@ class ClusterFleet:
         self._slices = Informer(
             client, "/apis/discovery.k8s.io/v1/endpointslices", self._guarded(self._slice), optional=True
         )
+        self._claims = ClusterClaims(client, self._claimed)
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(run_all((self._nodes, self._pods, self._slices)))
+            tasks.create_task(self._claims.run())
             tasks.create_task(self._tell())
 
     async def _tell(self) -> None:
         # 1. Nothing is known before all of it was listed once; then what left while nobody watched is gone.
         for informer in (self._nodes, self._pods, self._slices):
             await informer.synced.wait()
+        await self._claims.synced()
         clock = asyncio.get_running_loop().time
         again_at = clock()
         while True:
@@ -81,7 +85,7 @@ class ClusterFleet:
                 self._ingest.on_found_targets(target for found in self._targets.values() for target in found)
                 await self._ingest.on_cluster(
                     [
-                        (facts, tuple(self._by_node.get(name, {}).values()))
+                        (self._claims.with_claims(facts), tuple(self._by_node.get(name, {}).values()))
                         for name in sorted(names)
                         if (facts := self._facts.get(name)) is not None
                     ],
@@ -145,6 +149,11 @@ class ClusterFleet:
             del self._targets[key]
         for target in (*before, *targets):
             self._mark(target.node)
+
+    def _claimed(self, nodes: frozenset[str] | None) -> None:
+        """What the nodes' slices offer, or what claims hold of it, changed; None: of any node."""
+        for node in self._facts if nodes is None else nodes:
+            self._mark(node)
 
     def _mark(self, node: str) -> None:
         self._dirty.add(node)

@@ -47,6 +47,7 @@ def node_message(record: NodeRecord) -> fleet_pb2.Node:
                 partitionable=device.partitionable,
                 held_by=device.held_by,
                 partition=device.partition,
+                traits=device.traits,
             )
             for device in record.devices
         ],
@@ -127,6 +128,7 @@ def node_record(message: fleet_pb2.Node, origin: str) -> NodeRecord:
                 partitionable=device.partitionable,
                 held_by=device.held_by,
                 partition=device.partition,
+                traits=tuple(device.traits),
             )
             for device in message.devices
         ),

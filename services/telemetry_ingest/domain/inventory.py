@@ -58,6 +58,7 @@ class DeviceRecord:
     partitionable: bool = False
     held_by: str = ""
     partition: str = ""
+    traits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)

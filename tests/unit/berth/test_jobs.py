@@ -260,3 +260,15 @@ def test_pods_that_do_not_make_a_job_are_refused(spec: pb.JobSpec, named: str) -
 
 def test_a_job_of_pods_is_carried_out_by_kubernetes() -> None:
     assert validate(of_pods(A, B, replicas=2)).executor == "kubernetes"
+
+
+def test_a_manifest_is_a_text_or_a_mapping() -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "spec": {"hostNetwork": True, "containers": [{"name": "a"}]}}
+    for manifest in (yaml.safe_dump(pod), pod):
+        spec = parse_document({"name": "a", "cpu": 1, "kubernetes": {"manifest": manifest}})
+        assert yaml.safe_load(spec.kubernetes.manifest) == pod
+
+
+def test_a_date_in_a_manifest_is_a_text() -> None:
+    text = "{name: a, cpu: 1, kubernetes: {manifest: {metadata: {annotations: {on: 2026-01-02}}}}}"
+    assert "2026-01-02" in parse_text(text).kubernetes.manifest

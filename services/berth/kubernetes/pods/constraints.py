@@ -1,6 +1,6 @@
 """On which nodes a pod may sit, and what of its wishes Berth does not look at."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ from berth.kubernetes import names
 from berth.kubernetes.client import Object
 from berth.v1 import jobs_pb2 as pb
 
-__all__ = ["Unhonoured", "constraints_of", "misspelt", "unhonoured"]
+__all__ = ["Unhonoured", "constraints_of", "misspelt", "narrowed", "unhonoured"]
 
 NODE_NAME = "metadata.name"
 """The key of a requirement on the node's name: the field that Kubernetes matches, no label."""
@@ -35,13 +35,7 @@ def constraints_of(pod: Object) -> pb.NodeConstraints:
     if terms is None and selector:
         made.required.add(requirements=selector)
     for term in terms or ():
-        requirements = [
-            pb.NodeRequirement(
-                key=key(one), operator=one.get("operator", "In"), values=map(str, one.get("values") or ())
-            )
-            for field, key in (("matchExpressions", _label), ("matchFields", _field))
-            for one in term.get(field) or ()
-        ]
+        requirements = _requirements(term)
         # A term without a requirement matches no node.
         if requirements:
             made.required.add(requirements=[*selector, *requirements])
@@ -55,6 +49,17 @@ def constraints_of(pod: Object) -> pb.NodeConstraints:
             effect=toleration.get("effect", ""),
         )
     return made
+
+
+def narrowed(constraints: pb.NodeConstraints, terms: Sequence[Mapping[str, Any]]) -> None:
+    """Only nodes that match one of `terms` (v1.NodeSelectorTerm) too; none: as they are."""
+    if not terms:
+        return
+    before = [list(one.requirements) for one in constraints.required] or [[]]
+    del constraints.required[:]
+    for known in before:
+        for term in terms:
+            constraints.required.add(requirements=[*known, *_requirements(term)])
 
 
 def unhonoured(pod: Object) -> Sequence[Unhonoured]:
@@ -101,12 +106,18 @@ def _found(spec: dict[str, Any]) -> Iterable[Unhonoured]:
         if volume.get("persistentVolumeClaim") or volume.get("ephemeral"):
             yield Unhonoured("volumes", False, "where a volume is reachable is not looked at: select its nodes")
             break
-    if spec.get("resourceClaims"):
-        yield Unhonoured("resourceClaims", True, "ask for the device plugin's resource")
     if spec.get("preemptionPolicy") == "Never":
         yield Unhonoured(
             "preemptionPolicy", False, "a pod of higher priority may stop others: give it a lower priority"
         )
+
+
+def _requirements(term: Mapping[str, Any]) -> list[pb.NodeRequirement]:
+    return [
+        pb.NodeRequirement(key=key(one), operator=one.get("operator", "In"), values=map(str, one.get("values") or ()))
+        for field, key in (("matchExpressions", _label), ("matchFields", _field))
+        for one in term.get(field) or ()
+    ]
 
 
 def _required(spec: dict[str, Any]) -> list[dict[str, Any]] | None:

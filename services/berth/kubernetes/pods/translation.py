@@ -2,15 +2,18 @@
 
 import difflib
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from berth.errors import FieldError, InvalidInput
 from berth.kubernetes import names
+from berth.kubernetes.claims.matching import ClaimError
+from berth.kubernetes.claims.needs import ClaimAsk
 from berth.kubernetes.client import Object
 from berth.kubernetes.devices import ResourceClaimOf
-from berth.kubernetes.pods.constraints import constraints_of, misspelt, unhonoured
+from berth.kubernetes.pods.constraints import constraints_of, misspelt, narrowed, unhonoured
 from berth.kubernetes.pods.groups import Gang, place_of
 from berth.kubernetes.pods.requests import requests_of
 from berth.kubernetes.pods.wishes import (
@@ -23,9 +26,11 @@ from berth.kubernetes.pods.wishes import (
 )
 from berth.v1 import jobs_pb2 as pb
 
-__all__ = ["SOURCE", "ClaimOf", "Translated", "job_of", "priority_of", "uid_of"]
+__all__ = ["SOURCE", "AskOf", "ClaimOf", "Translated", "job_of", "priority_of", "uid_of"]
 
 ClaimOf = Callable[[str], ResourceClaimOf | None]
+AskOf = Callable[[Object], ClaimAsk]
+"""What a pod's resource claims ask for. Raises ClaimsNotReady, and ClaimError for what can never be."""
 
 SOURCE = {"berth.dev/source": "pods"}
 """Labels of jobs that were made of pods."""
@@ -64,14 +69,23 @@ def uid_of(pod: Object) -> str:
     return str(pod["metadata"]["uid"])
 
 
-def job_of(pods: Sequence[Object], gang: Gang | None, claim_of: ClaimOf, *, minimum: int = 0) -> Translated:
-    """One job of these pods, a member each. `minimum`: fewest that will do; 0: all. Raises InvalidInput.
+def job_of(
+    pods: Sequence[Object],
+    gang: Gang | None,
+    claim_of: ClaimOf,
+    *,
+    minimum: int = 0,
+    ask_of: AskOf | None = None,
+) -> Translated:
+    """One job of these pods, a member each. `minimum`: fewest that will do; 0: all. `ask_of` None: pods with resource
+    claims are refused.
 
+    Raises InvalidInput, and ClaimsNotReady where a resource claim is not there yet or no node could satisfy it.
     The key is made of the pod's or group's uid and a digest of all else, so that other wishes are another job.
     """
     members, errors = list[_Member](), list[FieldError]()
     for pod in pods:
-        shape, wrong = _shape(pod, wishes_of(pod, *_things(gang)), claim_of)
+        shape, wrong = _shape(pod, wishes_of(pod, *_things(gang)), claim_of, ask_of)
         rank, role, index = place_of(pod)
         members.append(_Member(rank, role, _encoded(shape), index, pod["metadata"]["name"], pod, shape))
         errors.extend(wrong)
@@ -104,12 +118,26 @@ def job_of(pods: Sequence[Object], gang: Gang | None, claim_of: ClaimOf, *, mini
                 errors.append(FieldError(f"spec.{one.field}", "given", f"is not looked at: {ignore}"))
             else:
                 notes[f"{one.field}: {one.remedy}"] = None
+    errors.extend(_shared(members))
     if errors:
         raise InvalidInput(list(dict.fromkeys(errors)))
     _write_shapes(spec, members, minimum or len(members))
     digest = hashlib.sha256(spec.SerializeToString(deterministic=True)).hexdigest()[:12]
     spec.idempotency_key = f"{gang.uid if gang else uid_of(first)}.{digest}"
     return Translated(spec, tuple(notes))
+
+
+def _shared(members: Sequence["_Member"]) -> list[FieldError]:
+    """Claims that members have in common must be allocated: which one of them gets the devices is not decided."""
+    named = Counter(
+        entry["resourceClaimName"]
+        for member in members
+        if member.shape.accelerators.traits
+        for entry in member.pod["spec"].get("resourceClaims") or ()
+        if entry.get("resourceClaimName")
+    )
+    remedy = "members of a gang cannot share a claim that is not allocated yet: give each its own by a template"
+    return [FieldError("spec.resourceClaims", name, remedy) for name, times in named.items() if times > 1]
 
 
 def priority_of(pod: Object) -> int:
@@ -135,7 +163,9 @@ def _name(name: str) -> str:
     return f"{name[:52].rstrip('-.')}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
 
 
-def _shape(pod: Object, wishes: Wishes, claim_of: ClaimOf) -> tuple[pb.MemberGroup, list[FieldError]]:
+def _shape(
+    pod: Object, wishes: Wishes, claim_of: ClaimOf, ask_of: AskOf | None
+) -> tuple[pb.MemberGroup, list[FieldError]]:
     """What this member asks for, as a group of one without a name."""
     shape = pb.MemberGroup(replicas=1, nodes=constraints_of(pod))
     if not shape.nodes.ByteSize():
@@ -152,6 +182,21 @@ def _shape(pod: Object, wishes: Wishes, claim_of: ClaimOf) -> tuple[pb.MemberGro
                 FieldError(f"spec.containers.resources.{name}", "asked for", "Berth does not count it: leave it out")
             )
     kinds = [(name, amount, claim_of(name)) for name, amount in asked.devices.items()]
+    by_claim = ClaimAsk()
+    if pod["spec"].get("resourceClaims"):
+        try:
+            if ask_of is None:
+                raise ClaimError("are not looked at here: ask for the device plugin's resource")
+            by_claim = ask_of(pod)
+        except ClaimError as error:
+            errors.append(FieldError("spec.resourceClaims", "given", str(error)))
+        if by_claim.devices and kinds:
+            remedy = "a pod takes devices by claims or by resources: leave out one of them"
+            errors.append(FieldError("spec.resourceClaims", "given", remedy))
+        narrowed(shape.nodes, by_claim.terms)
+        shape.resources.devices = by_claim.devices
+        if by_claim.devices:
+            shape.accelerators.traits.append(by_claim.need)
     for name, amount, claim in kinds:
         where = f"spec.containers.resources.{name}"
         if claim is None:
@@ -171,7 +216,7 @@ def _shape(pod: Object, wishes: Wishes, claim_of: ClaimOf) -> tuple[pb.MemberGro
                 )
             _write_claim(shape, claim, amount)
     shape.resources.cpu_milli, shape.resources.memory_bytes = asked.cpu_milli, asked.memory_bytes
-    if kinds:
+    if kinds or by_claim.devices:
         shape.resources.device_memory_bytes = memory
     elif not (asked.cpu_milli or asked.memory_bytes):
         shape.resources.cpu_milli, shape.resources.memory_bytes = DEFAULT_CPU_MILLI, DEFAULT_MEMORY_BYTES

@@ -18,6 +18,7 @@ from placement_engine.domain.filters.sharing import KnownMemory, Partitionable, 
 from placement_engine.domain.filters.staleness import DeviceStaleness, Staleness
 from placement_engine.domain.filters.taints import Taints
 from placement_engine.domain.filters.throttle import Throttle
+from placement_engine.domain.filters.traits import Traits
 from placement_engine.domain.plugins import DeviceFilter, RowFilter
 from placement_engine.domain.policy import Policy
 
@@ -41,6 +42,7 @@ def row_filters(policy: Policy) -> tuple[RowFilter, ...]:
 def device_filters(policy: Policy) -> tuple[DeviceFilter, ...]:
     return (
         Capacity(),
+        Traits(),
         Partitionable(),
         PartitionRoom(),
         KnownMemory(),

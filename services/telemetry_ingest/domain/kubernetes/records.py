@@ -31,6 +31,7 @@ def record_of(
         _device(named(one) if not one.partition else one, known.pop(one.device_id, None)) for one in facts.devices
     ]
     devices += [replace(one, present=False, held_by="") for one in known.values()]
+    claimed = {one.device_id: one.held_by for one in facts.devices if one.held_by}
     own = before is not None and before.of_kubernetes
     by_operator = (
         before.cordon_reason
@@ -41,7 +42,12 @@ def record_of(
     return NodeRecord(
         name=facts.name,
         pool=facts.pool,
-        devices=holders(devices, uses, resources, allocatable=dict(facts.allocatable), unavailable=facts.unavailable),
+        devices=tuple(
+            replace(one, held_by=claimed[one.device_id]) if one.device_id in claimed else one
+            for one in holders(
+                devices, uses, resources, allocatable=dict(facts.allocatable), unavailable=facts.unavailable
+            )
+        ),
         cpu_milli=facts.cpu_milli,
         memory_bytes=facts.memory_bytes,
         topology=facts.topology,

@@ -1,0 +1,105 @@
+"""Answers that a real API server seldom gives: 429, 5xx and refusals of a kind that nothing can be read back of."""
+
+from typing import Any
+
+import pytest
+
+from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
+from berth.kubernetes.informer import Informer
+from binder.adapters.cluster import Cluster
+from binder.domain.attempt import Attempt, AttemptId, State
+from binder.domain.work import Assignment, Member, PodReference, Work
+from binder.executors.kubernetes import KubernetesExecutor
+
+
+class FakeRequests:
+    """One pod a name, that nothing changes; bindings are answered from `answers`, None: bound."""
+
+    def __init__(self, *answers: Exception | None) -> None:
+        self.answers = list(answers)
+        self.calls: list[str] = []
+
+    async def look(self, namespace: str, name: str) -> Object:
+        self.calls.append("look")
+        return a_pod(name)
+
+    async def bind(self, pod: PodReference, place: Member, attempt: AttemptId, version: str) -> None:
+        self.calls.append("bind")
+        if (answer := self.answers.pop(0)) is not None:
+            raise answer
+
+    async def let_go(self, pod: PodReference, attempt: AttemptId) -> Object:
+        self.calls.append("let go")
+        return a_pod(pod.name, annotations={"berth.dev/released": str(attempt)}, resourceVersion="2")
+
+    async def tell(self, pod: PodReference, reason: str, message: str) -> None: ...
+
+
+def a_pod(name: str, **metadata: Any) -> Object:
+    made = {"namespace": "default", "name": name, "uid": f"u-{name}", "resourceVersion": "1", **metadata}
+    return {"metadata": made, "spec": {"schedulerName": "berth"}, "status": {"phase": "Pending"}}
+
+
+def executor_on(*answers: Exception | None, mirrored: bool = True) -> tuple[KubernetesExecutor, FakeRequests]:
+    client: Any = Kubernetes.__new__(Kubernetes)
+    cluster = Cluster(client, Informer(client, "/pods"), Informer(client, "/created"))
+    cluster.pods.synced.set()
+    cluster.created.synced.set()
+    if mirrored:
+        cluster.pods.objects["default/a"] = a_pod("a")
+    made = KubernetesExecutor(cluster, bind_seconds=1.0)
+    requests = FakeRequests(*answers)
+    made._requests = requests  # type: ignore[assignment]
+    return made, requests
+
+
+def one(tries: int = 1) -> Assignment:
+    attempt = Attempt(AttemptId("job", 1), 1, State.INTENT, "kubernetes", "default", "", 1, 0.0, 0.0, 0.0, tries=tries)
+    return Assignment(attempt, Work((Member(0, "n-0"),), pods=(PodReference("default", "a", "u-a"),)))
+
+
+BUSY = KubernetesError(429, "TooManyRequests", "come again", retry_after=0.01)
+
+
+@pytest.mark.parametrize(
+    ("answers", "seen", "retryable", "message", "calls"),
+    [
+        ([None], "HELD", True, "", ["bind"]),
+        ([BUSY, BUSY, None], "HELD", True, "", ["bind"] * 3),
+        (
+            [BUSY] * 6, "UNCLEAR", True, "pod default/a is not bound yet, the API server is busy: come again",
+            ["bind"] * 6,
+        ),
+        ([Unanswered("POST: 500 etcd is away")], "UNCLEAR", True, "pod default/a: POST: 500 etcd is away", ["bind"]),
+        (
+            [KubernetesError(403, "Forbidden", "no rights")], "REFUSED", True,
+            "pod default/a cannot be bound: no rights", ["bind"],
+        ),
+        ([KubernetesError(404, "NotFound", "none")], "REFUSED", False, "pod default/a is gone", ["bind"]),
+    ],
+)  # fmt: skip
+async def test_what_the_server_may_answer_to_a_binding(
+    answers: list[Exception | None], seen: str, retryable: bool, message: str, calls: list[str]
+) -> None:
+    executor, requests = executor_on(*answers)
+    answer = (await executor.bind([one()]))[AttemptId("job", 1)]
+    assert (answer.seen.value, answer.retryable, answer.message) == (seen, retryable, message)
+    assert requests.calls == calls
+
+
+async def test_the_good_path_is_one_request_a_pod_and_a_doubt_costs_one_read() -> None:
+    executor, requests = executor_on(None, mirrored=False)
+    await executor.bind([one()])
+    assert requests.calls == ["look", "bind"]
+    executor, requests = executor_on(None)
+    await executor.bind([one(tries=2)])
+    assert requests.calls == ["look", "bind"]
+
+
+async def test_a_refusal_after_an_unclear_answer_waits_until_no_late_request_can_bind() -> None:
+    executor, requests = executor_on(Unanswered("cut"), KubernetesError(403, "Forbidden", "no rights"))
+    assert (await executor.bind([one()]))[AttemptId("job", 1)].seen.value == "UNCLEAR"
+    # The first request may still arrive. What is refused now must not be bound by it.
+    answer = (await executor.bind([one(tries=2)]))[AttemptId("job", 1)]
+    assert answer.seen.value == "REFUSED"
+    assert requests.calls == ["bind", "look", "bind", "look", "let go"]
