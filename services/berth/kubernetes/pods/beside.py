@@ -1,7 +1,7 @@
 """A pod that another scheduler places, as a job for Berth to judge.
 
-What that scheduler looks at itself (affinity between pods, spreading, resources that are no devices) is left out, and
-refuses nothing here; Kueue's name of a queue is Kueue's, and none of Berth's.
+What that scheduler looks at itself (affinity between pods, spreading, resource claims, what is no device) is left out,
+and refuses nothing here; Kueue's name of a queue is Kueue's, and none of Berth's.
 """
 
 from collections.abc import Mapping
@@ -40,6 +40,7 @@ def job_beside(pod: Object, resources: DeviceResources) -> pb.JobSpec:
             },
         }
 
+    spec.pop("resourceClaims", None)
     for field in CONTAINERS:
         if spec.get(field):
             spec[field] = [{**one, "resources": counted(one.get("resources"))} for one in spec[field]]

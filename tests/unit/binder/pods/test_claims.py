@@ -10,7 +10,7 @@ from berth.kubernetes.client import Object
 from berth.kubernetes.pods.translation import Translated, job_of
 from berth.v1 import jobs_pb2 as pb
 from binder.pods.plan import plan
-from tests.unit.binder.pods.builders import a_gang, a_pod
+from tests.unit.berth.kubernetes.pods.builders import a_gang, a_pod
 
 LABEL = {"key": "claims.berth.dev/abc", "operator": "In", "values": ["2"]}
 TWO = ClaimAsk(2, "abc", ({"matchExpressions": [LABEL]},))

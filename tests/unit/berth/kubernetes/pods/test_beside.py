@@ -25,6 +25,7 @@ def test_what_the_other_scheduler_looks_at_itself_refuses_nothing() -> None:
         {"cpu": "2", "memory": "1Gi", "nvidia.com/gpu": "4", "hugepages-2Mi": "4Mi", "example.com/fpga": "1"},
         metadata={"labels": {"kueue.x-k8s.io/queue-name": "theirs", "berth.dev/workload": "resnet"}},
         affinity={"podAntiAffinity": required},
+        resourceClaims=[{"name": "nic", "resourceClaimName": "a-nic"}],
         topologySpreadConstraints=[{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
     )
     made = job_beside(pod, RESOURCES)
