@@ -203,7 +203,6 @@ async def test_queues_and_pools_come_into_force_and_say_so(
     assert lines[0].split() == ["NAME", "PARENT", "WEIGHT", "PENDING", "RUNNING", "DEVICES", "BORROWED", "READY", "AGE"]
     assert lines[1].split()[:7] == ["research", "1", "1", "1", "2", "0", "True"]
     assert lines[2].split()[:2] == ["vision", "research"]
-    print(resources.kubectl("get", "bq,bpool", "-o", "wide"))
 
     # `berth apply` does not change what an object declares.
     async with connect(engine.process.endpoint("grpc")) as channel:
@@ -427,4 +426,3 @@ async def test_profiles_are_stored_each_generation_once(resources: Any, kubernet
         await kubernetes.patch(f"{WORKLOAD_PROFILES}/good", {"spec": {"throughput": 1300}})
         await store.ready(WORKLOAD_PROFILES, "good", "Stored")
         assert (await stored()).throughput == 1300
-    print(resources.kubectl("get", "workloadprofiles", "-o", "wide"))
