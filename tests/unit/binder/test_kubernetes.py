@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from berth.kubernetes.claims.book import ClaimBook
 from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
 from berth.kubernetes.informer import Informer
 from binder.adapters.cluster import Cluster
@@ -40,13 +41,12 @@ def a_pod(name: str, **metadata: Any) -> Object:
     return {"metadata": made, "spec": {"schedulerName": "berth"}, "status": {"phase": "Pending"}}
 
 
-def executor_on(*answers: Exception | None, mirrored: bool = True) -> tuple[KubernetesExecutor, FakeRequests]:
+def executor_on(*answers: Exception | None) -> tuple[KubernetesExecutor, FakeRequests]:
     client: Any = Kubernetes.__new__(Kubernetes)
-    cluster = Cluster(client, Informer(client, "/pods"), Informer(client, "/created"))
+    cluster = Cluster(client, Informer(client, "/pods"), Informer(client, "/created"), ClaimBook(client))
     cluster.pods.synced.set()
     cluster.created.synced.set()
-    if mirrored:
-        cluster.pods.objects["default/a"] = a_pod("a")
+    cluster.pods.objects["default/a"] = a_pod("a")
     made = KubernetesExecutor(cluster, bind_seconds=1.0)
     requests = FakeRequests(*answers)
     made._requests = requests  # type: ignore[assignment]
@@ -88,9 +88,9 @@ async def test_what_the_server_may_answer_to_a_binding(
 
 
 async def test_the_good_path_is_one_request_a_pod_and_a_doubt_costs_one_read() -> None:
-    executor, requests = executor_on(None, mirrored=False)
+    executor, requests = executor_on(None)
     await executor.bind([one()])
-    assert requests.calls == ["look", "bind"]
+    assert requests.calls == ["bind"]
     executor, requests = executor_on(None)
     await executor.bind([one(tries=2)])
     assert requests.calls == ["look", "bind"]
