@@ -35,10 +35,14 @@ EVENT_BYTES = 1024
 """What the API takes of an event's note."""
 
 
-def of_explanation(explanation: placement_pb2.Explanation, *, job: str, notes: tuple[str, ...] = ()) -> str:
+def of_explanation(
+    explanation: placement_pb2.Explanation, *, job: str, pods: int = 1, notes: tuple[str, ...] = ()
+) -> str:
     """Why the job waits, the main reasons with their share of the nodes, what would admit it and when it may start."""
     summary = explanation.summary or "waits: not looked at yet"
     parts = [_sentence(summary)]
+    if pods > 1:
+        parts.append(f"It starts together with its gang of {pods} pods.")
     total = explanation.nodes_considered
     others = [one for one in explanation.reasons if one.message and one.message not in summary]
     if others:

@@ -6,23 +6,23 @@ at a time has a unit. What fails is tried again; what is forgotten in a crash is
 """
 
 import asyncio
-import heapq
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
 
 import structlog
 from prometheus_client import Counter, Gauge
 
 from berth.errors import InvalidInput
-from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
+from berth.kubernetes.client import Kubernetes, Object, Unanswered
 from berth.kubernetes.informer import Informer
 from berth.v1 import jobs_pb2 as pb
 from binder.pods.engine import Engine, Refused, Unreachable
+from binder.pods.group_objects import GroupObjects
 from binder.pods.groups import Gang, GangRef, gang_of, ref_of
 from binder.pods.notices import Notices
 from binder.pods.plan import OURS, Held, Submission, is_bound, is_waiting, plan
+from binder.pods.queue import WorkQueue
 from binder.pods.telling import Teller
 from binder.pods.translation import SOURCE, AskOf, ClaimOf, Translated, job_of, uid_of
 
@@ -61,7 +61,6 @@ class _Unit:
     owner: Object | None = None
     grown_at: float = 0.0
     read_at: float = 0.0
-    tries: int = 0
 
 
 class PodSource:
@@ -80,9 +79,8 @@ class PodSource:
         pace: PodsPace = PodsPace(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._client = client
         self._pods = pods
-        self._groups = groups
+        self._groups = GroupObjects(client, groups)
         self._engine = engine
         self._claim_of = claim_of
         self._ask_of = ask_of
@@ -95,25 +93,18 @@ class PodSource:
         self._key_of_job: dict[str, Key] = {}
         self._holder: dict[str, str] = {}
         """The live job that has a pod, by the pod's uid."""
-        self._due: dict[Key, None] = {}
-        self._busy: set[Key] = set()
-        self._later: list[tuple[float, int, Key]] = []
-        self._number = count()
-        self._wake = asyncio.Event()
+        self._queue: WorkQueue[Key] = WorkQueue(clock)
         self._running = False
         pods.listen(self._pod_changed)
-        for api, informers in groups.items():
-            for informer in informers:
-                informer.listen(self._group_listener(api))
+        self._groups.listen(self._group_changed)
 
     async def run(self) -> None:
         """Until cancelled."""
-        for informer in (self._pods, *(one for some in self._groups.values() for one in some)):
-            await informer.synced.wait()
-        for kept in (self._units, self._unit_of, self._key_of_job, self._holder, self._due):
+        await self._pods.synced.wait()
+        await self._groups.wait()
+        for kept in (self._units, self._unit_of, self._key_of_job, self._holder):
             kept.clear()
-        self._busy.clear()
-        self._later.clear()
+        self._queue.clear()
         self._teller.clear()
         # What comes while the jobs of an earlier run are read is heard too; nothing is done yet.
         self._running = True
@@ -124,11 +115,12 @@ class PodSource:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow())
                 tasks.create_task(self._compare())
-                tasks.create_task(self._timers())
+                tasks.create_task(self._queue.run())
                 tasks.create_task(self._notices.run())
                 tasks.create_task(self._teller.run())
+                tries: dict[Key, int] = {}
                 for _ in range(self._pace.workers):
-                    tasks.create_task(self._work())
+                    tasks.create_task(self._work(tries))
         finally:
             self._running = False
 
@@ -178,16 +170,9 @@ class PodSource:
         note = f"assigned {pod['metadata']['namespace']}/{name} to {node}{by}"
         self._notices.event(pod, "Scheduled", note)
 
-    def _group_listener(self, api: str) -> Callable[[Object | None, Object | None], None]:
-        def changed(old: Object | None, new: Object | None) -> None:
-            thing = new or old
-            if self._running and thing is not None:
-                metadata = thing["metadata"]
-                key = GangRef(api, metadata.get("namespace", "default"), metadata["name"])
-                if key in self._units:
-                    self._make_due(key)
-
-        return changed
+    def _group_changed(self, ref: GangRef) -> None:
+        if self._running and ref in self._units:
+            self._make_due(ref)
 
     def _heard(self, job: pb.Job, *, cancel_asked: bool = False) -> Held | None:
         """Keeps what is newer than known of a job that was made of pods. None: it is none, or its pods are gone."""
@@ -266,9 +251,23 @@ class PodSource:
             for unit in list(self._units.values()):
                 for held in list(unit.jobs.values()):
                     if not held.over and held.job_id not in active:
-                        self._heard(await self._engine.get(held.job_id))
+                        try:
+                            self._heard(await self._engine.get(held.job_id))
+                        except Refused:
+                            self._lost(unit, held)
         except (Unreachable, Refused) as error:
             log.warning("jobs cannot be compared", error=str(error))
+
+    def _lost(self, unit: _Unit, held: Held) -> None:
+        """The engine knows no such job any more, so its pods are free."""
+        log.warning("job is not known to the engine", job_id=held.job_id)
+        unit.jobs.pop(held.job_id, None)
+        self._key_of_job.pop(held.job_id, None)
+        self._teller.leave(held.job_id)
+        for uid in held.uids:
+            if self._holder.get(uid) == held.job_id:
+                del self._holder[uid]
+        self._make_due(unit.key)
 
     async def _adopt(self) -> None:
         """The jobs of an earlier run, before anything is submitted."""
@@ -292,46 +291,30 @@ class PodSource:
     # -- what is done ----------------------------------------------------------------------------
 
     def _make_due(self, key: Key) -> None:
-        self._due[key] = None
-        self._wake.set()
+        self._queue.put(key)
 
     def _make_due_in(self, key: Key, seconds: float) -> None:
-        heapq.heappush(self._later, (self._clock() + seconds, next(self._number), key))
+        self._queue.put_in(key, seconds)
 
-    async def _timers(self) -> None:
+    async def _work(self, tries: dict[Key, int]) -> None:
+        """`tries`: calls in vain by unit, shared by the workers."""
         while True:
-            while self._later and self._later[0][0] <= self._clock():
-                self._make_due(heapq.heappop(self._later)[2])
-            await asyncio.sleep(0.05)
-
-    async def _work(self) -> None:
-        while True:
-            key = next((one for one in self._due if one not in self._busy), None)
-            if key is None:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            del self._due[key]
-            unit = self._units.get(key)
-            if unit is None:
-                continue
-            self._busy.add(key)
+            key = await self._queue.take()
             try:
-                await self._bring_in_step(unit)
-                unit.tries = 0
+                if (unit := self._units.get(key)) is not None:
+                    await self._bring_in_step(unit)
+                tries.pop(key, None)
             except Unreachable as error:
-                unit.tries += 1
-                self._make_due_in(key, min(10.0, 0.2 * 2 ** min(unit.tries, 8)))
-                if unit.tries == 3:
+                tries[key] = tries.get(key, 0) + 1
+                self._make_due_in(key, min(10.0, 0.2 * 2 ** min(tries[key], 8)))
+                if tries[key] == 3:
                     log.warning("engine does not answer", unit=str(key), error=str(error))
             except Exception:
                 # One pod must not stop the others; it is looked at again with the next change.
                 log.exception("unit failed", unit=str(key))
                 self._make_due_in(key, 30.0)
             finally:
-                self._busy.discard(key)
-                if key in self._due:
-                    self._wake.set()
+                self._queue.done(key)
             # What has nothing to do never waits: many such units must not hold up the rest of the binder.
             await asyncio.sleep(0)
 
@@ -366,6 +349,7 @@ class PodSource:
                 self._heard(await self._engine.cancel(one.job_id, one.reason), cancel_asked=True)
             except Refused as error:
                 log.warning("job cannot be cancelled", job_id=one.job_id, error=str(error))
+                self._make_due_in(unit.key, self._pace.refused_seconds)
         for submission in todo.submit:
             await self._submit(unit, submission)
         # 4. Say why, where no job does.
@@ -408,22 +392,16 @@ class PodSource:
         """The gang's object as mirrored, or its owner's as read when pods came last."""
         ref = unit.key
         assert isinstance(ref, GangRef)
-        if ref.path and unit.read_at <= unit.grown_at:
-            unit.read_at = self._clock()
+        if not ref.path:
+            return self._groups.mirrored(ref)
+        if unit.read_at <= unit.grown_at:
+            started = self._clock()
             try:
-                unit.owner = await self._client.get(ref.path)
+                unit.owner = await self._groups.owner(ref)
             except Unanswered as error:
-                unit.read_at = 0.0
                 raise Unreachable(str(error)) from error
-            except KubernetesError as error:
-                log.info("gang's owner cannot be read", path=ref.path, error=error.message)
-                unit.owner = None
-        if ref.path:
-            return unit.owner
-        for informer in self._groups.get(ref.api, ()):
-            if informer.served:
-                return informer.objects.get(f"{ref.namespace}/{ref.name}")
-        return None
+            unit.read_at = started
+        return unit.owner
 
     def _forget(self, unit: _Unit) -> None:
         self._units.pop(unit.key, None)

@@ -92,7 +92,7 @@ class Teller:
             return
         if job_id not in self._jobs:
             return
-        text = of_explanation(explanation, job=job.shown, notes=job.notes)
+        text = of_explanation(explanation, job=job.shown, pods=len(job.uids), notes=job.notes)
         same = same_but_for_numbers(text, job.said)
         job.pause = min(self._longest, 2 * job.pause) if same else self._shortest
         job.said = text

@@ -91,7 +91,7 @@ class Fleet:
                 device_facts.heat = heat_score(None, None, self._policy)
                 if old is not None and device.device_id in old.devices:
                     device_facts.inherit(old.devices[device.device_id])
-                    if node.schedulable and not old.node.schedulable:
+                    if node.schedulable and not old.node.schedulable and _by_an_operator(old.node.cordon_reason):
                         device_facts.watch = None  # an operator's word lifts the cordons of a node's devices
                 device_facts.judge(self._policy)
                 self.columns.device[col.TRAITS, slot, row] = self.models.traits_of(device)
@@ -559,3 +559,9 @@ def _same_but_for_others(old: Node, new: Node) -> bool:
         one == other or replace(other, held_by=one.held_by) == one
         for one, other in zip(old.devices, new.devices, strict=True)
     )
+
+
+def _by_an_operator(cordon_reason: str) -> bool:
+    """Whether somebody took the node out of service, rather than a condition of a cluster's node, which comes and goes
+    by itself: telemetry-ingest writes "Kubernetes: not ready (...)", and names spec.unschedulable where it is set."""
+    return not cordon_reason.startswith("Kubernetes: ") or "spec.unschedulable" in cordon_reason

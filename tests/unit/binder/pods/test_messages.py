@@ -19,8 +19,8 @@ def test_why_what_else_what_would_help_and_when() -> None:
         changes=[pb.Remedy(kind="after_job_ends", message="it would fit in 9 s")], expected_after=["train"],
     )  # fmt: skip
     explanation.expected_start.FromJsonString("2026-12-01T18:00:31Z")
-    assert of_explanation(explanation, job="team/web", notes=("volumes: pin them",)) == (
-        "waits: needs 4 free devices (3 of 5 nodes). Also: 2 cordoned (2 of 5 nodes). "
+    assert of_explanation(explanation, job="team/web", pods=4, notes=("volumes: pin them",)) == (
+        "waits: needs 4 free devices (3 of 5 nodes). It starts together with its gang of 4 pods. Also: 2 cordoned (2 of 5 nodes). "
         "What would admit it: a replica with 2 instead of 4 devices would fit now. "
         "Expected to start: about 2026-12-01T18:00Z, after train. Not looked at: volumes: pin them. "
         "More: berth explain team/web"

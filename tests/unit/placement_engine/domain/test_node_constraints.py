@@ -26,6 +26,7 @@ from tests.unit.placement_engine.domain.builders import (
     a_device,
     a_job,
     a_node,
+    a_sample,
     an_engine,
     device_ids,
     placed,
@@ -308,3 +309,22 @@ def test_ten_thousand_nodes_are_looked_at_once() -> None:
     assert fleet.selection.reach(asked) is reach
     fleet.apply_node(a_node("n4", 1, labels={"host": "n4", "zone": "z2"}))
     assert fleet.selection.reach(asked) is not reach
+
+
+@pytest.mark.parametrize(
+    ("reason", "lifted"),
+    [
+        ("fan", True),
+        ("Kubernetes: cordoned (spec.unschedulable), not ready (KubeletNotReady)", True),
+        ("Kubernetes: not ready (KubeletNotReady)", False),
+        ("Kubernetes: DiskPressure (KubeletHasDiskPressure)", False),
+    ],
+)
+def test_a_node_that_recovers_by_itself_does_not_lift_the_cordons_of_its_devices(reason: str, lifted: bool) -> None:
+    engine = an_engine(a_node("n1", 1, telemetry_exempt=False))
+    engine.apply_sample(a_sample("n1", {"error_code": 48}))
+    engine.apply_sample(a_sample("n1", {"error_code": 0, "healthy": True}, at=NOW + 1))
+    assert "DEVICE_CORDONED" in why(engine, a_job(), NOW + 1)
+    engine.apply_node(a_node("n1", 1, telemetry_exempt=False, schedulable=False, cordon_reason=reason))
+    engine.apply_node(a_node("n1", 1, telemetry_exempt=False))
+    assert bool(placed(engine, now=NOW + 2)) is lifted

@@ -58,6 +58,14 @@ async def test_a_node_of_the_cluster_whole() -> None:
     assert node_record(node_message(record), FROM_KUBERNETES) == record
 
 
+def test_what_is_declared_of_a_device_is_kept_on_its_way() -> None:
+    device = DeviceRecord(
+        "d", topology=(("link", "1"), ("numa", "0")), partitionable=True, partition="1g.5gb", held_by="x"
+    )
+    record = NodeRecord("n1", devices=(device,), origin=FROM_KUBERNETES)
+    assert node_record(node_message(record), FROM_KUBERNETES) == record
+
+
 async def test_pods_of_berths_do_not_change_the_record() -> None:
     world = World()
     node = a_node(resources={"nvidia.com/gpu": "2"})
