@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 TRIES = 6
 MIRROR_SECONDS = 5.0
+NODE_SECONDS = 30.0
 # What a pod that has just ended held is freed by kube-controller-manager; the engine may have given it away before.
 FREED_SECONDS = 3.0
 CLAIMS = "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaims/{}"
@@ -54,18 +55,19 @@ class ClaimAllocator:
         self._choosing = asyncio.Lock()
         self._assumed: Counter[str] = Counter()
         """Devices that were chosen, and are not in the mirror yet."""
+        self._nodes: dict[str, tuple[float, Object]] = {}
 
     async def allocate(self, pod: Object, node_name: str, device_ids: Sequence[str], attempt: str) -> None:
         """Every claim of the pod is allocated on the node, its accelerators among `device_ids`, and reserved for the
         pod, by this attempt. May be called again, after a crash too.
 
         Raises ClaimsRefused, KubernetesError and Unanswered."""
-        # 1. The claims and the node, as the server has them.
+        # 1. The claims as mirrored: a write for a version that is old is refused, and then they are read.
         await self._synced()
-        claims = await self._claims_of(pod)
+        claims = self._claims_of(pod)
         if not claims:
             return
-        node = await self._get(f"/api/v1/nodes/{node_name}")
+        node = await self._node(node_name)
         claims = [await self._ours_elsewhere_freed(claim, pod, node, device_ids) for claim in claims]
         waiting = [claim for claim in claims if not _allocation(claim)]
         for claim in claims:
@@ -115,16 +117,24 @@ class ClaimAllocator:
         except TimeoutError:
             raise Unanswered("resource slices and claims are not listed yet") from None
 
-    async def _claims_of(self, pod: Object) -> list[Object]:
+    def _claims_of(self, pod: Object) -> list[Object]:
         try:
-            mirrored = claims_of(pod, self._book.claims)
-            return [await self._get(_path(claim)) for claim in mirrored]
+            return claims_of(pod, self._book.claims)
         except (ClaimsNotReady, ClaimError) as error:
             raise ClaimsRefused(str(error)) from error
-        except KubernetesError as error:
-            if error.not_found:
-                raise ClaimsRefused(f"a claim of the pod is gone: {error}") from error
-            raise
+
+    async def _node(self, name: str) -> Object:
+        """For its labels, which seldom change."""
+        now = asyncio.get_running_loop().time()
+        known = self._nodes.get(name)
+        if known is None or now - known[0] > NODE_SECONDS:
+            try:
+                known = self._nodes[name] = (now, await self._get(f"/api/v1/nodes/{name}"))
+            except KubernetesError as error:
+                if error.not_found:
+                    raise ClaimsRefused(f"node {name} is gone") from error
+                raise
+        return known[1]
 
     async def _ours_elsewhere_freed(
         self, claim: Object, pod: Object, node: Object, device_ids: Sequence[str]

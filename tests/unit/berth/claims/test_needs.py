@@ -129,6 +129,9 @@ def test_the_alternative_that_can_be_had_now_is_asked_for_else_the_first() -> No
     assert ask(a_pod("c"), by_key(wanted, busy), here).devices == 1
     full = allocated(claim("f"), "gpu-0", "gpu-1", "gpu-2", "gpu-3")
     assert ask(a_pod("c"), by_key(wanted, full), here).devices == 4
+    # What is free on another node goes before what could be made free on this one.
+    there = offers(resource_slice("n2", gpus(1)), name="n2")
+    assert ask(a_pod("c"), by_key(wanted, full), here, there).devices == 1
 
 
 def test_an_allocated_claim_ties_the_pod_to_its_nodes() -> None:

@@ -28,6 +28,10 @@ def test_only_devices_with_every_trait_are_taken() -> None:
     ]
     assert isinstance(engine.dry_run(a_job(devices=1, traits=("z",)), NOW), Rejection)
     assert isinstance(engine.dry_run(a_job(devices=4), NOW), Decision)
+    one_of_two = an_engine(marked(a_node("a", 4), "x", devices=(1, 3))).dry_run(
+        a_job(devices=1, traits=("x", "y")), NOW
+    )
+    assert isinstance(one_of_two, Rejection)
 
 
 def test_a_mark_that_comes_later_is_seen() -> None:
