@@ -15,7 +15,6 @@ from profile_store.domain.importers.document import NO_HINTS
 from profile_store.domain.importers.outcome import summary, without_unknown
 from profile_store.domain.prediction.question import Forecast, Question, forecast, to_keep
 from profile_store.domain.profile import (
-    PREDICTED,
     Catalogue,
     Profile,
     ProfileKey,
@@ -161,8 +160,8 @@ class ProfileStore:
             return Forecast(()), await self._nearest_workloads(question.workload)
         if keep:
             kept = validate(to_keep(found.predictions), self.catalogue, now=self.now())
-            stored = {one.key for one in profiles if one.provenance not in PREDICTED}
-            await self.put([one for one in kept if one.key not in stored])
+            if await self.profiles.put_predicted(kept):
+                self.announced()
         return found, ()
 
     async def republish(self) -> int:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-for name in ("bench_core", "bench_blocked", "bench_gang", "bench_system", "bench_kubernetes"):
+for name in ("bench_core", "bench_blocked", "bench_gang", "bench_profiles", "bench_system", "bench_kubernetes"):
     print(f"== {name}", flush=True)
     done = subprocess.run([sys.executable, "-m", f"tests.benchmarks.{name}", *sys.argv[1:]], check=False)
     if done.returncode:

@@ -29,7 +29,7 @@ from berth.v1 import profiles_pb2 as pb
 from berth.v1.profiles_pb2_grpc import ProfileServiceStub
 from profile_store.adapters.postgres_profiles import PostgresProfiles
 from profile_store.bootstrap import SCHEMA, build
-from profile_store.domain.profile import ProfileKey, validate
+from profile_store.domain.profile import ProfileKey, Provenance, validate
 from profile_store.settings import ProfileStoreSettings
 from tests.unit.profile_store.builders import NOW, TABLE, a_profile
 
@@ -200,6 +200,17 @@ async def test_adding_what_is_missing_leaves_the_rest_alone(database: Database) 
     assert await profiles.add_missing([a_profile("a"), a_profile("b")]) == 1
     assert await profiles.add_missing([a_profile("a"), a_profile("b")]) == 0
     assert await outbox_rows(database) == [("a|H100-SXM|1|", 1, 7.0), ("b|H100-SXM|1|", 1, 100.0)]
+
+
+async def test_a_prediction_takes_only_a_predictions_place(database: Database) -> None:
+    profiles = PostgresProfiles(database)
+    guess = {"provenance": Provenance.TRANSFERRED, "throughput": 5.0}
+    await profiles.put([a_profile("a"), a_profile("b", **guess), a_profile("d", provenance=Provenance.DECLARED)])
+    newer = [a_profile(name, **{**guess, "throughput": 6.0}) for name in "abcd"]
+    assert await profiles.put_predicted(newer) == 2
+    assert await profiles.put_predicted(newer) == 0
+    speeds = {one.key.workload: one.throughput for one in await profiles.alone()}
+    assert speeds == {"a": 100.0, "b": 6.0, "c": 6.0, "d": 100.0}
 
 
 async def test_pages_follow_the_order_of_bytes(database: Database) -> None:

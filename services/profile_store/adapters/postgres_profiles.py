@@ -12,7 +12,7 @@ import asyncpg
 from berth import outbox
 from berth.postgres import Connection, Database
 from profile_store.adapters.encoding import records
-from profile_store.domain.profile import Profile, ProfileKey
+from profile_store.domain.profile import PREDICTED, Profile, ProfileKey
 
 __all__ = ["PostgresProfiles"]
 
@@ -81,6 +81,10 @@ _PUT = f"""{_INSERT} DO UPDATE SET
     WHERE ({", ".join(f"p.{name}" for name in BODY)})
       IS DISTINCT FROM ({", ".join(f"excluded.{name}" for name in BODY)})
     RETURNING *"""
+# Under the row's lock: a measurement that came meanwhile stays.
+_PUT_PREDICTED = _PUT.replace(
+    "RETURNING *", f"AND p.provenance IN ({', '.join(str(int(one)) for one in PREDICTED)}) RETURNING *"
+)
 _ADD_MISSING = f"{_INSERT} DO NOTHING RETURNING *"
 
 # Rows announced in one transaction: their locks hold up writers.
@@ -98,6 +102,9 @@ class PostgresProfiles:
 
     async def add_missing(self, profiles: Sequence[Profile]) -> int:
         return await self._write(_ADD_MISSING, profiles)
+
+    async def put_predicted(self, profiles: Sequence[Profile]) -> int:
+        return await self._write(_PUT_PREDICTED, profiles)
 
     async def _write(self, statement: str, profiles: Sequence[Profile]) -> int:
         rows = [

@@ -19,6 +19,10 @@ class ProfileRepository(Protocol):
         """Stores those whose key is free; gives how many."""
         ...
 
+    async def put_predicted(self, profiles: Sequence[Profile]) -> int:
+        """Stores those whose key is free or holds a prediction; gives how many were new or other than before."""
+        ...
+
     async def get(self, key: ProfileKey) -> Profile | None: ...
 
     async def page(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from profile_store.domain.profile import Profile, ProfileKey, Provenance
+from profile_store.domain.profile import PREDICTED, Profile, ProfileKey, Provenance
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -55,6 +55,10 @@ class ProfilesInMemory:
         missing = [one for one in profiles if one.key not in self.rows]
         self._store(missing)
         return len(missing)
+
+    async def put_predicted(self, profiles: Sequence[Profile]) -> int:
+        free = [one for one in profiles if one.key not in self.rows or self.rows[one.key].provenance in PREDICTED]
+        return await self.put(free)
 
     def _differs(self, profile: Profile) -> bool:
         old = self.rows.get(profile.key)

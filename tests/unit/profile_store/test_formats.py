@@ -1,5 +1,6 @@
 """Readers of other people's formats: each on a document of that format, compared whole; what is broken is refused."""
 
+import asyncio
 import gzip
 import json
 import random
@@ -19,7 +20,8 @@ from profile_store.domain.importers.document import joined
 from profile_store.domain.importers.numbers import Numbers
 from profile_store.domain.importers.outcome import summary, without_unknown
 from profile_store.domain.profile import Profile, ProfileKey, Provenance, configuration_of, validate
-from tests.unit.profile_store.builders import NOW, a_profile
+from profile_store.handlers import ProfileStore
+from tests.unit.profile_store.builders import NOW, ProfilesInMemory, a_profile
 
 HINTS = Hints(workload="llama", accelerator="H100-SXM")
 
@@ -570,6 +572,23 @@ def test_joining_does_not_ask_for_an_order(order: list[int]) -> None:
         "batch=1": (11.0, 3),
         "batch=2": (11.0, 3),
     }
+
+
+@given(st.permutations(sorted(EXPECTED)), st.booleans())
+def test_importing_again_changes_nothing_in_any_order(order: list[str], packed: bool) -> None:
+    memory = ProfilesInMemory()
+    store = ProfileStore(profiles=memory, catalogue=catalogue, now=lambda: NOW)
+
+    async def everything() -> list[int]:
+        return [
+            (await store.import_document("", gzip.compress(text) if packed else text, name, hints)).changed
+            for name, text, hints in ((name, EXPECTED[name][0].encode(), EXPECTED[name][1]) for name in order)
+        ]
+
+    assert sum(asyncio.run(everything())) == len(memory.rows)
+    before = dict(memory.rows)
+    assert asyncio.run(everything()) == [0] * len(order)
+    assert memory.rows == before
 
 
 REAL = {

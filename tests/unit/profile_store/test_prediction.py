@@ -161,7 +161,7 @@ def test_the_same_library_gives_the_same_answer() -> None:
 def test_a_few_runs_do_not_make_a_sure_library() -> None:
     few = Library(a_library()[:4], ENTRIES).transfer_width("samples/s", "H200")
     many = Library(a_library(), ENTRIES).transfer_width("samples/s", "H200")
-    assert many < few
+    assert many < few == 0.8
 
 
 @pytest.mark.parametrize("name", ["mlperf", "gavel", "splitwise"])
