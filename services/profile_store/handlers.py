@@ -83,6 +83,9 @@ class ProfileStore:
         return Stored(stored.changed, stored.unchanged, imported.skipped, found, imported.remarks)
 
     def _read(self, format: str, content: bytes, source: str, hints: Hints) -> tuple[str, Imported]:
+        if hints.accelerator:
+            # Once, not for each row.
+            known_accelerator(self.catalogue, hints.accelerator)
         content = unpacked(content)
         format = format.strip().casefold() or (detect(content) if content.strip() else "yaml")
         imported = read(format, content, source, hints)

@@ -469,6 +469,21 @@ def test_what_no_format_knows_as_its_own_is_not_guessed(text: str) -> None:
         detect(text.encode())
 
 
+def test_a_text_that_speaks_of_a_format_is_not_of_it() -> None:
+    prose = "# Zeus\n\nSweeps: batch, power_limit, time_per_epoch, average_power of Function, CPU Time, Instances.\n"
+    with pytest.raises(InvalidInput, match="not recognised"):
+        detect(prose.encode())
+
+
+async def test_an_unknown_accelerator_is_told_once_with_the_nearest_names() -> None:
+    store = ProfileStore(profiles=ProfilesInMemory(), catalogue=catalogue, now=lambda: NOW)
+    with pytest.raises(InvalidInput) as caught:
+        await store.import_document("", ZEUS.encode(), "x", Hints(accelerator="A40"))
+    assert [(one.field, one.value, one.remedy) for one in caught.value.errors] == [
+        ("accelerator", "A40", "not in the accelerator catalogue; did you mean A100-40-SXM, A10, L40S?")
+    ]
+
+
 def test_a_document_in_gzip_is_unpacked() -> None:
     packed = gzip.compress(ZEUS.encode())
     assert unpacked(packed) == ZEUS.encode() == unpacked(ZEUS.encode())

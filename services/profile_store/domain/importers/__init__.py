@@ -26,6 +26,8 @@ from profile_store.domain.profile import encodable
 __all__ = ["FORMATS", "LARGEST", "Format", "Hints", "Imported", "detect", "read", "unpacked"]
 
 HEAD = 64 * 1024
+# Lines before a table's header: what a tool says first.
+HEADER_WITHIN = 200
 # A trace of a few steps has some 100 MB; more than this does not fit beside the other calls.
 LARGEST = 512 * 1024 * 1024
 GZIP = b"\x1f\x8b"
@@ -33,11 +35,21 @@ GZIP = b"\x1f\x8b"
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """All `signs`, regular expressions without repetition of repetitions, are found in the head of every such
-    document, and of no other that comes after it."""
+    """All `signs`, regular expressions without repetitions of repetitions, are found in the head of every such
+    document, or a line of it names all `columns`; and no format that comes before has these."""
 
     read: Callable[[bytes, str, Hints], Imported]
-    signs: tuple[str, ...]
+    signs: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+    def knows(self, head: str) -> bool:
+        if not self.columns:
+            return all(re.search(sign, head) for sign in self.signs)
+        return any(set(self.columns) <= _cells(line) for line in head.splitlines()[:HEADER_WITHIN])
+
+
+def _cells(line: str) -> set[str]:
+    return {cell.strip().strip('"') for cell in line.split(max(",;\t", key=line.count))}
 
 
 # In the order in which they are tried.
@@ -48,13 +60,13 @@ FORMATS: Mapping[str, Format] = {
     "genai-perf": Format(read_genai_perf, (r"\A\s*\{", r'"request_throughput"\s*:\s*\{')),
     "vllm": Format(read_vllm, (r"\A\s*[\[{]", r'"output_throughput"\s*:\s*[-\d"]', '"completed"')),
     "gavel": Format(read_gavel, (r"\A\s*\{", r"\"\('[^\"]*', \d+\)\"\s*:")),
-    "splitwise": Format(read_splitwise, ("prompt_size", "token_size", "tensor_parallel", "e2e_time")),
-    "zeus": Format(read_zeus, ("power_limit", "time_per_epoch", "average_power")),
-    "perf-analyzer": Format(read_perf_analyzer, ("Inferences/Second", "p99 latency")),
-    "nsight-compute": Format(read_nsight_compute, ("Kernel Name", "Metric Name", "Metric Value")),
-    "nsight-systems": Format(read_nsight_systems, ("Total Time", "Instances", "Name")),
-    "vtune": Format(read_vtune, ("Function", "CPU Time")),
-    "csv": Format(read_csv, (r"\A[^\n:]*\bworkload\b", r"\A[^\n:]*\baccelerator\b")),
+    "splitwise": Format(read_splitwise, columns=("prompt_size", "token_size", "tensor_parallel", "e2e_time")),
+    "zeus": Format(read_zeus, columns=("power_limit", "time_per_epoch", "average_power")),
+    "perf-analyzer": Format(read_perf_analyzer, columns=("Inferences/Second", "p99 latency")),
+    "nsight-compute": Format(read_nsight_compute, columns=("Kernel Name", "Metric Name", "Metric Value")),
+    "nsight-systems": Format(read_nsight_systems, (r"(?m)^\W*Time[^,;\t\n]*[,;\t]\W*Total Time", "Instances")),
+    "vtune": Format(read_vtune, (r"(?m)^\W*(Source )?Function[^,;\t\n]*[,;\t]", "CPU Time")),
+    "csv": Format(read_csv, columns=("workload", "accelerator")),
     "yaml": Format(read_own, (r"(?m)^workloads:",)),
 }
 
@@ -63,7 +75,7 @@ def detect(content: bytes) -> str:
     """The format's name. Raises InvalidInput where no format knows the document as its own."""
     head = content[:HEAD].decode("utf-8", "replace").removeprefix("\ufeff")
     for name, format in FORMATS.items():
-        if all(re.search(sign, head) for sign in format.signs):
+        if format.knows(head):
             return name
     raise InvalidInput.of("format", head[:40].strip(), f"not recognised: name one of {', '.join(FORMATS)}")
 
