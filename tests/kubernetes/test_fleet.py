@@ -222,7 +222,7 @@ async def test_the_engine_places_beside_others_and_where_it_may(
         placement = PlacementServiceStub(channel)
 
         async def place(document: dict[str, Any]) -> None:
-            spec = parse_document({"executor": "kubernetes", **document})
+            spec = parse_document({"executor": "kubernetes", "kubernetes": {"manifest": pod("any")}, **document})
             await placement.PlaceJob(placement_pb2.PlaceJobRequest(spec=spec))  # type: ignore[misc]
 
         async def job(name: str) -> jobs_pb2.Job:

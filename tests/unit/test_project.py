@@ -219,9 +219,9 @@ def test_commands_and_targets_that_the_readme_names_are_there() -> None:
     shell = "\n".join([*re.findall(r"^    .*$", README, re.MULTILINE), *re.findall(r"`([^`\n]+)`", README)])
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert sorted(set(re.findall(r"\bmake ([a-z-]+)", shell)) - targets) == []
-    named = set(re.findall(r"(?:^ *|\(|`)berth ([a-z]+)", shell, re.MULTILINE))
+    named = set(re.findall(r"(?:^ *|\(|`)berth ([a-z][a-z-]*)", shell, re.MULTILINE))
     assert sorted(named - set(COMMANDS)) == []
-    for path in re.findall(r"\b(examples/[a-z]+\.yaml)", shell):
+    for path in re.findall(r"\b(examples/[a-z/-]+\.yaml)", shell):
         assert (ROOT / path).is_file()
 
 

@@ -37,6 +37,9 @@ TOLD = ENDS | {Seen.HELD, Seen.STARTED}
 GATHER_SECONDS = 0.02
 MIRROR_SECONDS = 5.0
 CHANGED_MEANWHILE = 6
+# An API server that has just started knows nobody's rights for a moment: no reason to delete a gang's bound pods.
+# Rights that are truly missing are told as the attempt's message, and end it after as many tries as anything else.
+NO_RIGHTS = frozenset({401, 403})
 
 
 class _NotFit(Exception):
@@ -221,6 +224,8 @@ class KubernetesExecutor:
                     continue
                 # This one did nothing; an earlier one may still arrive.
                 member.doubtful = doubted
+                if error.status in NO_RIGHTS:
+                    return f"pod {member.key} cannot be bound: {error}"
                 if not error.conflict:
                     gone = error.not_found
                     words = f"pod {member.key} is gone" if gone else f"pod {member.key} cannot be bound: {error}"

@@ -72,8 +72,12 @@ BUSY = KubernetesError(429, "TooManyRequests", "come again", retry_after=0.01)
         ),
         ([Unanswered("POST: 500 etcd is away")], "UNCLEAR", True, "pod default/a: POST: 500 etcd is away", ["bind"]),
         (
-            [KubernetesError(403, "Forbidden", "no rights")], "REFUSED", True,
+            [KubernetesError(403, "Forbidden", "no rights")], "UNCLEAR", True,
             "pod default/a cannot be bound: no rights", ["bind"],
+        ),
+        (
+            [KubernetesError(422, "Invalid", "no such node")], "REFUSED", True,
+            "pod default/a cannot be bound: no such node", ["bind"],
         ),
         ([KubernetesError(404, "NotFound", "none")], "REFUSED", False, "pod default/a is gone", ["bind"]),
     ],
@@ -97,7 +101,7 @@ async def test_the_good_path_is_one_request_a_pod_and_a_doubt_costs_one_read() -
 
 
 async def test_a_refusal_after_an_unclear_answer_waits_until_no_late_request_can_bind() -> None:
-    executor, requests = executor_on(Unanswered("cut"), KubernetesError(403, "Forbidden", "no rights"))
+    executor, requests = executor_on(Unanswered("cut"), KubernetesError(422, "Invalid", "no such node"))
     assert (await executor.bind([one()]))[AttemptId("job", 1)].seen.value == "UNCLEAR"
     # The first request may still arrive. What is refused now must not be bound by it.
     answer = (await executor.bind([one(tries=2)]))[AttemptId("job", 1)]

@@ -448,7 +448,7 @@ def test_an_unknown_accelerator_of_a_public_table_is_left_out_with_the_nearest_n
     imported = without_unknown(read("mlperf", rows.encode(), "x"), catalogue)
     assert [one.key.accelerator for one in imported.profiles] == ["NVIDIA H100-SXM-80GB"]
     assert imported.skipped == (
-        "1 configuration: NVIDIA H200-NVL-141GB is not in the accelerator catalogue; nearest: H200, B200, H100-SXM",
+        "1 configuration: NVIDIA H200-NVL-141GB is not in the accelerator catalogue; nearest: H200, H100-SXM, B200",
         "1 configuration: Zzyzx is not in the accelerator catalogue",
     )
     with pytest.raises(InvalidInput, match="Abacus"):
