@@ -33,6 +33,7 @@ PATCH_TYPES = {
 # Statuses after which the server says that nothing happened, or that it does not know.
 UNCLEAR_STATUSES = frozenset({500, 502, 503, 504})
 LONGEST_LINE = 64 << 20
+LONGEST_SILENCE_SECONDS = 90.0
 
 
 class KubernetesError(Exception):
@@ -245,7 +246,10 @@ class Kubernetes:
             headers=headers,
             body=body,
             _preload_content=False,
-            _request_timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=min(5.0, timeout_seconds)),
+            # A watch hears a bookmark each minute: a server that vanished is not waited for until the watch would end.
+            _request_timeout=aiohttp.ClientTimeout(
+                total=timeout_seconds, sock_connect=min(5.0, timeout_seconds), sock_read=LONGEST_SILENCE_SECONDS
+            ),
         )
         return answer
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +15,9 @@ __all__ = ["Informer", "key_of", "run_all"]
 
 log = structlog.get_logger(__name__)
 
-FORBIDDEN = (401, 403)
+# A watch that lived so long worked; after so many that gave no answer in a row the collection is listed again.
+WORKED_SECONDS, IN_VAIN = 1.0, 5
+NOT_SERVED_SECONDS = 30.0
 
 
 def key_of(thing: Object) -> str:
@@ -27,7 +29,7 @@ def key_of(thing: Object) -> str:
 
 class Informer:
     """`objects` by `key_of`, as last heard. `changed(old, new)` is called for each difference, also those that a new
-    list brings to light: `old` None: it is new; `new` None: it is gone. It must not raise, and returns at once.
+    list brings to light: `old` None: it is new; `new` None: it is gone. It returns at once; what it raises is logged.
 
     `resync_seconds`: `changed(same, same)` is called for every object so often, so that what failed is tried again.
     `optional`: a collection that the server does not serve (no such API) is an empty one, and looked for again.
@@ -67,7 +69,11 @@ class Informer:
 
     def _changed(self, old: Object | None, new: Object | None) -> None:
         for listener in self._listeners:
-            listener(old, new)
+            try:
+                listener(old, new)
+            except Exception:
+                # One strange object must not end the watch of all others.
+                log.exception("not understood", path=self.path, object=key_of(new or old or {}))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -77,35 +83,42 @@ class Informer:
                 tasks.create_task(self._again())
 
     async def _follow(self) -> None:
-        waits = delays(first=0.1, longest=15.0)
-        version = ""
+        version, waits, in_vain = "", _waits(), 0
         while True:
+            began, heard, asked = time.monotonic(), False, None
             try:
                 if not version:
                     version = await self._relist()
-                    waits = delays(first=0.1, longest=15.0)
+                    began = time.monotonic()
                 async with aclosing(self._client.watch(self.path, version, **self._query)) as events:
                     async for event, thing in events:
-                        version = thing["metadata"]["resourceVersion"]
+                        version, heard = thing["metadata"]["resourceVersion"], True
                         self.last_heard = time.monotonic()
                         if event != "BOOKMARK":
                             self._take(thing, gone=event == "DELETED")
-                continue
             except Gone:
                 log.info("watch is too old; listing again", path=self.path)
                 version = ""
-                continue
             except Unanswered as error:
                 log.warning("watch broke", path=self.path, error=str(error))
+                in_vain += 1
+                if in_vain >= IN_VAIN:
+                    version = ""
             except KubernetesError as error:
                 if error.not_found and self._optional:
                     self._not_served()
-                    await asyncio.sleep(30.0)
-                    version = ""
-                    continue
-                version = ""
-                log.warning("collection cannot be watched", path=self.path, status=error.status, error=error.message)
-            await asyncio.sleep(next(waits))
+                    version, asked = "", NOT_SERVED_SECONDS
+                else:
+                    # A server that is busy is not asked for everything again.
+                    version, asked = version if error.status == 429 else "", error.retry_after
+                    log.warning(
+                        "collection cannot be watched", path=self.path, status=error.status, error=error.message
+                    )
+            # A watch that worked is taken up again at once; what was refused or gave nothing waits, longer each time.
+            if heard or time.monotonic() - began >= WORKED_SECONDS:
+                waits, in_vain = _waits(), 0
+            else:
+                await asyncio.sleep(asked or next(waits))
 
     def _not_served(self) -> None:
         self.served = False
@@ -148,6 +161,10 @@ class Informer:
                     self._changed(thing, thing)
                 if number % 200 == 199:
                     await asyncio.sleep(0)
+
+
+def _waits() -> Iterator[float]:
+    return delays(first=0.1, longest=15.0)
 
 
 async def run_all(informers: Iterable[Informer]) -> None:

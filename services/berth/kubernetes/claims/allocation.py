@@ -81,13 +81,15 @@ def node_terms(claim: Object) -> list[Mapping[str, Any]]:
 
 
 def allocated_devices(claim: Object) -> list[str]:
-    """Ids of the devices that the claim holds. Access for administration holds nothing."""
+    """Ids of the devices that the claim holds, each once. Access for administration holds nothing."""
     allocation = (claim.get("status") or {}).get("allocation") or {}
-    return [
-        device_id(result["driver"], result["pool"], result["device"])
+    # A device whose capacity is consumed in shares may serve a claim twice.
+    found = {
+        device_id(result["driver"], result["pool"], result["device"]): None
         for result in (allocation.get("devices") or {}).get("results") or ()
         if not result.get("adminAccess")
-    ]
+    }
+    return list(found)
 
 
 def consumer(pod: Object) -> Object:
