@@ -156,9 +156,9 @@ class KubernetesExecutor:
                 raise _NotFit(held.cause, passing=held.retryable)
             if held.made:
                 await self._make(held)
-            for member in held.members:
-                self._check_fit(member)
             missing = [member for member in held.members if not member.view.ours]
+            for member in held.members:
+                self._check_fit(member, whole=not missing)
             # 2. Their resource claims, then all of them at once.
             for member in missing:
                 await self._allocate(held, member)
@@ -197,9 +197,12 @@ class KubernetesExecutor:
             pod = await self._requests.look(member.pod.namespace, member.pod.name)
         return pod if pod is not None and member.is_it(pod, held.id) else None
 
-    def _check_fit(self, member: HeldMember) -> None:
+    def _check_fit(self, member: HeldMember, *, whole: bool = False) -> None:
+        """`whole`: all are bound. Else one that has ended, or is going, is no member of a gang that is to become so."""
         view = member.view
         if view.ours:
+            if not whole and (view.deleting or view.stand in (Stand.LOST, Stand.FAILED)):
+                raise _NotFit(view.words or f"pod {member.key} is being deleted", passing=True)
             return
         if view.stand is Stand.GONE:
             raise _NotFit(f"pod {member.key} is gone", passing=False)

@@ -14,15 +14,22 @@ from binder.executors.kubernetes import KubernetesExecutor
 
 
 class FakeRequests:
-    """One pod a name, that nothing changes; bindings are answered from `answers`, None: bound."""
+    """One pod a name, as in `pods` or else one that waits; nothing changes them. Bindings, creations and deletions are
+    answered from `answers`, None: done."""
 
     def __init__(self, *answers: Exception | None) -> None:
         self.answers = list(answers)
         self.calls: list[str] = []
+        self.pods: dict[str, Object] = {}
 
     async def look(self, namespace: str, name: str) -> Object:
         self.calls.append("look")
-        return a_pod(name)
+        return self.pods.get(name) or a_pod(name)
+
+    async def delete(self, pod: PodReference) -> None:
+        self.calls.append("delete")
+        if self.answers and (answer := self.answers.pop(0)) is not None:
+            raise answer
 
     async def bind(self, pod: PodReference, place: Member, attempt: AttemptId, version: str) -> None:
         self.calls.append("bind")
@@ -41,6 +48,12 @@ def a_pod(name: str, **metadata: Any) -> Object:
     return {"metadata": made, "spec": {"schedulerName": "berth"}, "status": {"phase": "Pending"}}
 
 
+def bound_pod(name: str, phase: str = "Running", **metadata: Any) -> Object:
+    """By the attempt of `one` and `two`."""
+    made = a_pod(name, annotations={"berth.dev/attempt": "job.1"}, **metadata)
+    return {**made, "spec": {**made["spec"], "nodeName": "n-0"}, "status": {"phase": phase}}
+
+
 def executor_on(*answers: Exception | None) -> tuple[KubernetesExecutor, FakeRequests]:
     client: Any = Kubernetes.__new__(Kubernetes)
     cluster = Cluster(client, Informer(client, "/pods"), Informer(client, "/created"), ClaimBook(client))
@@ -56,6 +69,11 @@ def executor_on(*answers: Exception | None) -> tuple[KubernetesExecutor, FakeReq
 def one(tries: int = 1) -> Assignment:
     attempt = Attempt(AttemptId("job", 1), 1, State.INTENT, "kubernetes", "default", "", 1, 0.0, 0.0, 0.0, tries=tries)
     return Assignment(attempt, Work((Member(0, "n-0"),), pods=(PodReference("default", "a", "u-a"),)))
+
+
+def two(tries: int = 1) -> Assignment:
+    pods = (PodReference("default", "a", "u-a"), PodReference("default", "b", "u-b"))
+    return Assignment(one(tries).attempt, Work((Member(0, "n-0"), Member(1, "n-0")), pods=pods))
 
 
 BUSY = KubernetesError(429, "TooManyRequests", "come again", retry_after=0.01)
@@ -107,3 +125,25 @@ async def test_a_refusal_after_an_unclear_answer_waits_until_no_late_request_can
     answer = (await executor.bind([one(tries=2)]))[AttemptId("job", 1)]
     assert answer.seen.value == "REFUSED"
     assert requests.calls == ["bind", "look", "bind", "look", "let go"]
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        (bound_pod("a", deletionTimestamp="2026-01-01T00:00:00Z"), "pod default/a is being deleted"),
+        (bound_pod("a", "Failed"), "pod default/a on node n-0 failed"),
+    ],
+    ids=["being deleted", "failed"],
+)
+async def test_a_gang_that_is_losing_a_member_is_not_completed(known: Object, words: str) -> None:
+    """After a restart in the middle of an undoing: what is going does not count as bound."""
+    executor, requests = executor_on(None)
+    requests.pods["a"] = executor._cluster.pods.objects["default/a"] = known
+    executor._cluster.pods.objects["default/b"] = a_pod("b")
+    answer = (await executor.bind([two(tries=2)]))[AttemptId("job", 1)]
+    assert "bind" not in requests.calls
+    assert answer.message.startswith(words)
+    # Whole is whole, whatever became of it meanwhile.
+    requests.pods["b"] = executor._cluster.pods.objects["default/b"] = bound_pod("b")
+    executor._attempts.clear()
+    assert (await executor.bind([two(tries=2)]))[AttemptId("job", 1)].seen.value in ("HELD", "STARTED")
