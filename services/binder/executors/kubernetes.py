@@ -25,7 +25,7 @@ from binder.domain.work import Assignment, PodReference
 from binder.executors.kubernetes_attempt import HeldAttempt, HeldMember, Register, hold
 from binder.executors.kubernetes_claims import ClaimAllocator, ClaimsRefused
 from binder.executors.kubernetes_logs import read_logs
-from binder.executors.kubernetes_requests import PodRequests
+from binder.executors.kubernetes_requests import UNDECIDED, PodRequests, is_undecided
 
 __all__ = ["KubernetesExecutor"]
 
@@ -37,9 +37,6 @@ TOLD = ENDS | {Seen.HELD, Seen.STARTED}
 GATHER_SECONDS = 0.02
 MIRROR_SECONDS = 5.0
 CHANGED_MEANWHILE = 6
-# An API server that has just started knows nobody's rights for a moment: no reason to delete a gang's bound pods.
-# Rights that are truly missing are told as the attempt's message, and end it after as many tries as anything else.
-NO_RIGHTS = frozenset({401, 403})
 
 
 class _NotFit(Exception):
@@ -227,7 +224,7 @@ class KubernetesExecutor:
                     continue
                 # This one did nothing; an earlier one may still arrive.
                 member.doubtful = doubted
-                if error.status in NO_RIGHTS:
+                if error.status in UNDECIDED:
                     return f"pod {member.key} cannot be bound: {error}"
                 if not error.conflict:
                     gone = error.not_found
@@ -343,8 +340,10 @@ class KubernetesExecutor:
                     if member.view.stand is Stand.GONE:
                         raise _NotFit(f"pod {member.key} is there and not of this job", passing=False) from error
                     return
+                if is_undecided(error):
+                    raise Unanswered(f"pod {member.key} cannot be made: {error}") from error
                 # A quota, a namespace that is ending and the like may pass; what is not valid never will be.
-                passing = error.status in (403, 409, 429)
+                passing = error.status in (403, 409)
                 raise _NotFit(f"kubernetes.manifest: {error}: mend the manifest", passing=passing) from error
             member.doubtful = False
             member.take(pod, held.id)

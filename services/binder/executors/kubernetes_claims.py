@@ -27,6 +27,7 @@ from berth.kubernetes.claims.matching import ClaimError, Grant, NoMatch, match
 from berth.kubernetes.claims.needs import ClaimsNotReady, claims_of, is_accelerator
 from berth.kubernetes.claims.slices import Offer, Offers, counters_left, selector_matches
 from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
+from binder.executors.kubernetes_requests import UNDECIDED
 
 __all__ = ["ClaimAllocator", "ClaimsRefused"]
 
@@ -223,6 +224,8 @@ class ClaimAllocator:
             except KubernetesError as error:
                 if error.not_found:
                     raise ClaimsRefused(f"{_named(claim)} is gone") from error
+                if error.status in UNDECIDED:
+                    raise
                 if not error.conflict:
                     raise ClaimsRefused(f"{_named(claim)}: {error}") from error
                 claim = await self._get(_path(claim))

@@ -1,5 +1,6 @@
 """Answers that a real API server seldom gives: 429, 5xx and refusals of a kind that nothing can be read back of."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +26,14 @@ class FakeRequests:
     async def look(self, namespace: str, name: str) -> Object:
         self.calls.append("look")
         return self.pods.get(name) or a_pod(name)
+
+    async def create(self, pod: Object) -> Object:
+        self.calls.append("create")
+        if (answer := self.answers.pop(0)) is not None:
+            raise answer
+        made = {**pod, "metadata": {**pod["metadata"], "uid": f"u-{pod['metadata']['name']}", "resourceVersion": "1"}}
+        self.pods[pod["metadata"]["name"]] = made
+        return made
 
     async def delete(self, pod: PodReference) -> None:
         self.calls.append("delete")
@@ -74,6 +83,12 @@ def one(tries: int = 1) -> Assignment:
 def two(tries: int = 1) -> Assignment:
     pods = (PodReference("default", "a", "u-a"), PodReference("default", "b", "u-b"))
     return Assignment(one(tries).attempt, Work((Member(0, "n-0"), Member(1, "n-0")), pods=pods))
+
+
+def made_of_a_manifest(members: int = 1, **fields: Any) -> Assignment:
+    manifest = "{apiVersion: v1, kind: Pod, spec: {containers: [{name: main, image: none}]}}"
+    attempt = replace(one().attempt, members=members, **fields)
+    return Assignment(attempt, Work(tuple(Member(number, "n-0") for number in range(members)), manifest=manifest))
 
 
 BUSY = KubernetesError(429, "TooManyRequests", "come again", retry_after=0.01)
@@ -147,3 +162,32 @@ async def test_a_gang_that_is_losing_a_member_is_not_completed(known: Object, wo
     requests.pods["b"] = executor._cluster.pods.objects["default/b"] = bound_pod("b")
     executor._attempts.clear()
     assert (await executor.bind([two(tries=2)]))[AttemptId("job", 1)].seen.value in ("HELD", "STARTED")
+
+
+FORBIDDEN = 'pods "job-0" is forbidden: '
+NO_RIGHTS = 'pods is forbidden: User "berth" cannot create resource "pods" in API group "" in the namespace "default"'
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen", "retryable"),
+    [
+        (BUSY, "UNCLEAR", True),
+        (KubernetesError(401, "Unauthorized", "Unauthorized"), "UNCLEAR", True),
+        (KubernetesError(403, "Forbidden", NO_RIGHTS), "UNCLEAR", True),
+        (KubernetesError(403, "Forbidden", f"{FORBIDDEN}not yet ready to handle request"), "UNCLEAR", True),
+        (KubernetesError(403, "Forbidden", f"{FORBIDDEN}exceeded quota: few, requested: pods=1"), "REFUSED", True),
+        (
+            KubernetesError(403, "Forbidden", f"{FORBIDDEN}unable to create new content in namespace default"),
+            "REFUSED", True,
+        ),
+        (KubernetesError(422, "Invalid", "spec.containers[0].image: Required value"), "REFUSED", False),
+    ],
+    ids=["busy", "unauthorised", "no rights", "not ready", "quota", "namespace", "invalid"],
+)  # fmt: skip
+async def test_what_the_server_may_answer_to_a_creation(answer: KubernetesError, seen: str, retryable: bool) -> None:
+    """A server that says nothing of the pod costs the gang nothing: what was made of it stays."""
+    executor, requests = executor_on(None, answer)
+    told = (await executor.bind([made_of_a_manifest(2)]))[AttemptId("job", 1)]
+    assert (told.seen.value, told.retryable) == (seen, retryable)
+    assert ("delete" in requests.calls) is (seen == "REFUSED")
+    assert str(answer) in told.message
