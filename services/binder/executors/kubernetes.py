@@ -269,7 +269,7 @@ class KubernetesExecutor:
             return await self._release_one(assignment, held)
         await self._look(held, sure=held.bound_at is None)
         if _broken(held):
-            self._spawn(self._stop_rest(held))
+            self._stop_rest(held)
         return held.judge(self._clock())
 
     async def _release_one(self, assignment: Assignment, held: HeldAttempt) -> Observation:
@@ -424,20 +424,31 @@ class KubernetesExecutor:
             if observation.seen in ENDS:
                 self._forget(held)
             elif _broken(held):
-                self._spawn(self._stop_rest(held))
+                self._stop_rest(held)
         if news and self._sink is not None:
             self._sink(news)
         if self._dirty:
             self._flush_soon()
 
-    async def _stop_rest(self, held: HeldAttempt) -> None:
+    def _stop_rest(self, held: HeldAttempt) -> None:
         """A gang whose pods are the binder's own ends with the first member that fails."""
-        async with held.lock:
-            try:
+        if not held.stopping:
+            held.stopping = True
+            self._spawn(self._stop(held))
+
+    async def _stop(self, held: HeldAttempt) -> None:
+        try:
+            async with held.lock:
                 await self._end(held, evict=False)
-            except (KubernetesError, Unanswered) as error:
-                log.warning("the rest of a gang could not be stopped yet", attempt=str(held.id), error=str(error))
-                return
+        except (KubernetesError, Unanswered) as error:
+            log.warning("the rest of a gang could not be stopped yet", attempt=str(held.id), error=str(error))
+            return
+        finally:
+            held.stopping = False
+        if _broken(held):
+            # It would be asked for again at once, without end. Reading back asks again.
+            log.warning("the rest of a gang could not be stopped yet", attempt=str(held.id), error=held.words)
+            return
         self._dirty[held.id] = held
         self._flush_soon()
 

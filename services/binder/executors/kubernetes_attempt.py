@@ -59,6 +59,8 @@ class HeldAttempt:
     bound_at: float | None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     releasing: bool = False
+    stopping: bool = False
+    """Somebody is about to end what goes on after a member has failed."""
     cause: str = ""
     retryable: bool = True
     told: Seen | None = None

@@ -1,5 +1,6 @@
 """Answers that a real API server seldom gives: 429, 5xx and refusals of a kind that nothing can be read back of."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -57,9 +58,12 @@ def a_pod(name: str, **metadata: Any) -> Object:
     return {"metadata": made, "spec": {"schedulerName": "berth"}, "status": {"phase": "Pending"}}
 
 
+BY_JOB = {"berth.dev/attempt": "job.1"}
+
+
 def bound_pod(name: str, phase: str = "Running", **metadata: Any) -> Object:
     """By the attempt of `one` and `two`."""
-    made = a_pod(name, annotations={"berth.dev/attempt": "job.1"}, **metadata)
+    made = a_pod(name, annotations=BY_JOB, **metadata)
     return {**made, "spec": {**made["spec"], "nodeName": "n-0"}, "status": {"phase": phase}}
 
 
@@ -191,3 +195,24 @@ async def test_what_the_server_may_answer_to_a_creation(answer: KubernetesError,
     assert (told.seen.value, told.retryable) == (seen, retryable)
     assert ("delete" in requests.calls) is (seen == "REFUSED")
     assert str(answer) in told.message
+
+
+async def test_a_rest_that_may_not_be_deleted_is_asked_for_once_and_again_when_read_back() -> None:
+    no_rights = KubernetesError(403, "Forbidden", "no rights")
+    executor, requests = executor_on(*[None] * 4, *[no_rights] * 1000)
+    told: list[str] = []
+    await executor.start(lambda news: told.extend(one.seen.value for one in news.values()))
+    work = made_of_a_manifest(2)
+    await executor.bind([work])
+    first, second = requests.pods
+    for name, phase in ((second, "Running"), (first, "Failed")):
+        pod = {**requests.pods[name], **{key: bound_pod(name, phase)[key] for key in ("spec", "status")}}
+        pod["metadata"] |= {"resourceVersion": "2", "annotations": pod["metadata"]["annotations"] | BY_JOB}
+        requests.pods[name] = pod
+        executor._cluster.created._take(pod)
+    await asyncio.sleep(0.3)
+    assert requests.calls.count("delete") == 1
+    await asyncio.gather(*(executor.read_back([work]) for _ in range(3)))
+    await asyncio.sleep(0.3)
+    assert requests.calls.count("delete") == 2
+    await executor.stop()
