@@ -181,9 +181,10 @@ class KubernetesExecutor:
             raise _NotFit(f"pod {member.key}: {error}", passing=True) from error
 
     async def _free_claims(self, held: HeldAttempt) -> None:
-        """Of members that are not bound, and will not be. What ran is freed by kube-controller-manager."""
+        """Of members that are not bound, and will not be by this attempt. What runs, whoever bound it, keeps them, and
+        kube-controller-manager frees them."""
         for member in held.members:
-            if member.pod.uid and not member.view.ours and (member.view.stand is Stand.GONE or held.calm):
+            if member.pod.uid and member.idle:
                 pod = await self._pod_of(held, member)
                 if pod is None or pod["spec"].get("resourceClaims"):
                     await self._claims.release(pod, member.pod.uid, str(held.id))
@@ -267,6 +268,8 @@ class KubernetesExecutor:
     async def _read_back_one(self, assignment: Assignment, held: HeldAttempt) -> Observation:
         if held.releasing:
             return await self._release_one(assignment, held)
+        if held.cause:
+            return await self._undo(held, _NotFit(held.cause, passing=held.retryable))
         await self._look(held, sure=held.bound_at is None)
         if _broken(held):
             self._stop_rest(held)
@@ -418,6 +421,9 @@ class KubernetesExecutor:
                 self._dirty[attempt_id] = held
                 continue
             observation = held.judge(self._clock())
+            if observation.seen in ENDS and held.bound_at is None:
+                self._spawn(self._conclude(held))
+                continue
             if observation.seen in TOLD and observation.seen is not held.told:
                 held.told = observation.seen
                 news[attempt_id] = observation
@@ -429,6 +435,21 @@ class KubernetesExecutor:
             self._sink(news)
         if self._dirty:
             self._flush_soon()
+
+    async def _conclude(self, held: HeldAttempt) -> None:
+        """Tells the end of an attempt that never was whole: once the claims of what it did not bind are free."""
+        try:
+            async with held.lock:
+                if self._attempts.get(held.id) is not held:
+                    return
+                await self._free_claims(held)
+        except (KubernetesError, Unanswered) as error:
+            log.warning("claims could not be freed yet", attempt=str(held.id), error=str(error))
+            return
+        observation = held.judge(self._clock())
+        if observation.seen in ENDS and self._sink is not None:
+            self._forget(held)
+            self._sink({held.id: observation})
 
     def _stop_rest(self, held: HeldAttempt) -> None:
         """A gang whose pods are the binder's own ends with the first member that fails."""

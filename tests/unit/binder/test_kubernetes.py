@@ -1,6 +1,7 @@
 """Answers that a real API server seldom gives: 429, 5xx and refusals of a kind that nothing can be read back of."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,9 @@ class FakeRequests:
     async def look(self, namespace: str, name: str) -> Object:
         self.calls.append("look")
         return self.pods.get(name) or a_pod(name)
+
+    async def evict(self, pod: PodReference) -> None:
+        self.calls.append("evict")
 
     async def create(self, pod: Object) -> Object:
         self.calls.append("create")
@@ -216,3 +220,103 @@ async def test_a_rest_that_may_not_be_deleted_is_asked_for_once_and_again_when_r
     await asyncio.sleep(0.3)
     assert requests.calls.count("delete") == 2
     await executor.stop()
+
+
+class FakeClaims:
+    """Allocates whatever is asked; `freed` are the pods whose claims were. Freeing is answered from `answers`."""
+
+    def __init__(self, *answers: Exception | None) -> None:
+        self.answers = list(answers)
+        self.freed: list[str] = []
+
+    async def allocate(self, pod: Object, node_name: str, device_ids: Sequence[str], attempt: str) -> None: ...
+
+    async def release(self, pod: Object | None, uid: str, attempt: str) -> None:
+        if self.answers and (answer := self.answers.pop(0)) is not None:
+            raise answer
+        self.freed.append(uid)
+
+
+WRONG = KubernetesError(422, "Invalid", "no such node")
+AWAY = Unanswered("GET: etcd is away")
+
+
+class Undone:
+    """A gang with claims of which a is bound and going, and b was refused."""
+
+    def __init__(self, *answers: Exception | None) -> None:
+        self.executor, self.requests = executor_on(None, WRONG)
+        self.pods = self.executor._cluster.pods
+        self.executor._claims = self.claims = FakeClaims(*answers)  # type: ignore[assignment]
+        self.told: list[str] = []
+        self.pods.objects.clear()
+        going = bound_pod("a", deletionTimestamp="2026-01-01T00:00:00Z")
+        self.requests.pods = {name: a_pod(name) for name in ("a", "b")}
+        for pod in (*self.requests.pods.values(), going):
+            pod["spec"]["resourceClaims"] = [{"name": "gpu", "resourceClaimName": pod["metadata"]["name"]}]
+            self.pods.objects.setdefault(f"default/{pod['metadata']['name']}", pod)
+        self.requests.pods["a"] = going
+
+    async def bind(self) -> str:
+        await self.executor.start(lambda news: self.told.extend(one.seen.value for one in news.values()))
+        return (await self.executor.bind([two()]))[AttemptId("job", 1)].seen.value
+
+    def a_is_gone(self) -> None:
+        del self.requests.pods["a"]
+        self.pods._take(
+            {**bound_pod("a"), "metadata": {**bound_pod("a")["metadata"], "resourceVersion": "9"}}, gone=True
+        )
+
+
+async def test_the_claims_of_a_gang_that_is_undone_are_free_before_it_is_told() -> None:
+    gang = Undone()
+    assert await gang.bind() == "UNCLEAR"
+    # Those of a, which was bound, are kube-controller-manager's to free.
+    assert gang.claims.freed == ["u-b"]
+    gang.a_is_gone()
+    await asyncio.sleep(0.1)
+    assert gang.told == ["REFUSED"]
+    await gang.executor.stop()
+
+
+async def test_claims_that_could_not_be_freed_are_freed_when_the_pods_go() -> None:
+    gang = Undone(AWAY)
+    assert await gang.bind() == "UNCLEAR"
+    assert gang.claims.freed == []
+    gang.a_is_gone()
+    await asyncio.sleep(0.1)
+    assert (gang.claims.freed, gang.told) == (["u-b"], ["REFUSED"])
+    assert gang.executor._attempts.get(AttemptId("job", 1)) is None
+    await gang.executor.stop()
+
+
+async def test_claims_that_could_not_be_freed_are_freed_when_read_back() -> None:
+    gang = Undone(AWAY, AWAY)
+    await gang.bind()
+    gang.a_is_gone()
+    await asyncio.sleep(0.1)
+    assert (gang.claims.freed, gang.told) == ([], [])
+    answer = (await gang.executor.read_back([two(tries=2)]))[AttemptId("job", 1)]
+    assert (answer.seen.value, answer.message) == ("REFUSED", "pod default/b cannot be bound: no such node")
+    assert gang.claims.freed == ["u-b"]
+    await gang.executor.stop()
+
+
+async def test_claims_of_a_gang_that_is_released_half_bound_are_freed() -> None:
+    gang = Undone(AWAY)
+    gang.requests.answers[1] = Unanswered("cut")
+    assert await gang.bind() == "UNCLEAR"
+    answer = (await gang.executor.release([two(tries=2)]))[AttemptId("job", 1)]
+    assert (answer.seen.value, gang.claims.freed) == ("UNCLEAR", [])
+    gang.a_is_gone()
+    await asyncio.sleep(0.1)
+    assert (gang.claims.freed, gang.told) == (["u-b"], ["RELEASED"])
+    await gang.executor.stop()
+
+
+async def test_claims_of_a_pod_that_another_scheduler_bound_are_left_alone() -> None:
+    gang = Undone()
+    gang.requests.pods["b"]["spec"]["nodeName"] = "n-9"
+    assert await gang.bind() == "REFUSED"
+    assert gang.claims.freed == ["u-a"]
+    await gang.executor.stop()
