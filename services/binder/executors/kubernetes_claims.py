@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 TRIES = 6
 MIRROR_SECONDS = 5.0
 NODE_SECONDS = 30.0
+MOST_NODES = 4096
 # What a pod that has just ended held is freed by kube-controller-manager; the engine may have given it away before.
 FREED_SECONDS = 3.0
 CLAIMS = "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaims/{}"
@@ -130,11 +131,15 @@ class ClaimAllocator:
         known = self._nodes.get(name)
         if known is None or now - known[0] > NODE_SECONDS:
             try:
-                known = self._nodes[name] = (now, await self._get(f"/api/v1/nodes/{name}"))
+                metadata = (await self._get(f"/api/v1/nodes/{name}"))["metadata"]
             except KubernetesError as error:
                 if error.not_found:
                     raise ClaimsRefused(f"node {name} is gone") from error
                 raise
+            if len(self._nodes) >= MOST_NODES:
+                self._nodes.clear()
+            node = {"metadata": {"name": metadata["name"], "labels": metadata.get("labels") or {}}}
+            known = self._nodes[name] = (now, node)
         return known[1]
 
     async def _ours_elsewhere_freed(

@@ -6,6 +6,7 @@ import pytest
 
 from berth.kubernetes.claims.book import ClaimBook
 from berth.kubernetes.client import KubernetesError, Object
+from binder.executors import kubernetes_claims
 from binder.executors.kubernetes_claims import ClaimAllocator, ClaimsRefused
 
 NODES = "/api/v1/nodes/"
@@ -56,3 +57,14 @@ async def test_an_answer_that_says_nothing_of_the_claim_refuses_nothing(status: 
     allocator = allocator_on(FakeClient(KubernetesError(status, "Reason", "words")))
     with pytest.raises(raised, match="words"):
         await allocator.allocate(POD, "n-0", [], "job.1")
+
+
+async def test_of_a_node_its_labels_are_kept_and_of_no_more_nodes_than_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kubernetes_claims, "MOST_NODES", 3)
+    allocator = allocator_on(FakeClient(KubernetesError(422, "Invalid", "words")))
+    for number in range(10):
+        assert await allocator._node(f"n-{number}") == {"metadata": {"name": f"n-{number}", "labels": {"zone": "a"}}}
+        assert len(allocator._nodes) <= 3
+    assert "n-9" in allocator._nodes
