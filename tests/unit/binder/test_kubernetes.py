@@ -79,7 +79,7 @@ def executor_on(*answers: Exception | None) -> tuple[KubernetesExecutor, FakeReq
     cluster.pods.objects["default/a"] = a_pod("a")
     made = KubernetesExecutor(cluster, bind_seconds=1.0)
     requests = FakeRequests(*answers)
-    made._requests = requests  # type: ignore[assignment]
+    made._requests = made._looks._requests = requests  # type: ignore[assignment]
     return made, requests
 
 
