@@ -11,9 +11,11 @@ import pytest
 from berth.kubernetes import names
 from berth.kubernetes.claims.allocation import FINALIZER
 from berth.kubernetes.claims.book import ClaimBook
-from berth.kubernetes.client import Kubernetes, Object
+from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
+from binder.domain.work import Assignment, DeviceClaim, Member, Work
 from binder.executors.kubernetes_claims import ClaimAllocator, ClaimsRefused
 from tests.kubernetes.conftest import pod
+from tests.kubernetes.executor import assignment, reference, running, until
 from tests.resource_claims import (
     DRIVER,
     claim,
@@ -228,3 +230,57 @@ async def test_what_the_pod_held_is_freed_when_it_has_ended(cluster: Any, kubern
         )
         while (await kubernetes.list(CLAIMS))[0]:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
+
+
+async def test_a_gang_that_is_undone_leaves_its_claims_free(
+    cluster: Any, kubernetes: Kubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two is bound when the other is refused, and takes its time to go. The other waits on, holding nothing."""
+    await asyncio.to_thread(cluster.add_nodes, 1, prefix="n")
+    await kubernetes.post(CLASSES, device_class())
+    await kubernetes.post(SLICES, resource_slice("n-0", gpus(2)))
+    pods = []
+    for name in ("goes", "stays"):
+        await kubernetes.post(CLAIMS, claim(name))
+        pods.append(await a_pod(kubernetes, name, name))
+    await kubernetes.patch(f"{PODS}/goes", {"metadata": {"finalizers": ["test.berth.dev/slow"]}})
+    devices = [DeviceClaim(device_, number, 1000, "H100-SXM") for number, device_ in enumerate(ids("n-0", 0, 1))]
+    members = tuple(Member(number, "n-0", (device_,)) for number, device_ in enumerate(devices))
+    gang = Assignment(assignment(pods).attempt, Work(members, pods=tuple(reference(one) for one in pods)))
+    async with running(cluster.kubeconfig) as executor:
+        await executor.cluster.pods.synced.wait()
+        await ready(executor.cluster.claims, "goes", "stays", slices=1)
+        really = executor.executor._requests.bind
+        bound = asyncio.Event()
+
+        async def bind(pod_: Any, *rest: Any) -> None:
+            if pod_.name == "stays":
+                await bound.wait()
+                raise KubernetesError(422, "Invalid", "a webhook says no")
+            await really(pod_, *rest)
+            bound.set()
+
+        monkeypatch.setattr(executor.executor._requests, "bind", bind)
+        # The claim cannot be freed at first: the API server does not answer.
+        free, cut = executor.executor._claims.release, [Unanswered("cut")]
+
+        async def release(*given_: Any) -> None:
+            if cut:
+                raise cut.pop()
+            await free(*given_)
+
+        monkeypatch.setattr(executor.executor._claims, "release", release)
+        (answer,) = await executor.bind(gang)
+        assert answer.seen.value == "UNCLEAR"
+        assert given(await kubernetes.get(f"{CLAIMS}/stays")) == [("gpu", "gpu-1")]
+        await kubernetes.patch(f"{PODS}/goes", {"metadata": {"finalizers": None}})
+        await executor.until_told(gang.id, "REFUSED")
+    assert "nodeName" not in (await kubernetes.get(f"{PODS}/stays"))["spec"]
+    left = await kubernetes.get(f"{CLAIMS}/stays")
+    assert (given(left), (left.get("status") or {}).get("reservedFor") or []) == ([], [])
+    assert names.ALLOCATED_FOR not in (left["metadata"].get("annotations") or {})
+
+    async def gone() -> bool:
+        return not given(await kubernetes.get(f"{CLAIMS}/goes"))
+
+    await until(gone)

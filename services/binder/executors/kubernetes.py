@@ -16,7 +16,7 @@ import structlog
 
 from berth.errors import InvalidInput
 from berth.kubernetes.client import KubernetesError, Object, Unanswered
-from berth.kubernetes.informer import Informer, key_of
+from berth.kubernetes.informer import key_of
 from binder.adapters.cluster import Cluster
 from binder.domain.attempt import AttemptId, Observation, Seen
 from binder.domain.executor import LogPiece, Observations, Sink
@@ -25,7 +25,8 @@ from binder.domain.work import Assignment, PodReference
 from binder.executors.kubernetes_attempt import HeldAttempt, HeldMember, Register, hold
 from binder.executors.kubernetes_claims import ClaimAllocator, ClaimsRefused
 from binder.executors.kubernetes_logs import read_logs
-from binder.executors.kubernetes_requests import PodRequests
+from binder.executors.kubernetes_looks import PodLooks
+from binder.executors.kubernetes_requests import UNDECIDED, PodRequests, is_undecided
 
 __all__ = ["KubernetesExecutor"]
 
@@ -35,11 +36,7 @@ ENDS = frozenset({Seen.SUCCEEDED, Seen.FAILED, Seen.RELEASED, Seen.REFUSED})
 TOLD = ENDS | {Seen.HELD, Seen.STARTED}
 # Changes that come together are judged and told together.
 GATHER_SECONDS = 0.02
-MIRROR_SECONDS = 5.0
 CHANGED_MEANWHILE = 6
-# An API server that has just started knows nobody's rights for a moment: no reason to delete a gang's bound pods.
-# Rights that are truly missing are told as the attempt's message, and end it after as many tries as anything else.
-NO_RIGHTS = frozenset({401, 403})
 
 
 class _NotFit(Exception):
@@ -69,6 +66,7 @@ class KubernetesExecutor:
     ) -> None:
         self._cluster = cluster
         self._requests = PodRequests(cluster.client, requests=requests, answer_seconds=answer_seconds)
+        self._looks = PodLooks(cluster, self._requests, clock)
         self._claims = ClaimAllocator(cluster.client, cluster.claims, requests=requests)
         self._bind_seconds = bind_seconds
         self._namespaces = namespaces
@@ -97,11 +95,11 @@ class KubernetesExecutor:
 
     async def bind(self, assignments: Sequence[Assignment]) -> Observations:
         until = asyncio.get_running_loop().time() + self._bind_seconds
-        await self._synced()
+        await self._looks.synced()
         return await self._for_each(assignments, lambda each, held: self._bind_one(each, held, until))
 
     async def read_back(self, assignments: Sequence[Assignment]) -> Observations:
-        await self._synced()
+        await self._looks.synced()
         return await self._for_each(assignments, self._read_back_one)
 
     async def release(self, assignments: Sequence[Assignment]) -> Observations:
@@ -147,7 +145,7 @@ class KubernetesExecutor:
     async def _bind_one(self, assignment: Assignment, held: HeldAttempt, until: float) -> Observation:
         again = assignment.attempt.tries > 1
         # 1. Every member's pod, before the first is bound.
-        await self._look(held, sure=again)
+        await self._looks.members(held, sure=again)
         if asyncio.get_running_loop().time() > until:
             words = "there was no time to begin"
             return Observation(Seen.PARTIAL, self._clock(), words)
@@ -156,9 +154,9 @@ class KubernetesExecutor:
                 raise _NotFit(held.cause, passing=held.retryable)
             if held.made:
                 await self._make(held)
-            for member in held.members:
-                self._check_fit(member)
             missing = [member for member in held.members if not member.view.ours]
+            for member in held.members:
+                self._check_fit(member, whole=not missing)
             # 2. Their resource claims, then all of them at once.
             for member in missing:
                 await self._allocate(held, member)
@@ -174,7 +172,7 @@ class KubernetesExecutor:
 
     async def _allocate(self, held: HeldAttempt, member: HeldMember) -> None:
         """Allocates the pod's resource claims, where it has any. Raises _NotFit."""
-        pod = await self._pod_of(held, member)
+        pod = await self._looks.pod_of(held, member)
         if pod is None or not pod["spec"].get("resourceClaims"):
             return
         try:
@@ -184,22 +182,20 @@ class KubernetesExecutor:
             raise _NotFit(f"pod {member.key}: {error}", passing=True) from error
 
     async def _free_claims(self, held: HeldAttempt) -> None:
-        """Of members that are not bound, and will not be. What ran is freed by kube-controller-manager."""
+        """Of members that are not bound, and will not be by this attempt. What runs, whoever bound it, keeps them, and
+        kube-controller-manager frees them."""
         for member in held.members:
-            if member.pod.uid and not member.view.ours and (member.view.stand is Stand.GONE or held.calm):
-                pod = await self._pod_of(held, member)
+            if member.pod.uid and member.idle:
+                pod = await self._looks.pod_of(held, member)
                 if pod is None or pod["spec"].get("resourceClaims"):
                     await self._claims.release(pod, member.pod.uid, str(held.id))
 
-    async def _pod_of(self, held: HeldAttempt, member: HeldMember) -> Object | None:
-        pod = self._mirror(held).objects.get(member.key)
-        if pod is None or not member.is_it(pod, held.id):
-            pod = await self._requests.look(member.pod.namespace, member.pod.name)
-        return pod if pod is not None and member.is_it(pod, held.id) else None
-
-    def _check_fit(self, member: HeldMember) -> None:
+    def _check_fit(self, member: HeldMember, *, whole: bool = False) -> None:
+        """`whole`: all are bound. Else one that has ended, or is going, is no member of a gang that is to become so."""
         view = member.view
         if view.ours:
+            if not whole and (view.deleting or view.stand in (Stand.LOST, Stand.FAILED)):
+                raise _NotFit(view.words or f"pod {member.key} is being deleted", passing=True)
             return
         if view.stand is Stand.GONE:
             raise _NotFit(f"pod {member.key} is gone", passing=False)
@@ -224,7 +220,7 @@ class KubernetesExecutor:
                     continue
                 # This one did nothing; an earlier one may still arrive.
                 member.doubtful = doubted
-                if error.status in NO_RIGHTS:
+                if error.status in UNDECIDED:
                     return f"pod {member.key} cannot be bound: {error}"
                 if not error.conflict:
                     gone = error.not_found
@@ -234,7 +230,7 @@ class KubernetesExecutor:
                     raise _NotFit(words, passing=not gone) from error
                 # 5. Somebody was there before, or it changed since it was looked at: which of them?
                 try:
-                    await self._look_at(held, member)
+                    await self._looks.at(held, member)
                 except (KubernetesError, Unanswered) as unread:
                     return f"pod {member.key}: {unread}"
                 if member.view.ours:
@@ -267,9 +263,11 @@ class KubernetesExecutor:
     async def _read_back_one(self, assignment: Assignment, held: HeldAttempt) -> Observation:
         if held.releasing:
             return await self._release_one(assignment, held)
-        await self._look(held, sure=held.bound_at is None)
+        if held.cause:
+            return await self._undo(held, _NotFit(held.cause, passing=held.retryable))
+        await self._looks.members(held, sure=held.bound_at is None)
         if _broken(held):
-            self._spawn(self._stop_rest(held))
+            self._stop_rest(held)
         return held.judge(self._clock())
 
     async def _release_one(self, assignment: Assignment, held: HeldAttempt) -> Observation:
@@ -277,51 +275,12 @@ class KubernetesExecutor:
         if assignment.attempt.bound_at is None:
             for member in held.members:
                 member.doubtful = True
-        await self._look(held, sure=True)
+        await self._looks.members(held, sure=True)
         await self._end(held, evict=not held.made)
         await self._free_claims(held)
         if held.cause and held.calm:
             return Observation(Seen.RELEASED, self._clock(), held.cause)
         return held.judge(self._clock())
-
-    # --- looking ---
-
-    async def _look(self, held: HeldAttempt, *, sure: bool) -> None:
-        """Every member, by the mirror where that will do. `sure`: a mirror that lags behind will not do for a pod that
-        is not ours. Raises as requests do."""
-        doubtful = [member for member in held.members if not self._by_mirror(held, member, sure=sure)]
-        if sure:
-            for member in held.members:
-                member.doubtful = member.doubtful or not member.view.ours
-        if doubtful:
-            await self._all(self._look_at(held, member) for member in doubtful)
-
-    def _by_mirror(self, held: HeldAttempt, member: HeldMember, *, sure: bool) -> bool:
-        mirror = self._mirror(held)
-        pod = mirror.objects.get(member.key)
-        if pod is None or not member.is_it(pod, held.id):
-            # A pod that is still to be made need not be looked for, unless it may have been.
-            return held.made and not sure and not member.pod.uid and mirror.synced.is_set()
-        member.take(pod, held.id)
-        return member.view.ours or not (sure or member.view.obstacle)
-
-    async def _look_at(self, held: HeldAttempt, member: HeldMember) -> None:
-        pod = await self._requests.look(member.pod.namespace, member.pod.name)
-        if pod is None or not member.is_it(pod, held.id):
-            member.gone(self._clock())
-        else:
-            member.take(pod, held.id)
-
-    def _mirror(self, held: HeldAttempt) -> Informer:
-        return self._cluster.created if held.made else self._cluster.pods
-
-    async def _synced(self) -> None:
-        try:
-            async with asyncio.timeout(MIRROR_SECONDS):
-                await self._cluster.pods.synced.wait()
-                await self._cluster.created.synced.wait()
-        except TimeoutError:
-            pass
 
     # --- making and ending ---
 
@@ -336,12 +295,14 @@ class KubernetesExecutor:
             except KubernetesError as error:
                 member.doubtful = doubted
                 if error.reason == "AlreadyExists":
-                    await self._look_at(held, member)
+                    await self._looks.at(held, member)
                     if member.view.stand is Stand.GONE:
                         raise _NotFit(f"pod {member.key} is there and not of this job", passing=False) from error
                     return
+                if is_undecided(error):
+                    raise Unanswered(f"pod {member.key} cannot be made: {error}") from error
                 # A quota, a namespace that is ending and the like may pass; what is not valid never will be.
-                passing = error.status in (403, 409, 429)
+                passing = error.status in (403, 409)
                 raise _NotFit(f"kubernetes.manifest: {error}: mend the manifest", passing=passing) from error
             member.doubtful = False
             member.take(pod, held.id)
@@ -354,17 +315,17 @@ class KubernetesExecutor:
         acted = await self._all(self._end_member(held, member, evict=evict) for member in held.members)
         held.words = next((one for one in acted if one), "")
         again = [member for member in held.members if member.view.active]
-        await self._all(self._look_at(held, member) for member in again)
+        await self._all(self._looks.at(held, member) for member in again)
 
     async def _end_member(self, held: HeldAttempt, member: HeldMember, *, evict: bool) -> str:
         """What keeps it from ending, "" where nothing does."""
         try:
             if member.doubtful:
-                await self._look_at(held, member)
+                await self._looks.at(held, member)
             if member.view.stand is Stand.WAITING:
                 if held.made:
                     await self._requests.delete(member.pod)
-                    await self._look_at(held, member)
+                    await self._looks.at(held, member)
                 elif not member.view.released and member.doubtful:
                     pod = await self._requests.let_go(member.pod, held.id)
                     if pod is None:
@@ -416,26 +377,55 @@ class KubernetesExecutor:
                 self._dirty[attempt_id] = held
                 continue
             observation = held.judge(self._clock())
+            if observation.seen in ENDS and held.bound_at is None:
+                self._spawn(self._conclude(held))
+                continue
             if observation.seen in TOLD and observation.seen is not held.told:
                 held.told = observation.seen
                 news[attempt_id] = observation
             if observation.seen in ENDS:
                 self._forget(held)
             elif _broken(held):
-                self._spawn(self._stop_rest(held))
+                self._stop_rest(held)
         if news and self._sink is not None:
             self._sink(news)
         if self._dirty:
             self._flush_soon()
 
-    async def _stop_rest(self, held: HeldAttempt) -> None:
+    async def _conclude(self, held: HeldAttempt) -> None:
+        """Tells the end of an attempt that never was whole: once the claims of what it did not bind are free."""
+        try:
+            async with held.lock:
+                if self._attempts.get(held.id) is not held:
+                    return
+                await self._free_claims(held)
+        except (KubernetesError, Unanswered) as error:
+            log.warning("claims could not be freed yet", attempt=str(held.id), error=str(error))
+            return
+        observation = held.judge(self._clock())
+        if observation.seen in ENDS and self._sink is not None:
+            self._forget(held)
+            self._sink({held.id: observation})
+
+    def _stop_rest(self, held: HeldAttempt) -> None:
         """A gang whose pods are the binder's own ends with the first member that fails."""
-        async with held.lock:
-            try:
+        if not held.stopping:
+            held.stopping = True
+            self._spawn(self._stop(held))
+
+    async def _stop(self, held: HeldAttempt) -> None:
+        try:
+            async with held.lock:
                 await self._end(held, evict=False)
-            except (KubernetesError, Unanswered) as error:
-                log.warning("the rest of a gang could not be stopped yet", attempt=str(held.id), error=str(error))
-                return
+        except (KubernetesError, Unanswered) as error:
+            log.warning("the rest of a gang could not be stopped yet", attempt=str(held.id), error=str(error))
+            return
+        finally:
+            held.stopping = False
+        if _broken(held):
+            # It would be asked for again at once, without end. Reading back asks again.
+            log.warning("the rest of a gang could not be stopped yet", attempt=str(held.id), error=held.words)
+            return
         self._dirty[held.id] = held
         self._flush_soon()
 

@@ -33,6 +33,12 @@ class HeldMember:
     def key(self) -> str:
         return f"{self.pod.namespace}/{self.pod.name}"
 
+    @property
+    def idle(self) -> bool:
+        """It is not bound, and no binding that is on its way can bind it."""
+        waits = self.view.stand is Stand.WAITING and (self.view.released or not self.doubtful)
+        return waits or self.view.stand is Stand.GONE
+
     def is_it(self, pod: Object, attempt: AttemptId) -> bool:
         """That very pod, not another of its name."""
         if self.pod.uid:
@@ -59,6 +65,8 @@ class HeldAttempt:
     bound_at: float | None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     releasing: bool = False
+    stopping: bool = False
+    """Somebody is about to end what goes on after a member has failed."""
     cause: str = ""
     retryable: bool = True
     told: Seen | None = None

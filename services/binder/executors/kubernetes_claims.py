@@ -27,6 +27,7 @@ from berth.kubernetes.claims.matching import ClaimError, Grant, NoMatch, match
 from berth.kubernetes.claims.needs import ClaimsNotReady, claims_of, is_accelerator
 from berth.kubernetes.claims.slices import Offer, Offers, counters_left, selector_matches
 from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
+from binder.executors.kubernetes_requests import UNDECIDED
 
 __all__ = ["ClaimAllocator", "ClaimsRefused"]
 
@@ -35,6 +36,7 @@ log = structlog.get_logger(__name__)
 TRIES = 6
 MIRROR_SECONDS = 5.0
 NODE_SECONDS = 30.0
+MOST_NODES = 4096
 # What a pod that has just ended held is freed by kube-controller-manager; the engine may have given it away before.
 FREED_SECONDS = 3.0
 CLAIMS = "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaims/{}"
@@ -129,11 +131,15 @@ class ClaimAllocator:
         known = self._nodes.get(name)
         if known is None or now - known[0] > NODE_SECONDS:
             try:
-                known = self._nodes[name] = (now, await self._get(f"/api/v1/nodes/{name}"))
+                metadata = (await self._get(f"/api/v1/nodes/{name}"))["metadata"]
             except KubernetesError as error:
                 if error.not_found:
                     raise ClaimsRefused(f"node {name} is gone") from error
                 raise
+            if len(self._nodes) >= MOST_NODES:
+                self._nodes.clear()
+            node = {"metadata": {"name": metadata["name"], "labels": metadata.get("labels") or {}}}
+            known = self._nodes[name] = (now, node)
         return known[1]
 
     async def _ours_elsewhere_freed(
@@ -223,6 +229,8 @@ class ClaimAllocator:
             except KubernetesError as error:
                 if error.not_found:
                     raise ClaimsRefused(f"{_named(claim)} is gone") from error
+                if error.status in UNDECIDED:
+                    raise
                 if not error.conflict:
                     raise ClaimsRefused(f"{_named(claim)}: {error}") from error
                 claim = await self._get(_path(claim))

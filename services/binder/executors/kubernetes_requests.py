@@ -13,14 +13,23 @@ from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswe
 from binder.domain.attempt import AttemptId
 from binder.domain.work import Member, PodReference
 
-__all__ = ["PodRequests"]
+__all__ = ["UNDECIDED", "PodRequests", "is_undecided"]
 
+# An API server that has just started knows nobody's rights for a moment, and one that is busy has not looked: no reason
+# to delete a gang's bound pods. Rights that are truly missing are told as the attempt's message.
+UNDECIDED = frozenset({401, 403, 429})
 REPORTER = "berth-binder"
 JSON = "application/json"
 
 
 def _path(namespace: str, name: str = "") -> str:
     return f"/api/v1/namespaces/{namespace}/pods" + (f"/{name}" if name else "")
+
+
+def is_undecided(error: KubernetesError) -> bool:
+    """A refusal to create that says nothing of what was to be created. Admission's 403 does: quotas, the namespace."""
+    no_word_of_it = "cannot create resource" in error.message or "not yet ready" in error.message
+    return error.status in UNDECIDED and (error.status != 403 or no_word_of_it)
 
 
 class PodRequests:

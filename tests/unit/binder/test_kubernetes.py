@@ -1,5 +1,8 @@
 """Answers that a real API server seldom gives: 429, 5xx and refusals of a kind that nothing can be read back of."""
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,15 +17,33 @@ from binder.executors.kubernetes import KubernetesExecutor
 
 
 class FakeRequests:
-    """One pod a name, that nothing changes; bindings are answered from `answers`, None: bound."""
+    """One pod a name, as in `pods` or else one that waits; nothing changes them. Bindings, creations and deletions are
+    answered from `answers`, None: done."""
 
     def __init__(self, *answers: Exception | None) -> None:
         self.answers = list(answers)
         self.calls: list[str] = []
+        self.pods: dict[str, Object] = {}
 
     async def look(self, namespace: str, name: str) -> Object:
         self.calls.append("look")
-        return a_pod(name)
+        return self.pods.get(name) or a_pod(name)
+
+    async def evict(self, pod: PodReference) -> None:
+        self.calls.append("evict")
+
+    async def create(self, pod: Object) -> Object:
+        self.calls.append("create")
+        if (answer := self.answers.pop(0)) is not None:
+            raise answer
+        made = {**pod, "metadata": {**pod["metadata"], "uid": f"u-{pod['metadata']['name']}", "resourceVersion": "1"}}
+        self.pods[pod["metadata"]["name"]] = made
+        return made
+
+    async def delete(self, pod: PodReference) -> None:
+        self.calls.append("delete")
+        if self.answers and (answer := self.answers.pop(0)) is not None:
+            raise answer
 
     async def bind(self, pod: PodReference, place: Member, attempt: AttemptId, version: str) -> None:
         self.calls.append("bind")
@@ -41,6 +62,15 @@ def a_pod(name: str, **metadata: Any) -> Object:
     return {"metadata": made, "spec": {"schedulerName": "berth"}, "status": {"phase": "Pending"}}
 
 
+BY_JOB = {"berth.dev/attempt": "job.1"}
+
+
+def bound_pod(name: str, phase: str = "Running", **metadata: Any) -> Object:
+    """By the attempt of `one` and `two`."""
+    made = a_pod(name, annotations=BY_JOB, **metadata)
+    return {**made, "spec": {**made["spec"], "nodeName": "n-0"}, "status": {"phase": phase}}
+
+
 def executor_on(*answers: Exception | None) -> tuple[KubernetesExecutor, FakeRequests]:
     client: Any = Kubernetes.__new__(Kubernetes)
     cluster = Cluster(client, Informer(client, "/pods"), Informer(client, "/created"), ClaimBook(client))
@@ -49,13 +79,24 @@ def executor_on(*answers: Exception | None) -> tuple[KubernetesExecutor, FakeReq
     cluster.pods.objects["default/a"] = a_pod("a")
     made = KubernetesExecutor(cluster, bind_seconds=1.0)
     requests = FakeRequests(*answers)
-    made._requests = requests  # type: ignore[assignment]
+    made._requests = made._looks._requests = requests  # type: ignore[assignment]
     return made, requests
 
 
 def one(tries: int = 1) -> Assignment:
     attempt = Attempt(AttemptId("job", 1), 1, State.INTENT, "kubernetes", "default", "", 1, 0.0, 0.0, 0.0, tries=tries)
     return Assignment(attempt, Work((Member(0, "n-0"),), pods=(PodReference("default", "a", "u-a"),)))
+
+
+def two(tries: int = 1) -> Assignment:
+    pods = (PodReference("default", "a", "u-a"), PodReference("default", "b", "u-b"))
+    return Assignment(one(tries).attempt, Work((Member(0, "n-0"), Member(1, "n-0")), pods=pods))
+
+
+def made_of_a_manifest(members: int = 1, **fields: Any) -> Assignment:
+    manifest = "{apiVersion: v1, kind: Pod, spec: {containers: [{name: main, image: none}]}}"
+    attempt = replace(one().attempt, members=members, **fields)
+    return Assignment(attempt, Work(tuple(Member(number, "n-0") for number in range(members)), manifest=manifest))
 
 
 BUSY = KubernetesError(429, "TooManyRequests", "come again", retry_after=0.01)
@@ -107,3 +148,175 @@ async def test_a_refusal_after_an_unclear_answer_waits_until_no_late_request_can
     answer = (await executor.bind([one(tries=2)]))[AttemptId("job", 1)]
     assert answer.seen.value == "REFUSED"
     assert requests.calls == ["bind", "look", "bind", "look", "let go"]
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        (bound_pod("a", deletionTimestamp="2026-01-01T00:00:00Z"), "pod default/a is being deleted"),
+        (bound_pod("a", "Failed"), "pod default/a on node n-0 failed"),
+    ],
+    ids=["being deleted", "failed"],
+)
+async def test_a_gang_that_is_losing_a_member_is_not_completed(known: Object, words: str) -> None:
+    """After a restart in the middle of an undoing: what is going does not count as bound."""
+    executor, requests = executor_on(None)
+    requests.pods["a"] = executor._cluster.pods.objects["default/a"] = known
+    executor._cluster.pods.objects["default/b"] = a_pod("b")
+    answer = (await executor.bind([two(tries=2)]))[AttemptId("job", 1)]
+    assert "bind" not in requests.calls
+    assert answer.message.startswith(words)
+    # Whole is whole, whatever became of it meanwhile.
+    requests.pods["b"] = executor._cluster.pods.objects["default/b"] = bound_pod("b")
+    executor._attempts.clear()
+    assert (await executor.bind([two(tries=2)]))[AttemptId("job", 1)].seen.value in ("HELD", "STARTED")
+
+
+FORBIDDEN = 'pods "job-0" is forbidden: '
+NO_RIGHTS = 'pods is forbidden: User "berth" cannot create resource "pods" in API group "" in the namespace "default"'
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen", "retryable"),
+    [
+        (BUSY, "UNCLEAR", True),
+        (KubernetesError(401, "Unauthorized", "Unauthorized"), "UNCLEAR", True),
+        (KubernetesError(403, "Forbidden", NO_RIGHTS), "UNCLEAR", True),
+        (KubernetesError(403, "Forbidden", f"{FORBIDDEN}not yet ready to handle request"), "UNCLEAR", True),
+        (KubernetesError(403, "Forbidden", f"{FORBIDDEN}exceeded quota: few, requested: pods=1"), "REFUSED", True),
+        (
+            KubernetesError(403, "Forbidden", f"{FORBIDDEN}unable to create new content in namespace default"),
+            "REFUSED", True,
+        ),
+        (KubernetesError(422, "Invalid", "spec.containers[0].image: Required value"), "REFUSED", False),
+    ],
+    ids=["busy", "unauthorised", "no rights", "not ready", "quota", "namespace", "invalid"],
+)  # fmt: skip
+async def test_what_the_server_may_answer_to_a_creation(answer: KubernetesError, seen: str, retryable: bool) -> None:
+    """A server that says nothing of the pod costs the gang nothing: what was made of it stays."""
+    executor, requests = executor_on(None, answer)
+    told = (await executor.bind([made_of_a_manifest(2)]))[AttemptId("job", 1)]
+    assert (told.seen.value, told.retryable) == (seen, retryable)
+    assert ("delete" in requests.calls) is (seen == "REFUSED")
+    assert str(answer) in told.message
+
+
+async def test_a_rest_that_may_not_be_deleted_is_asked_for_once_and_again_when_read_back() -> None:
+    no_rights = KubernetesError(403, "Forbidden", "no rights")
+    executor, requests = executor_on(*[None] * 4, *[no_rights] * 1000)
+    told: list[str] = []
+    await executor.start(lambda news: told.extend(one.seen.value for one in news.values()))
+    work = made_of_a_manifest(2)
+    await executor.bind([work])
+    first, second = requests.pods
+    for name, phase in ((second, "Running"), (first, "Failed")):
+        pod = {**requests.pods[name], **{key: bound_pod(name, phase)[key] for key in ("spec", "status")}}
+        pod["metadata"] |= {"resourceVersion": "2", "annotations": pod["metadata"]["annotations"] | BY_JOB}
+        requests.pods[name] = pod
+        executor._cluster.created._take(pod)
+    await asyncio.sleep(0.3)
+    assert requests.calls.count("delete") == 1
+    await asyncio.gather(*(executor.read_back([work]) for _ in range(3)))
+    await asyncio.sleep(0.3)
+    assert requests.calls.count("delete") == 2
+    await executor.stop()
+
+
+class FakeClaims:
+    """Allocates whatever is asked; `freed` are the pods whose claims were. Freeing is answered from `answers`."""
+
+    def __init__(self, *answers: Exception | None) -> None:
+        self.answers = list(answers)
+        self.freed: list[str] = []
+
+    async def allocate(self, pod: Object, node_name: str, device_ids: Sequence[str], attempt: str) -> None: ...
+
+    async def release(self, pod: Object | None, uid: str, attempt: str) -> None:
+        if self.answers and (answer := self.answers.pop(0)) is not None:
+            raise answer
+        self.freed.append(uid)
+
+
+WRONG = KubernetesError(422, "Invalid", "no such node")
+AWAY = Unanswered("GET: etcd is away")
+
+
+class Undone:
+    """A gang with claims of which a is bound and going, and b was refused."""
+
+    def __init__(self, *answers: Exception | None) -> None:
+        self.executor, self.requests = executor_on(None, WRONG)
+        self.pods = self.executor._cluster.pods
+        self.executor._claims = self.claims = FakeClaims(*answers)  # type: ignore[assignment]
+        self.told: list[str] = []
+        self.pods.objects.clear()
+        going = bound_pod("a", deletionTimestamp="2026-01-01T00:00:00Z")
+        self.requests.pods = {name: a_pod(name) for name in ("a", "b")}
+        for pod in (*self.requests.pods.values(), going):
+            pod["spec"]["resourceClaims"] = [{"name": "gpu", "resourceClaimName": pod["metadata"]["name"]}]
+            self.pods.objects.setdefault(f"default/{pod['metadata']['name']}", pod)
+        self.requests.pods["a"] = going
+
+    async def bind(self) -> str:
+        await self.executor.start(lambda news: self.told.extend(one.seen.value for one in news.values()))
+        return (await self.executor.bind([two()]))[AttemptId("job", 1)].seen.value
+
+    def a_is_gone(self) -> None:
+        del self.requests.pods["a"]
+        self.pods._take(
+            {**bound_pod("a"), "metadata": {**bound_pod("a")["metadata"], "resourceVersion": "9"}}, gone=True
+        )
+
+
+async def test_the_claims_of_a_gang_that_is_undone_are_free_before_it_is_told() -> None:
+    gang = Undone()
+    assert await gang.bind() == "UNCLEAR"
+    # Those of a, which was bound, are kube-controller-manager's to free.
+    assert gang.claims.freed == ["u-b"]
+    gang.a_is_gone()
+    await asyncio.sleep(0.1)
+    assert gang.told == ["REFUSED"]
+    await gang.executor.stop()
+
+
+async def test_claims_that_could_not_be_freed_are_freed_when_the_pods_go() -> None:
+    gang = Undone(AWAY)
+    assert await gang.bind() == "UNCLEAR"
+    assert gang.claims.freed == []
+    gang.a_is_gone()
+    await asyncio.sleep(0.1)
+    assert (gang.claims.freed, gang.told) == (["u-b"], ["REFUSED"])
+    assert gang.executor._attempts.get(AttemptId("job", 1)) is None
+    await gang.executor.stop()
+
+
+async def test_claims_that_could_not_be_freed_are_freed_when_read_back() -> None:
+    gang = Undone(AWAY, AWAY)
+    await gang.bind()
+    gang.a_is_gone()
+    await asyncio.sleep(0.1)
+    assert (gang.claims.freed, gang.told) == ([], [])
+    answer = (await gang.executor.read_back([two(tries=2)]))[AttemptId("job", 1)]
+    assert (answer.seen.value, answer.message) == ("REFUSED", "pod default/b cannot be bound: no such node")
+    assert gang.claims.freed == ["u-b"]
+    await gang.executor.stop()
+
+
+async def test_claims_of_a_gang_that_is_released_half_bound_are_freed() -> None:
+    gang = Undone(AWAY)
+    gang.requests.answers[1] = Unanswered("cut")
+    assert await gang.bind() == "UNCLEAR"
+    answer = (await gang.executor.release([two(tries=2)]))[AttemptId("job", 1)]
+    assert (answer.seen.value, gang.claims.freed) == ("UNCLEAR", [])
+    gang.a_is_gone()
+    await asyncio.sleep(0.1)
+    assert (gang.claims.freed, gang.told) == (["u-b"], ["RELEASED"])
+    await gang.executor.stop()
+
+
+async def test_claims_of_a_pod_that_another_scheduler_bound_are_left_alone() -> None:
+    gang = Undone()
+    gang.requests.pods["b"]["spec"]["nodeName"] = "n-9"
+    assert await gang.bind() == "REFUSED"
+    assert gang.claims.freed == ["u-a"]
+    await gang.executor.stop()
