@@ -136,13 +136,21 @@ class PodSource:
         if old is not None and old["metadata"]["uid"] == new["metadata"]["uid"]:
             if not is_bound(old) and is_bound(new):
                 self._bound(new)
-            if old is not new and (ref_of(old) or uid_of(old)) != (ref_of(new) or uid_of(new)):
+            if old is not new and self._unit_of.get(uid_of(new)) != self._key(new):
                 self._drop(old)
         self._put(new)
 
-    def _put(self, pod: Object) -> None:
+    def _key(self, pod: Object) -> Key:
+        """Its unit: once it is bound, the one that has its job, whatever is written on it later."""
         uid = uid_of(pod)
-        key = ref_of(pod) or uid
+        if is_bound(pod):
+            known = self._unit_of.get(uid) or self._key_of_job.get(self._holder.get(uid, ""))
+            if known is not None:
+                return known
+        return ref_of(pod) or uid
+
+    def _put(self, pod: Object) -> None:
+        uid, key = uid_of(pod), self._key(pod)
         unit = self._units.get(key)
         if unit is None:
             unit = self._units[key] = _Unit(key)
@@ -207,6 +215,8 @@ class PodSource:
             elif self._holder.get(uid) == held.job_id:
                 del self._holder[uid]
         self._key_of_job[job.job_id] = key
+        if not held.over:
+            self._gather(unit, held)
         shown = f"{job.spec.tenant}/{job.spec.name}"
         if held.state == pb.JOB_STATE_PENDING:
             self._teller.follow(job.job_id, uids, shown, unit.notes.get(job.job_id, ()))
@@ -215,6 +225,15 @@ class PodSource:
         if known is None or known != held:
             self._make_due(key)
         return held
+
+    def _gather(self, unit: _Unit, held: Held) -> None:
+        """Bound pods of the job that name another gang by now, as one finds them after a restart, join its unit."""
+        for uid in held.holds:
+            other = self._units.get(self._unit_of.get(uid, unit.key))
+            if other is not None and other is not unit and uid in other.pods and is_bound(other.pods[uid]):
+                unit.pods[uid] = other.pods.pop(uid)
+                self._unit_of[uid] = unit.key
+                self._make_due(other.key)
 
     def claims_changed(self, pods: Iterable[str]) -> None:
         """Resource claims of these pods (uids) changed, or what may serve them: they are looked at again."""
