@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from berth.errors import InvalidInput
-from berth.kubernetes.client import Kubernetes, Object, Unanswered
+from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
 from berth.kubernetes.informer import Informer
 from berth.kubernetes.pods.groups import Gang, GangRef, gang_of, ref_of
 from berth.kubernetes.pods.translation import SOURCE, AskOf, ClaimOf, Translated, job_of, uid_of
@@ -79,6 +79,7 @@ class PodSource:
         pace: PodsPace = PodsPace(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._client = client
         self._pods = pods
         self._groups = GroupObjects(client, groups)
         self._engine = engine
@@ -102,6 +103,7 @@ class PodSource:
         """Until cancelled."""
         await self._pods.synced.wait()
         await self._groups.wait()
+        await self._fresh()
         for kept in (self._units, self._unit_of, self._key_of_job, self._holder):
             kept.clear()
         self._queue.clear()
@@ -300,12 +302,45 @@ class PodSource:
                 log.warning("jobs of an earlier run cannot be read yet", error=str(error))
                 await asyncio.sleep(1.0)
 
+    async def _fresh(self) -> None:
+        """The mirror of who takes over may lag far behind jobs that another binder made and bound."""
+        while True:
+            try:
+                return await self._pods.relist()
+            except (KubernetesError, Unanswered) as error:
+                log.warning("pods cannot be listed yet", error=str(error))
+                await asyncio.sleep(1.0)
+
     async def _without_pods(self, job: pb.Job) -> None:
-        """Ends a job that was made of pods of which none is there any more."""
+        """Ends a job that was made of pods of which none is there any more, by the server's own word."""
         ending = job.state == pb.JOB_STATE_RELEASING and job.message.startswith(OURS)
-        if not ending and all(job.spec.labels.get(name) == value for name, value in SOURCE.items()):
-            CANCELLED.inc()
-            await self._engine.cancel(job.job_id, OURS + "its pods are gone")
+        if ending or any(job.spec.labels.get(name) != value for name, value in SOURCE.items()):
+            return
+        try:
+            there = await self._there(job)
+            if there:
+                log.warning("mirror of pods lags", job_id=job.job_id, pod=there)
+                await self._pods.relist()
+                self._heard(job)
+                return
+        except (KubernetesError, Unanswered) as error:
+            log.warning("pods of a job cannot be read yet", job_id=job.job_id, error=str(error))
+            return
+        CANCELLED.inc()
+        await self._engine.cancel(job.job_id, OURS + "its pods are gone")
+
+    async def _there(self, job: pb.Job) -> str:
+        """A pod of the job that is there; "": none is. Raises KubernetesError and Unanswered."""
+        for one in job.spec.kubernetes.pods:
+            try:
+                found = await self._client.get(f"/api/v1/namespaces/{one.namespace}/pods/{one.name}")
+            except KubernetesError as error:
+                if not error.not_found:
+                    raise
+            else:
+                if uid_of(found) == one.uid:
+                    return f"{one.namespace}/{one.name}"
+        return ""
 
     # -- what is done ----------------------------------------------------------------------------
 

@@ -1,8 +1,12 @@
 """What the engine holds after pods, owners and mirrors did what they do: whole states compared."""
 
+import asyncio
+from typing import Any
+
+from berth.kubernetes.client import KubernetesError, Object
 from berth.v1 import jobs_pb2 as pb
-from tests.unit.berth.kubernetes.pods.builders import a_pod
-from tests.unit.binder.pods.fakes import Sides, settled
+from tests.unit.berth.kubernetes.pods.builders import a_pod, gang_of, make, ref_of
+from tests.unit.binder.pods.fakes import PODS, Sides, path_of, settled
 
 PENDING, BOUND, RUNNING, CANCELLED = (
     pb.JOB_STATE_PENDING,
@@ -39,3 +43,91 @@ async def test_a_bound_pod_stays_with_its_job_whatever_is_written_on_it() -> Non
             sides.kubernetes.delete(a_pod("m1"))
             await settled()
             assert sides.engine.held() == {"j1": (CANCELLED, ["uid-m0", "uid-m1"])}
+
+
+def bound_elsewhere(sides: Sides) -> None:
+    """A pod and a gang that another binder took up and bound, of which the mirror has heard of one member only."""
+    gang = {"berth.dev/gang": "g", "berth.dev/gang-size": "2"}
+    for number, names in enumerate((["alone"], ["m0", "m1"], ["w0", "w1"])):
+        pods = [a_pod(name, annotations={**gang, "berth.dev/gang": names[0]} if number else {}) for name in names]
+        spec = make(pods, gang_of(ref_of(pods[0]), None, pods) if number else None, 0).spec
+        job = pb.Job(job_id=f"j{number}", spec=spec, state=PENDING if number == 2 else RUNNING, version=3)
+        for member in range(len(pods)):
+            job.members.add(member=member)
+        sides.engine.jobs[job.job_id] = job
+        for pod in pods:
+            if number < 2:
+                pod["spec"]["nodeName"] = "n"
+            sides.kubernetes.quiet = pod["metadata"]["name"] != "w0"
+            sides.kubernetes.put(pod)
+    sides.kubernetes.quiet = True
+
+
+async def test_who_takes_over_with_a_mirror_that_lags_ends_nothing() -> None:
+    sides = Sides()
+    async with sides.mirrored():
+        bound_elsewhere(sides)
+        await settled()
+        assert list(sides.informer.objects) == ["team/w0"]
+        before = sides.engine.held()
+        async with sides.taken_up():
+            assert sides.engine.held() == before
+            assert sorted(sides.informer.objects) == sorted(f"team/{name}" for name in ("alone", "m0", "m1", "w0", "w1"))
+
+
+async def test_a_job_ends_only_where_the_server_itself_has_none_of_its_pods() -> None:
+    sides = Sides()
+    sides.source = sides.made(compare_seconds=0.01)
+    async with sides.mirrored(), sides.taken_up():
+        bound_elsewhere(sides)
+        sides.kubernetes.things.pop(path_of(a_pod("alone")))
+        sides.kubernetes.refusals[path_of(a_pod("alone"))] = KubernetesError(403, "Forbidden", "not now")
+        asked = sides.kubernetes.asked
+        async with asyncio.timeout(20):
+            while asked.count(path_of(a_pod("alone"))) < 3 or len(sides.informer.objects) < 4:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        before = sides.engine.held()
+        assert [state for state, _ in before.values()] == [RUNNING, RUNNING, PENDING]
+        # Another pod of that name is not the one.
+        sides.kubernetes.refusals.clear()
+        sides.kubernetes.put(a_pod("alone", uid="another"))
+        async with asyncio.timeout(20):
+            while sides.engine.held() == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert sides.engine.held() == {**before, "j0": (CANCELLED, ["uid-alone"])}
+
+
+async def test_a_list_between_takes_nothing_older_over_what_was_watched() -> None:
+    sides = Sides()
+    api, told = sides.kubernetes, []
+    for name in ("goes", "changes", "left"):
+        api.put(a_pod(name))
+    sides.informer.listen(
+        lambda old, new: told.append((old and old["metadata"]["name"], new and new["metadata"]["name"]))
+    )
+    async with sides.mirrored():
+        told.clear()
+        listed, version = await api.list(PODS)
+        asked, answer = asyncio.Event(), asyncio.Event()
+
+        async def slow(path: str, **_: Any) -> tuple[list[Object], str]:
+            asked.set()
+            await answer.wait()
+            return listed, version
+
+        api.list = slow  # type: ignore[method-assign]
+        listing = asyncio.create_task(sides.informer.relist())
+        await asked.wait()
+        api.delete(a_pod("goes"))
+        api.put(a_pod("changes", labels={"new": "yes"}))
+        api.put(a_pod("comes"))
+        await settled()
+        answer.set()
+        await listing
+        # What a watch that is behind says of before the list is known.
+        api.tell("MODIFIED", {**a_pod("ghost"), "metadata": {**a_pod("ghost")["metadata"], "resourceVersion": "1"}})
+        await settled()
+        assert told == [("goes", None), ("changes", "changes"), (None, "comes")]
+        assert sides.informer.objects == {
+            f"team/{pod['metadata']['name']}": pod for pod in api.things.values()
+        }
