@@ -40,12 +40,14 @@ Key = GangRef | str
 @dataclass(frozen=True, slots=True)
 class PodsPace:
     """`quiet_seconds`: after the last pod of a gang of unknown size; `workers`: submissions on their way;
-    `refused_seconds`: until what the engine refused is tried again; `compare_seconds`: between looks at all jobs."""
+    `refused_seconds`: until what the engine refused is tried again; `compare_seconds`: between looks at all jobs;
+    `owner_seconds`: between looks at the owner of a gang whose pods wait for more."""
 
     quiet_seconds: float = 0.5
     workers: int = 16
     refused_seconds: float = 30.0
     compare_seconds: float = 60.0
+    owner_seconds: float = 30.0
 
 
 @dataclass(slots=True)
@@ -81,7 +83,7 @@ class PodSource:
     ) -> None:
         self._client = client
         self._pods = pods
-        self._groups = GroupObjects(client, groups)
+        self._groups = GroupObjects(client, groups, clock=clock)
         self._engine = engine
         self._claim_of = claim_of
         self._ask_of = ask_of
@@ -362,7 +364,7 @@ class PodSource:
                 tries[key] = tries.get(key, 0) + 1
                 self._make_due_in(key, min(10.0, 0.2 * 2 ** min(tries[key], 8)))
                 if tries[key] == 3:
-                    log.warning("engine does not answer", unit=str(key), error=str(error))
+                    log.warning("engine or API server does not answer", unit=str(key), error=str(error))
             except Exception:
                 # One pod must not stop the others; it is looked at again with the next change.
                 log.exception("unit failed", unit=str(key))
@@ -395,6 +397,9 @@ class PodSource:
         quiet_in = unit.grown_at + self._pace.quiet_seconds - now if isinstance(unit.key, GangRef) else 0.0
         jobs = list(unit.jobs.values())
         todo = plan(pods, unit.gang, jobs, self._make, now=now, quiet_in=quiet_in, settled=settled)
+        if todo.said and isinstance(unit.key, GangRef) and unit.key.path:
+            # Its owner may ask for fewer pods by now, and no pod tells of that.
+            self._make_due_in(unit.key, self._pace.owner_seconds)
         # 3. Cancel, then submit. Each answer makes the unit due again, so that what follows from it is done.
         for one in todo.cancel:
             CANCELLED.inc()
@@ -443,12 +448,12 @@ class PodSource:
         return job_of(pods, gang, self._claim_of, minimum=minimum, ask_of=self._ask_of)
 
     async def _thing(self, unit: _Unit) -> Object | None:
-        """The gang's object as mirrored, or its owner's as read when pods came last."""
+        """The gang's object as mirrored, or its owner's as read a moment ago, and since pods came last."""
         ref = unit.key
         assert isinstance(ref, GangRef)
         if not ref.path:
             return self._groups.mirrored(ref)
-        if unit.read_at <= unit.grown_at:
+        if unit.read_at <= unit.grown_at or self._clock() - unit.read_at >= self._pace.owner_seconds:
             started = self._clock()
             try:
                 unit.owner = await self._groups.owner(ref)

@@ -32,7 +32,11 @@ class FakeKubernetes:
         self._watches: list[asyncio.Queue[WatchEvent]] = []
 
     def put(self, pod: Object, path: str = "") -> None:
-        path = path or path_of(pod)
+        """`path`: of what is no pod."""
+        if path:
+            self.things[path] = pod
+            return
+        path = path_of(pod)
         self.version += 1
         pod["metadata"]["resourceVersion"] = str(self.version)
         self.tell("MODIFIED" if path in self.things else "ADDED", pod)

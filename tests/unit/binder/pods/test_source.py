@@ -131,3 +131,63 @@ async def test_a_list_between_takes_nothing_older_over_what_was_watched() -> Non
         assert sides.informer.objects == {
             f"team/{pod['metadata']['name']}": pod for pod in api.things.values()
         }
+
+
+JOBS = "/apis/batch/v1/namespaces/team/jobs"
+
+
+def of_job(name: str) -> Object:
+    return a_pod(name, annotations={"berth.dev/gang": "true"}, owners={"Job": "array"})
+
+
+def a_batch_job(parallelism: int) -> Object:
+    return {
+        "metadata": {"name": "array", "namespace": "team", "uid": "uid-array"},
+        "spec": {"parallelism": parallelism, "completions": parallelism},
+    }
+
+
+async def passed(sides: Sides, seconds: float) -> None:
+    """The clock goes on, and who looks at it has looked."""
+    sides.now += seconds
+    await asyncio.sleep(0.12)
+    await settled()
+
+
+async def test_an_owner_that_asks_for_fewer_pods_is_heard() -> None:
+    sides = Sides()
+    sides.kubernetes.put(a_batch_job(3), f"{JOBS}/array")
+    for name in ("a", "b"):
+        sides.kubernetes.put(of_job(name))
+    async with sides.mirrored(), sides.taken_up():
+        assert sides.engine.held() == {}
+        sides.kubernetes.put(a_batch_job(2), f"{JOBS}/array")
+        await passed(sides, 31)
+        assert sides.engine.held() == {"j1": (PENDING, ["uid-a", "uid-b"])}
+        # It has all it waits for: its owner is not asked for any more.
+        asked = len(sides.kubernetes.asked)
+        await passed(sides, 400)
+        assert len(sides.kubernetes.asked) == asked
+
+
+async def test_an_owner_that_cannot_be_read_now_is_not_one_that_is_not_there() -> None:
+    sides = Sides()
+    path = f"{JOBS}/array"
+    sides.kubernetes.put(a_batch_job(2), path)
+    # Its pods say another size, which counts only where the owner says none.
+    for name in ("a", "b"):
+        pod = of_job(name)
+        pod["metadata"]["annotations"]["berth.dev/gang-size"] = "1"
+        sides.kubernetes.put(pod)
+    outcomes = {}
+    for status in (429, 401, 403, 404):
+        sides.kubernetes.refusals[path] = KubernetesError(status, "", "no")
+        sides.engine.jobs.clear()
+        sides.source = sides.made()
+        async with sides.mirrored(), sides.taken_up():
+            at_once = {job_id: job.spec.min_replicas for job_id, job in sides.engine.jobs.items()}
+            for _ in range(5):
+                await passed(sides, 11)
+            later = {job_id: job.spec.min_replicas for job_id, job in sides.engine.jobs.items()}
+            outcomes[status] = (at_once, later)
+    assert outcomes == {429: ({}, {}), 401: ({}, {}), 403: ({}, {"j1": 1}), 404: ({"j1": 1}, {"j1": 1})}
