@@ -22,7 +22,7 @@ from berth.v1 import jobs_pb2 as pb
 from binder.pods.engine import Engine, Refused, Unreachable
 from binder.pods.group_objects import GroupObjects
 from binder.pods.notices import Notices
-from binder.pods.plan import OURS, Held, Submission, is_bound, is_waiting, plan
+from binder.pods.plan import OURS, Held, Submission, is_bound, is_waiting, plan, worth_keeping
 from binder.pods.queue import WorkQueue
 from binder.pods.telling import Teller
 
@@ -284,9 +284,7 @@ class PodSource:
     def _lost(self, unit: _Unit, held: Held) -> None:
         """The engine knows no such job any more, so its pods are free."""
         log.warning("job is not known to the engine", job_id=held.job_id)
-        unit.jobs.pop(held.job_id, None)
-        self._key_of_job.pop(held.job_id, None)
-        self._teller.leave(held.job_id)
+        self._forget_job(unit, held.job_id)
         for uid in held.uids:
             if self._holder.get(uid) == held.job_id:
                 del self._holder[uid]
@@ -380,6 +378,9 @@ class PodSource:
         if not pods and all(job.over for job in unit.jobs.values()):
             self._forget(unit)
             return
+        kept = {job.job_id for job in worth_keeping(list(unit.jobs.values()), unit.pods)}
+        for job_id in [job_id for job_id in unit.jobs if job_id not in kept]:
+            self._forget_job(unit, job_id)
         # 1. What the gang is now; without an answer nothing new is submitted.
         try:
             if isinstance(unit.key, GangRef):
@@ -465,9 +466,14 @@ class PodSource:
     def _forget(self, unit: _Unit) -> None:
         self._units.pop(unit.key, None)
         UNITS.set(len(self._units))
-        for job_id in unit.jobs:
-            self._key_of_job.pop(job_id, None)
-            self._teller.leave(job_id)
+        for job_id in list(unit.jobs):
+            self._forget_job(unit, job_id)
+
+    def _forget_job(self, unit: _Unit, job_id: str) -> None:
+        unit.jobs.pop(job_id, None)
+        unit.notes.pop(job_id, None)
+        self._key_of_job.pop(job_id, None)
+        self._teller.leave(job_id)
 
     def _waiting_pod(self, uid: str) -> Object | None:
         key = self._unit_of.get(uid)

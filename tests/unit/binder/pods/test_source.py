@@ -8,10 +8,10 @@ from berth.v1 import jobs_pb2 as pb
 from tests.unit.berth.kubernetes.pods.builders import a_pod, gang_of, make, ref_of
 from tests.unit.binder.pods.fakes import PODS, Sides, path_of, settled
 
-PENDING, BOUND, RUNNING, CANCELLED = (
+PENDING, RUNNING, FAILED, CANCELLED = (
     pb.JOB_STATE_PENDING,
-    pb.JOB_STATE_BOUND,
     pb.JOB_STATE_RUNNING,
+    pb.JOB_STATE_FAILED,
     pb.JOB_STATE_CANCELLED,
 )
 
@@ -149,6 +149,7 @@ def a_batch_job(parallelism: int) -> Object:
 
 async def passed(sides: Sides, seconds: float) -> None:
     """The clock goes on, and who looks at it has looked."""
+    await settled()
     sides.now += seconds
     await asyncio.sleep(0.12)
     await settled()
@@ -191,3 +192,27 @@ async def test_an_owner_that_cannot_be_read_now_is_not_one_that_is_not_there() -
             later = {job_id: job.spec.min_replicas for job_id, job in sides.engine.jobs.items()}
             outcomes[status] = (at_once, later)
     assert outcomes == {429: ({}, {}), 401: ({}, {}), 403: ({}, {"j1": 1}), 404: ({"j1": 1}, {"j1": 1})}
+
+
+async def test_jobs_that_are_over_are_forgotten_with_their_pods_and_where_many_followed() -> None:
+    sides = Sides()
+    gang = {"berth.dev/gang": "g", "berth.dev/gang-size": "1"}
+    async with sides.mirrored(), sides.taken_up():
+        # A gang that lives for ever: its pods come and go, each with a job.
+        sides.kubernetes.put(a_pod("stays", annotations={**gang, "berth.dev/job": "j0"}, nodeName="n"))
+        for number in range(5):
+            sides.kubernetes.put(a_pod(f"p{number}", annotations=gang))
+            await settled()
+            sides.kubernetes.delete(a_pod(f"p{number}"))
+            await settled()
+        # One pod is in vain many times.
+        sides.kubernetes.put(a_pod("waits", annotations=gang))
+        await settled()
+        for number in range(6, 18):
+            sides.engine.set(f"j{number}", FAILED)
+            await passed(sides, 301)
+        (unit,) = sides.source._units.values()
+        last = [f"j{number}" for number in range(10, 19)]
+        assert (list(unit.jobs), list(unit.notes), list(sides.source._key_of_job)) == (last, last, last)
+        base = sides.engine.jobs["j6"].spec.idempotency_key
+        assert sides.engine.placed[5:] == [base, *(f"{base}/try-{number}" for number in range(2, 14))]
