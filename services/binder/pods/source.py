@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -211,7 +212,7 @@ class PodSource:
             cancel_asked=cancel_asked or (known is not None and known.cancel_asked),
         )
         if held.over:
-            held = replace(held, over_at=known.over_at if known is not None and known.over else self._clock())
+            held = replace(held, over_at=known.over_at if known is not None and known.over else self._ended(job))
         unit.jobs[job.job_id] = held
         for uid in uids:
             if not held.over and uid in held.holds:
@@ -229,6 +230,11 @@ class PodSource:
         if known is None or known != held:
             self._make_due(key)
         return held
+
+    def _ended(self, job: pb.Job) -> float:
+        """By the clock here: a job of an earlier run may be over for long."""
+        ago = time.time() - job.finished_at.ToDatetime(UTC).timestamp() if job.HasField("finished_at") else 0.0
+        return self._clock() - max(0.0, ago)
 
     def _gather(self, unit: _Unit, held: Held) -> None:
         """Bound pods of the job that name another gang by now, as one finds them after a restart, join its unit."""

@@ -1,6 +1,7 @@
 """What the engine holds after pods, owners and mirrors did what they do: whole states compared."""
 
 import asyncio
+import time
 from typing import Any
 
 from berth.kubernetes.client import KubernetesError, Object
@@ -216,3 +217,25 @@ async def test_jobs_that_are_over_are_forgotten_with_their_pods_and_where_many_f
         assert (list(unit.jobs), list(unit.notes), list(sides.source._key_of_job)) == (last, last, last)
         base = sides.engine.jobs["j6"].spec.idempotency_key
         assert sides.engine.placed[5:] == [base, *(f"{base}/try-{number}" for number in range(2, 14))]
+
+
+async def test_what_failed_long_before_a_restart_is_not_waited_for_again() -> None:
+    sides = Sides()
+    sides.kubernetes.put(a_pod())
+    async with sides.mirrored():
+        async with sides.taken_up():
+            for number in range(1, 5):
+                sides.engine.set(f"j{number}", FAILED)
+                job = sides.engine.jobs[f"j{number}"]
+                job.finished_at.FromSeconds(int(time.time()) - 1000 * (5 - number))
+                await passed(sides, 301)
+            sides.engine.set("j5", FAILED)
+        before = sides.engine.held()
+        assert list(before) == ["j1", "j2", "j3", "j4", "j5"]
+        sides.source = sides.made()
+        async with sides.taken_up():
+            # The last one ended just now, for the fifth time.
+            await passed(sides, 230)
+            assert sides.engine.held() == before
+            await passed(sides, 20)
+            assert sides.engine.held() == {**before, "j6": (PENDING, ["uid-p"])}
