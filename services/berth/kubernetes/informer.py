@@ -27,6 +27,11 @@ def key_of(thing: Object) -> str:
     return f"{namespace}/{metadata['name']}" if namespace else str(metadata["name"])
 
 
+def _older(version: str, than: str) -> bool:
+    """Not newer. False where versions cannot be compared."""
+    return version.isdigit() and than.isdigit() and int(version) <= int(than)
+
+
 class Informer:
     """`objects` by `key_of`, as last heard. `changed(old, new)` is called for each difference, also those that a new
     list brings to light: `old` None: it is new; `new` None: it is gone. It returns at once; what it raises is logged.
@@ -60,6 +65,11 @@ class Informer:
         }
         self._resync = resync_seconds
         self._optional = optional
+        self._listing = asyncio.Lock()
+        self._listed = ""
+        """The version of the last list: what a watch says of earlier ones is known."""
+        self._meanwhile: dict[str, str] = {}
+        """What a watch told of while a list was on its way: versions by key."""
         self.last_heard = 0.0
         """When the server was last heard of it, by the monotonic clock; bookmarks count."""
 
@@ -95,7 +105,7 @@ class Informer:
                         version, heard = thing["metadata"]["resourceVersion"], True
                         self.last_heard = time.monotonic()
                         if event != "BOOKMARK":
-                            self._take(thing, gone=event == "DELETED")
+                            self._watched(thing, gone=event == "DELETED")
             except Gone:
                 log.info("watch is too old; listing again", path=self.path)
                 version = ""
@@ -126,16 +136,34 @@ class Informer:
             self._take(thing, gone=True)
         self.synced.set()
 
+    async def relist(self) -> None:
+        """What the server has now, also where the watch lags or is broken; a running watch goes on from where it is.
+        Raises KubernetesError and Unanswered."""
+        await self._relist()
+
     async def _relist(self) -> str:
-        things, version = await self._client.list(self.path, **self._query)
-        self.served, self.last_heard = True, time.monotonic()
-        present = {key_of(thing) for thing in things}
-        for key in [key for key in self.objects if key not in present]:
-            self._take(self.objects[key], gone=True)
-        for thing in things:
-            self._take(thing)
-        self.synced.set()
-        return version
+        async with self._listing:
+            self._meanwhile.clear()
+            things, version = await self._client.list(self.path, **self._query)
+            self.served, self.last_heard = True, time.monotonic()
+            newer = {key for key, told in self._meanwhile.items() if not _older(told, version)}
+            present = {key_of(thing) for thing in things} | newer
+            for key in [key for key in self.objects if key not in present]:
+                self._take(self.objects[key], gone=True)
+            for thing in things:
+                if key_of(thing) not in newer:
+                    self._take(thing)
+            self._listed = version
+            self.synced.set()
+            return version
+
+    def _watched(self, thing: Object, *, gone: bool) -> None:
+        version = thing["metadata"].get("resourceVersion", "")
+        if _older(version, self._listed):
+            return
+        if self._listing.locked():
+            self._meanwhile[key_of(thing)] = version
+        self._take(thing, gone=gone)
 
     def _take(self, thing: Object, *, gone: bool = False) -> None:
         key = key_of(thing)

@@ -53,7 +53,7 @@ class PodClaims:
 
         def claim_changed(old: Object | None, new: Object | None) -> None:
             if old is not new:
-                source.claims_changed(_users([one for one in (old, new) if one is not None], source.waiting_pods()))
+                source.claims_changed(_users([one for one in (old, new) if one is not None], source.waiting_pods))
 
         def offers_changed(nodes: frozenset[str] | None) -> None:
             if nodes is None:
@@ -63,8 +63,8 @@ class PodClaims:
         self._book.listen(offers_changed)
 
 
-def _users(claims: Iterable[Object], pods: Iterable[Object]) -> set[str]:
-    """Pods that a claim was made for, or that name it."""
+def _users(claims: Iterable[Object], pods: Callable[[], Iterable[Object]]) -> set[str]:
+    """Pods that a claim was made for, or that name it. `pods` is called only where they must be gone through."""
     found = set()
     named = set()
     for claim in claims:
@@ -74,7 +74,7 @@ def _users(claims: Iterable[Object], pods: Iterable[Object]) -> set[str]:
         if not owners:
             named.add((metadata["namespace"], metadata["name"]))
     if named:
-        for pod in pods:
+        for pod in pods():
             for entry in pod["spec"].get("resourceClaims") or ():
                 if (pod["metadata"]["namespace"], entry.get("resourceClaimName")) in named:
                     found.add(uid_of(pod))

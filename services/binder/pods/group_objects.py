@@ -1,11 +1,12 @@
 """The objects that say what gangs are: mirrored groups, and owners that are read when needed."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from berth.kubernetes.client import Kubernetes, KubernetesError, Object
+from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
 from berth.kubernetes.informer import Informer
 from berth.kubernetes.pods.groups import GangRef
 
@@ -14,14 +15,25 @@ __all__ = ["GroupObjects"]
 log = structlog.get_logger(__name__)
 
 SYNC_SECONDS = 10.0
+NO_RIGHTS_SECONDS = 30.0
+"""An API server that has just started refuses what it will grant in a moment."""
 
 
 class GroupObjects:
     """`mirrors`: informers by API group, run by somebody else; the first that is served counts."""
 
-    def __init__(self, client: Kubernetes, mirrors: Mapping[str, Sequence[Informer]]) -> None:
+    def __init__(
+        self,
+        client: Kubernetes,
+        mirrors: Mapping[str, Sequence[Informer]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
         self._mirrors = mirrors
+        self._clock = clock
+        self._forbidden: dict[str, float] = {}
+        """Since when owners may not be read, by API."""
 
     def listen(self, changed: Callable[[GangRef], None]) -> None:
         """`changed` hears of every group that comes, changes or goes."""
@@ -63,9 +75,17 @@ class GroupObjects:
         return None
 
     async def owner(self, ref: GangRef) -> Object | None:
-        """Read now; None: it is not there, or may not be read. Raises Unanswered."""
+        """Read now; None: it is not there, or may not be read for good. Raises Unanswered."""
         try:
-            return await self._client.get(ref.path)
+            found = await self._client.get(ref.path)
         except KubernetesError as error:
-            log.info("gang's owner cannot be read", path=ref.path, error=error.message)
-            return None
+            if error.status == 403:
+                since = self._forbidden.setdefault(ref.api, self._clock())
+                if self._clock() - since > NO_RIGHTS_SECONDS:
+                    log.info("gang's owner may not be read", path=ref.path, error=error.message)
+                    return None
+            if not error.not_found:
+                raise Unanswered(f"GET {ref.path}: {error.status} {error.message}") from error
+            found = None
+        self._forbidden.pop(ref.api, None)
+        return found

@@ -11,7 +11,7 @@ Level-triggered: made anew from what is there, not from what happened. The rules
 4. A job that somebody cancelled in Berth is not submitted again, unless its pods ask for something else.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from berth.errors import InvalidInput
@@ -22,14 +22,15 @@ from berth.kubernetes.pods.groups import Gang
 from berth.kubernetes.pods.translation import Translated, uid_of
 from berth.v1 import jobs_pb2 as pb
 
-__all__ = ["OURS", "Cancellation", "Held", "Plan", "Submission", "is_bound", "is_over", "is_waiting", "plan"]
+__all__ = ["OURS", "Cancellation", "Held", "Plan", "Submission", "is_bound", "is_over", "is_waiting", "plan", "worth_keeping"]
 
 OURS = "kubernetes: "
 """Before the reason of a cancellation that is made here, so that it is told from one by a person."""
 OVER = frozenset({pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED})
 SITTING = frozenset({pb.JOB_STATE_BOUND, pb.JOB_STATE_RUNNING})
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 15.0, 300.0
-MOST_TRIES = 1000
+KEPT_TRIES, KEPT_WISHES = 8, 16
+"""Jobs that are over and still known: of one wish, and those that gave way to another wish."""
 CLAIMS_AGAIN_SECONDS = 5.0
 """Slices and classes change without the pod's doing."""
 
@@ -192,6 +193,29 @@ def base_of(key: str) -> str:
     return key.partition("/try-")[0]
 
 
+def number_of(key: str) -> int:
+    """Of the try."""
+    number = key.partition("/try-")[2]
+    return int(number) if number.isdigit() else 1
+
+
+def worth_keeping(jobs: Sequence[Held], pods: Collection[str]) -> list[Held]:
+    """All but jobs that are over and of none of these pods, or have many after them. One that is left out and asked for
+    again is the engine's to tell: its key stands for it. `pods`: uids."""
+    over = sorted((job for job in jobs if job.over), key=lambda job: (job.over_at, number_of(job.key)), reverse=True)
+    found: dict[str, int] = {}
+    kept = set()
+    for job in over:
+        if not any(uid in pods for uid in job.uids):
+            continue
+        gave_way = job.state == pb.JOB_STATE_CANCELLED and job.message.startswith(OURS)
+        group = OURS if gave_way else base_of(job.key)
+        found[group] = found.get(group, 0) + 1
+        if found[group] <= (KEPT_WISHES if gave_way else KEPT_TRIES):
+            kept.add(job.job_id)
+    return [job for job in jobs if not job.over or job.job_id in kept]
+
+
 def _broken(job: Held, by_uid: Mapping[str, Object]) -> str:
     """Why a job cannot go on with the pods that are there; "": it can."""
     gone = [uid for uid in job.holds if uid not in by_uid or is_leaving(by_uid[uid])]
@@ -201,7 +225,7 @@ def _broken(job: Held, by_uid: Mapping[str, Object]) -> str:
         names_of = [by_uid[uid]["metadata"]["name"] for uid in gone if uid in by_uid]
         which = f" ({', '.join(names_of[:3])})" if names_of else ""
         return f"{len(gone)} of its {len(job.uids)} pods were deleted{which}"
-    for uid in job.uids:
+    for uid in job.holds:
         pod = by_uid[uid]
         if is_bound(pod) and (pod["metadata"].get("annotations") or {}).get(names.JOB) != job.job_id:
             return f"pod {pod['metadata']['name']} was bound to {pod['spec']['nodeName']} by somebody else"
@@ -235,5 +259,5 @@ def _submit(
             made.later(left)
             return
     if earlier:
-        job.spec.idempotency_key += f"/try-{len(earlier) + 1}"
+        job.spec.idempotency_key += f"/try-{max(number_of(one.key) for one in earlier) + 1}"
     made.submit.append(Submission(job, tuple(uid_of(pod) for pod in pods)))

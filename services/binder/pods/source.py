@@ -9,12 +9,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC
 
 import structlog
 from prometheus_client import Counter, Gauge
 
 from berth.errors import InvalidInput
-from berth.kubernetes.client import Kubernetes, Object, Unanswered
+from berth.kubernetes.client import Kubernetes, KubernetesError, Object, Unanswered
 from berth.kubernetes.informer import Informer
 from berth.kubernetes.pods.groups import Gang, GangRef, gang_of, ref_of
 from berth.kubernetes.pods.translation import SOURCE, AskOf, ClaimOf, Translated, job_of, uid_of
@@ -22,7 +23,7 @@ from berth.v1 import jobs_pb2 as pb
 from binder.pods.engine import Engine, Refused, Unreachable
 from binder.pods.group_objects import GroupObjects
 from binder.pods.notices import Notices
-from binder.pods.plan import OURS, Held, Submission, is_bound, is_waiting, plan
+from binder.pods.plan import OURS, Held, Submission, is_bound, is_waiting, plan, worth_keeping
 from binder.pods.queue import WorkQueue
 from binder.pods.telling import Teller
 
@@ -40,12 +41,14 @@ Key = GangRef | str
 @dataclass(frozen=True, slots=True)
 class PodsPace:
     """`quiet_seconds`: after the last pod of a gang of unknown size; `workers`: submissions on their way;
-    `refused_seconds`: until what the engine refused is tried again; `compare_seconds`: between looks at all jobs."""
+    `refused_seconds`: until what the engine refused is tried again; `compare_seconds`: between looks at all jobs;
+    `owner_seconds`: between looks at the owner of a gang whose pods wait for more."""
 
     quiet_seconds: float = 0.5
     workers: int = 16
     refused_seconds: float = 30.0
     compare_seconds: float = 60.0
+    owner_seconds: float = 30.0
 
 
 @dataclass(slots=True)
@@ -79,8 +82,9 @@ class PodSource:
         pace: PodsPace = PodsPace(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._client = client
         self._pods = pods
-        self._groups = GroupObjects(client, groups)
+        self._groups = GroupObjects(client, groups, clock=clock)
         self._engine = engine
         self._claim_of = claim_of
         self._ask_of = ask_of
@@ -102,6 +106,7 @@ class PodSource:
         """Until cancelled."""
         await self._pods.synced.wait()
         await self._groups.wait()
+        await self._fresh()
         for kept in (self._units, self._unit_of, self._key_of_job, self._holder):
             kept.clear()
         self._queue.clear()
@@ -136,13 +141,21 @@ class PodSource:
         if old is not None and old["metadata"]["uid"] == new["metadata"]["uid"]:
             if not is_bound(old) and is_bound(new):
                 self._bound(new)
-            if old is not new and (ref_of(old) or uid_of(old)) != (ref_of(new) or uid_of(new)):
+            if old is not new and self._unit_of.get(uid_of(new)) != self._key(new):
                 self._drop(old)
         self._put(new)
 
-    def _put(self, pod: Object) -> None:
+    def _key(self, pod: Object) -> Key:
+        """Its unit: once it is bound, the one that has its job, whatever is written on it later."""
         uid = uid_of(pod)
-        key = ref_of(pod) or uid
+        if is_bound(pod):
+            known = self._unit_of.get(uid) or self._key_of_job.get(self._holder.get(uid, ""))
+            if known is not None:
+                return known
+        return ref_of(pod) or uid
+
+    def _put(self, pod: Object) -> None:
+        uid, key = uid_of(pod), self._key(pod)
         unit = self._units.get(key)
         if unit is None:
             unit = self._units[key] = _Unit(key)
@@ -199,7 +212,7 @@ class PodSource:
             cancel_asked=cancel_asked or (known is not None and known.cancel_asked),
         )
         if held.over:
-            held = replace(held, over_at=known.over_at if known is not None and known.over else self._clock())
+            held = replace(held, over_at=known.over_at if known is not None and known.over else self._ended(job))
         unit.jobs[job.job_id] = held
         for uid in uids:
             if not held.over and uid in held.holds:
@@ -207,6 +220,8 @@ class PodSource:
             elif self._holder.get(uid) == held.job_id:
                 del self._holder[uid]
         self._key_of_job[job.job_id] = key
+        if not held.over:
+            self._gather(unit, held)
         shown = f"{job.spec.tenant}/{job.spec.name}"
         if held.state == pb.JOB_STATE_PENDING:
             self._teller.follow(job.job_id, uids, shown, unit.notes.get(job.job_id, ()))
@@ -215,6 +230,20 @@ class PodSource:
         if known is None or known != held:
             self._make_due(key)
         return held
+
+    def _ended(self, job: pb.Job) -> float:
+        """By the clock here: a job of an earlier run may be over for long."""
+        ago = time.time() - job.finished_at.ToDatetime(UTC).timestamp() if job.HasField("finished_at") else 0.0
+        return self._clock() - max(0.0, ago)
+
+    def _gather(self, unit: _Unit, held: Held) -> None:
+        """Bound pods of the job that name another gang by now, as one finds them after a restart, join its unit."""
+        for uid in held.holds:
+            other = self._units.get(self._unit_of.get(uid, unit.key))
+            if other is not None and other is not unit and uid in other.pods and is_bound(other.pods[uid]):
+                unit.pods[uid] = other.pods.pop(uid)
+                self._unit_of[uid] = unit.key
+                self._make_due(other.key)
 
     def claims_changed(self, pods: Iterable[str]) -> None:
         """Resource claims of these pods (uids) changed, or what may serve them: they are looked at again."""
@@ -261,9 +290,7 @@ class PodSource:
     def _lost(self, unit: _Unit, held: Held) -> None:
         """The engine knows no such job any more, so its pods are free."""
         log.warning("job is not known to the engine", job_id=held.job_id)
-        unit.jobs.pop(held.job_id, None)
-        self._key_of_job.pop(held.job_id, None)
-        self._teller.leave(held.job_id)
+        self._forget_job(unit, held.job_id)
         for uid in held.uids:
             if self._holder.get(uid) == held.job_id:
                 del self._holder[uid]
@@ -281,12 +308,45 @@ class PodSource:
                 log.warning("jobs of an earlier run cannot be read yet", error=str(error))
                 await asyncio.sleep(1.0)
 
+    async def _fresh(self) -> None:
+        """The mirror of who takes over may lag far behind jobs that another binder made and bound."""
+        while True:
+            try:
+                return await self._pods.relist()
+            except (KubernetesError, Unanswered) as error:
+                log.warning("pods cannot be listed yet", error=str(error))
+                await asyncio.sleep(1.0)
+
     async def _without_pods(self, job: pb.Job) -> None:
-        """Ends a job that was made of pods of which none is there any more."""
+        """Ends a job that was made of pods of which none is there any more, by the server's own word."""
         ending = job.state == pb.JOB_STATE_RELEASING and job.message.startswith(OURS)
-        if not ending and all(job.spec.labels.get(name) == value for name, value in SOURCE.items()):
-            CANCELLED.inc()
-            await self._engine.cancel(job.job_id, OURS + "its pods are gone")
+        if ending or any(job.spec.labels.get(name) != value for name, value in SOURCE.items()):
+            return
+        try:
+            there = await self._there(job)
+            if there:
+                log.warning("mirror of pods lags", job_id=job.job_id, pod=there)
+                await self._pods.relist()
+                self._heard(job)
+                return
+        except (KubernetesError, Unanswered) as error:
+            log.warning("pods of a job cannot be read yet", job_id=job.job_id, error=str(error))
+            return
+        CANCELLED.inc()
+        await self._engine.cancel(job.job_id, OURS + "its pods are gone")
+
+    async def _there(self, job: pb.Job) -> str:
+        """A pod of the job that is there; "": none is. Raises KubernetesError and Unanswered."""
+        for one in job.spec.kubernetes.pods:
+            try:
+                found = await self._client.get(f"/api/v1/namespaces/{one.namespace}/pods/{one.name}")
+            except KubernetesError as error:
+                if not error.not_found:
+                    raise
+            else:
+                if uid_of(found) == one.uid:
+                    return f"{one.namespace}/{one.name}"
+        return ""
 
     # -- what is done ----------------------------------------------------------------------------
 
@@ -308,7 +368,7 @@ class PodSource:
                 tries[key] = tries.get(key, 0) + 1
                 self._make_due_in(key, min(10.0, 0.2 * 2 ** min(tries[key], 8)))
                 if tries[key] == 3:
-                    log.warning("engine does not answer", unit=str(key), error=str(error))
+                    log.warning("engine or API server does not answer", unit=str(key), error=str(error))
             except Exception:
                 # One pod must not stop the others; it is looked at again with the next change.
                 log.exception("unit failed", unit=str(key))
@@ -324,6 +384,9 @@ class PodSource:
         if not pods and all(job.over for job in unit.jobs.values()):
             self._forget(unit)
             return
+        kept = {job.job_id for job in worth_keeping(list(unit.jobs.values()), unit.pods)}
+        for job_id in [job_id for job_id in unit.jobs if job_id not in kept]:
+            self._forget_job(unit, job_id)
         # 1. What the gang is now; without an answer nothing new is submitted.
         try:
             if isinstance(unit.key, GangRef):
@@ -341,6 +404,9 @@ class PodSource:
         quiet_in = unit.grown_at + self._pace.quiet_seconds - now if isinstance(unit.key, GangRef) else 0.0
         jobs = list(unit.jobs.values())
         todo = plan(pods, unit.gang, jobs, self._make, now=now, quiet_in=quiet_in, settled=settled)
+        if todo.said and isinstance(unit.key, GangRef) and unit.key.path:
+            # Its owner may ask for fewer pods by now, and no pod tells of that.
+            self._make_due_in(unit.key, self._pace.owner_seconds)
         # 3. Cancel, then submit. Each answer makes the unit due again, so that what follows from it is done.
         for one in todo.cancel:
             CANCELLED.inc()
@@ -389,12 +455,12 @@ class PodSource:
         return job_of(pods, gang, self._claim_of, minimum=minimum, ask_of=self._ask_of)
 
     async def _thing(self, unit: _Unit) -> Object | None:
-        """The gang's object as mirrored, or its owner's as read when pods came last."""
+        """The gang's object as mirrored, or its owner's as read a moment ago, and since pods came last."""
         ref = unit.key
         assert isinstance(ref, GangRef)
         if not ref.path:
             return self._groups.mirrored(ref)
-        if unit.read_at <= unit.grown_at:
+        if unit.read_at <= unit.grown_at or self._clock() - unit.read_at >= self._pace.owner_seconds:
             started = self._clock()
             try:
                 unit.owner = await self._groups.owner(ref)
@@ -406,9 +472,14 @@ class PodSource:
     def _forget(self, unit: _Unit) -> None:
         self._units.pop(unit.key, None)
         UNITS.set(len(self._units))
-        for job_id in unit.jobs:
-            self._key_of_job.pop(job_id, None)
-            self._teller.leave(job_id)
+        for job_id in list(unit.jobs):
+            self._forget_job(unit, job_id)
+
+    def _forget_job(self, unit: _Unit, job_id: str) -> None:
+        unit.jobs.pop(job_id, None)
+        unit.notes.pop(job_id, None)
+        self._key_of_job.pop(job_id, None)
+        self._teller.leave(job_id)
 
     def _waiting_pod(self, uid: str) -> Object | None:
         key = self._unit_of.get(uid)

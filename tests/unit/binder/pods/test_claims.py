@@ -1,5 +1,8 @@
 """Resource claims of pods in the jobs that are made of them."""
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import pytest
 from google.protobuf import text_format
 
@@ -9,6 +12,7 @@ from berth.kubernetes.claims.needs import ClaimAsk, ClaimsNotReady
 from berth.kubernetes.client import Object
 from berth.kubernetes.pods.translation import Translated, job_of
 from berth.v1 import jobs_pb2 as pb
+from binder.pods.claims import PodClaims
 from binder.pods.plan import plan
 from tests.unit.berth.kubernetes.pods.builders import a_gang, a_pod
 
@@ -77,3 +81,31 @@ def test_a_pod_whose_claim_is_not_there_waits_and_one_that_cannot_be_is_refused(
     assert planned(ClaimsNotReady("waits for claim 'mine'")) == ({"uid-p": "waits for claim 'mine'"}, 5.0)
     said, _ = planned(ClaimError("there is no device class 'x'"))
     assert said == {"uid-p": "refused: spec.resourceClaims: 'given': there is no device class 'x'"}
+
+
+def test_pods_are_gone_through_only_for_claims_that_were_not_made_for_one() -> None:
+    pods = [a_pod("names", resourceClaims=CLAIM), a_pod("other")]
+    owner = {"kind": "Pod", "name": "p", "uid": "uid-of-its-pod"}
+    changed: list[Callable[[Object | None, Object | None], None]] = []
+    listed, told = [], []
+
+    class FakeEvents:
+        def listen(self, listener: Any) -> None:
+            changed.append(listener)
+
+    class FakeBook(FakeEvents):
+        claim_events = FakeEvents()
+
+    class FakeSource:
+        def waiting_pods(self) -> list[Object]:
+            listed.append(len(pods))
+            return pods
+
+        def claims_changed(self, uids: Any) -> None:
+            told.append(sorted(uids))
+
+    PodClaims(cast(Any, FakeBook()), cast(Any, None)).follow(cast(Any, FakeSource()))
+    changed[0](None, {"metadata": {"name": "its", "namespace": "team", "ownerReferences": [owner]}})
+    assert (told, listed) == ([["uid-of-its-pod"]], [])
+    changed[0](None, {"metadata": {"name": "mine", "namespace": "team"}})
+    assert (told, listed) == ([["uid-of-its-pod"], ["uid-names"]], [2])

@@ -155,6 +155,12 @@ def test_a_gang_that_sits_goes_on_without_a_member_and_ends_with_the_last() -> N
     assert shown(planned([*bound[:2], a_member("m3")], [job], gang)) == ([("uid-m3",)], [], [], None)
 
 
+def test_an_elastic_gang_that_is_being_released_does_not_miss_who_never_had_a_place() -> None:
+    gang, three = a_gang(2), members(3)
+    job = a_job("j", three, gang, 2, state=pb.JOB_STATE_RELEASING, placed=(0, 1))
+    assert shown(planned(three[:2], [job], gang)) == NOTHING
+
+
 def test_what_sits_counts_for_the_minimum_of_who_comes_after() -> None:
     gang = a_gang(3)
     sitting = a_member("m0", nodeName="n")
