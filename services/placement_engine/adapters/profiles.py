@@ -1,7 +1,8 @@
 """Profiles as heard, by how the workload was run, and the one of each workload, accelerator and count that speaks.
 
 The core knows one profile for these three. Of several configurations it hears the best fitting: sure before unsure,
-measured before interpolated, declared, transferred and roofline, then the fastest.
+measured before interpolated, declared, transferred and roofline, then the fastest. What it does not say of memory,
+latency and power is filled from the next best that does, so that a limit that was known is not lost.
 """
 
 from berth.v1 import profiles_pb2 as pb
@@ -19,6 +20,8 @@ SUREST_FIRST = (
 )
 RANK = {provenance: rank for rank, provenance in enumerate(SUREST_FIRST)}
 KNOWN_TO_THE_CORE = ("throughput", "latency_p99_seconds", "memory_bytes", "power_watts", "peak_power_watts")
+FILLED = (("memory_bytes",), ("latency_p99_seconds",), ("power_watts", "peak_power_watts"))
+"""What limits are checked by. Mean and peak power are of one record."""
 
 
 class Profiles:
@@ -54,4 +57,12 @@ def _fitting(by_configuration: dict[str, pb.Profile]) -> pb.Profile:
         rank = RANK.get(profile.provenance, len(RANK))
         return not profile.throughput, profile.low_confidence, rank, -profile.throughput, configuration
 
-    return min(by_configuration.items(), key=order)[1]
+    ranked = [profile for _, profile in sorted(by_configuration.items(), key=order)]
+    found = pb.Profile()
+    found.CopyFrom(ranked[0])
+    for names in FILLED:
+        one = next((one for one in ranked if any(one.HasField(name) for name in names)), found)  # type: ignore[arg-type]
+        for name in names:
+            if one.HasField(name):  # type: ignore[arg-type]
+                setattr(found, name, getattr(one, name))
+    return found

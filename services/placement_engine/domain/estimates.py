@@ -8,7 +8,7 @@ from; what nobody knows is None.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from placement_engine.domain import scaling
 from placement_engine.domain.model import Accelerator, Character, Objective, Profile, Provenance
@@ -25,6 +25,8 @@ UNCERTAINTY = {
     Provenance.UNKNOWN: 0.5,
 }
 """Relative, where a profile does not state its own."""
+SAID = frozenset({Provenance.MEASURED, Provenance.DECLARED})
+"""Somebody's own word of this accelerator. All else was derived, and derives nothing but speed."""
 OTHER_CLASS_UNCERTAINTY = 0.35
 UNCHARACTERISED_UNCERTAINTY = 0.75
 ASSUMED_INTENSITY = 200.0
@@ -97,7 +99,9 @@ class Estimator:
         own = self._bound(character, entry, devices)
         points = self._points(workload, model)
         if points:
-            return _profiled(points, devices, entry.price_per_hour if entry else None, own)
+            found = _profiled(points, devices, entry.price_per_hour if entry else None, own)
+            derived = next(iter(points.values())).provenance not in SAID
+            return self._guarded(found, workload, model, devices) if derived else found
         if entry is None:
             return _unknown(None)
         reference = self._reference(workload, entry)
@@ -117,6 +121,23 @@ class Estimator:
             return {}
         best = min((p.provenance for p in known.values()), key=RANK.__getitem__)
         return {count: p for count, p in known.items() if p.provenance is best}
+
+    def _guarded(self, found: Estimate, workload: str, model: str, devices: int) -> Estimate:
+        """Where a prediction says nothing of memory or power: what other profiles on that accelerator say, else what
+        would be assumed without it. So keeping a prediction never takes a limit away."""
+        entry, beside = self.accelerator(model), self._profiles[workload][model.casefold()]
+        memory = found.memory_bytes
+        if memory is None:
+            memory = _memory(beside, devices)
+        if memory is None:
+            memory = self._least_memory(workload, devices)
+        if found.watts is not None or found.peak_watts is not None:
+            return replace(found, memory_bytes=memory)
+        drawing = {n: p for n, p in beside.items() if p.power_watts or p.peak_power_watts}
+        near = drawing[_nearest(drawing, devices)] if drawing else None
+        watts = (near.power_watts or near.peak_power_watts) if near else entry.tdp_watts if entry else None
+        peak = (near.peak_power_watts or near.power_watts) if near else watts
+        return replace(found, memory_bytes=memory, watts=watts, peak_watts=peak)
 
     # -- roofline --------------------------------------------------------------------------------
 

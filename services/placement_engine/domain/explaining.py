@@ -70,14 +70,14 @@ class Explainer:
         reasons = (*late, *short.reasons, *self._filter_reasons(own, trace))
         return reasons, (*short.remedies, *self._remedies(job, demands, short.part, trace))
 
-    def trace(self, ask: Ask, limit: int, *, without: Collection[str] = ()) -> Trace:
-        """`limit`: most members that a row is asked for. `without`: filters, by name, that are left out."""
+    def trace(self, ask: Ask, limit: int, *, without: Collection[type] = ()) -> Trace:
+        """`limit`: most members that a row is asked for. `without`: filters, by class, that are left out."""
         fleet, pipeline = self._fleet, self._pipeline
         view = fleet.columns.view()
         live = fleet.columns.node[: fleet.columns.rows] >= 0
         verdict = np.full(view.model.shape[0], PASSES, dtype=np.intp)
         for position, plugin in enumerate(pipeline.row_filters):
-            if plugin.name in without:
+            if type(plugin) in without:
                 continue
             verdict[(verdict == PASSES) & ~plugin.passes(view, ask)] = position
         present = view.devices(FREE) > ABSENT
@@ -86,7 +86,7 @@ class Explainer:
         usable = present.copy()
         if ask.shape.needs_devices:
             for position, device_plugin in enumerate(pipeline.device_filters, len(pipeline.row_filters)):
-                if device_plugin.name in without:
+                if type(device_plugin) in without:
                     continue
                 passes = device_plugin.passes(view, ask)
                 failed[usable & ~passes] = position

@@ -11,23 +11,29 @@ import numpy as np
 
 from placement_engine.domain.columns import DEVICES, Floats, Ints
 from placement_engine.domain.explaining import PASSES, Explainer
+from placement_engine.domain.filters.capacity import Capacity
+from placement_engine.domain.filters.device_memory import DeviceMemory
 from placement_engine.domain.filters.held import Held
+from placement_engine.domain.filters.host_resources import HostResources
+from placement_engine.domain.filters.power_headroom import DevicePower, NodePower
+from placement_engine.domain.filters.queue_quota import QueueQuota
+from placement_engine.domain.filters.sharing import PartitionRoom
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Member, Reason
 from placement_engine.domain.reserve import member_on
 from placement_engine.domain.shapes import Ask
 from placement_engine.domain.tables import EXCLUDED, Table
 
-__all__ = ["MOST_TOLD", "Refusal", "Survey", "Surveyor", "kept_for_others", "same_everywhere"]
+__all__ = ["CURABLE", "MOST_TOLD", "Refusal", "Survey", "Surveyor", "kept_for_others", "same_everywhere"]
 
 MOST_TOLD = 16
 """So many nodes that one filter excludes get their own numbers. More share one sentence: who prints the reasons
 of thousands of nodes counts equal ones."""
 
-CURABLE = frozenset(
-    {"Capacity", "Held", "HostResources", "NodePower", "DevicePower", "DeviceMemory", "PartitionRoom", "QueueQuota"}
+CURABLE = frozenset[type](
+    {Capacity, Held, HostResources, NodePower, DevicePower, DeviceMemory, PartitionRoom, QueueQuota}
 )
-"""Filters that may pass once work has left the node."""
+"""Filters that may pass once work has left the node: their classes, since two of one name may differ in this."""
 
 
 @dataclass(frozen=True, slots=True)

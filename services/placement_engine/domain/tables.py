@@ -191,11 +191,12 @@ class Tables:
         """The shape's table, up to date."""
         hosting, models = self._pipeline.hosting, self._fleet.models
         hosting.prepare()
-        reach = self._fleet.selection.version
-        counts = (*models.counts, *models.sizes, -self._fleet.executors_known(), -hosting.version, -reach)
+        reach, marked = self._fleet.selection.version, len(models.traits) > 1
+        counts = (*models.counts, *models.sizes, -self._fleet.executors_known(), -hosting.version, -reach, -marked)
         if counts != self._counts:
             # The best accelerator and what a share is are relative to what the fleet has, packing to the mix of work
-            # that was seen; which nodes constraints allow, to labels and taints.
+            # that was seen; which nodes constraints allow, to labels and taints. Once a device has a trait, traits
+            # concern every ask.
             self._tables.clear()
             self._counts = counts
         table = self._tables.get(shape)

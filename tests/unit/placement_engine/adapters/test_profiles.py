@@ -54,3 +54,24 @@ def test_records_from_before_configurations_are_replaced_by_their_successors() -
     newer = a_profile("precision=fp16", version=2, precision="fp16", throughput=20.0)
     assert profiles.hear(newer) == newer
     assert profiles.fitting() == [newer]
+
+
+def test_what_the_one_that_speaks_does_not_say_is_the_next_bests_word() -> None:
+    """A measurement of memory and power alone is not hidden by a prediction that has the speed alone."""
+    profiles = Profiles()
+    profiles.hear(a_profile("batch=1", throughput=None, memory_bytes=60, power_watts=300.0, latency_p99_seconds=0.1))
+    profiles.hear(a_profile("batch=2", throughput=None, memory_bytes=9, provenance=pb.PROVENANCE_DECLARED))
+    spoken = profiles.hear(PREDICTED)
+    filled = pb.Profile()
+    filled.CopyFrom(PREDICTED)
+    filled.memory_bytes, filled.power_watts, filled.latency_p99_seconds = 60, 300.0, 0.1
+    assert spoken == filled
+    assert profiles.fitting() == [filled]
+    assert not PREDICTED.HasField("memory_bytes"), "the record itself stays as it was heard"
+
+
+def test_mean_and_peak_power_are_of_one_record() -> None:
+    profiles = Profiles()
+    profiles.hear(a_profile("batch=1", power_watts=200.0, peak_power_watts=250.0))
+    fast = a_profile("batch=64", throughput=90.0, power_watts=300.0)
+    assert profiles.hear(fast) == fast

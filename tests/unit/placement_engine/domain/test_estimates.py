@@ -203,6 +203,36 @@ def test_memory_latency_and_power_follow_the_count() -> None:
     assert [told[n].watts for n in (1, 2, 8, 16)] == [600.0, 600.0, 500.0, 500.0]
 
 
+@pytest.mark.parametrize("provenance", [Provenance.TRANSFERRED, Provenance.INTERPOLATED, Provenance.ROOFLINE])
+def test_a_kept_prediction_leaves_memory_and_power_guarded_as_they_were_without_it(provenance: Provenance) -> None:
+    """Predictions say nothing of either, and nothing must not count as none."""
+    known = Profile("w", "A100", 1, 10.0, memory_bytes=60 * GIB, power_watts=300.0, peak_power_watts=390.0)
+    estimator = an_estimator(known)
+    before = estimator.estimate("w", "H100", 1)
+    estimator.put_profile(Profile("w", "H100", 1, 17.0, provenance=provenance))
+    after = estimator.estimate("w", "H100", 1)
+    assert (after.provenance, after.speed) == (provenance, 17.0)
+    assert (after.memory_bytes, after.watts, after.peak_watts) == (60 * GIB, 700.0, 700.0)
+    assert (after.memory_bytes, after.watts, after.peak_watts) == (before.memory_bytes, before.watts, before.peak_watts)
+
+
+def test_a_prediction_is_filled_from_the_same_accelerator_first() -> None:
+    declared = Profile("w", "H100", 2, 30.0, None, 50 * GIB, None, 500.0, provenance=Provenance.DECLARED)
+    elsewhere = Profile("w", "A100", 1, 10.0, memory_bytes=60 * GIB)
+    predicted = Profile("w", "H100", 1, 17.0, provenance=Provenance.INTERPOLATED)
+    found = an_estimator(declared, elsewhere, predicted).estimate("w", "H100", 1)
+    assert (found.memory_bytes, found.watts, found.peak_watts) == (50 * GIB, 500.0, 500.0)
+    told = Profile("w", "H100", 1, 17.0, None, 20 * GIB, 200.0, provenance=Provenance.INTERPOLATED)
+    found = an_estimator(declared, elsewhere, told).estimate("w", "H100", 1)
+    assert (found.memory_bytes, found.watts, found.peak_watts) == (20 * GIB, 200.0, 200.0)
+
+
+def test_what_a_measurement_or_a_declaration_does_not_say_stays_unknown() -> None:
+    for provenance in (Provenance.MEASURED, Provenance.DECLARED):
+        found = an_estimator(Profile("w", "H100", 1, 10.0, provenance=provenance)).estimate("w", "H100", 1)
+        assert (found.memory_bytes, found.watts, found.peak_watts) == (None, None, None)
+
+
 # -- roofline ------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,10 @@ from placement_engine.domain.engine import Engine
 from placement_engine.domain.model import Claim, Decision, Job, Queue, Quota, Reason
 from placement_engine.domain.node_constraints import NodeConstraints, NodeRequirement, Taint
 from placement_engine.domain.policy import Policy
-from placement_engine.domain.survey import MOST_TOLD, Survey
+from placement_engine.domain.survey import CURABLE, MOST_TOLD, Survey
 from tests.unit.placement_engine.domain.builders import GIB, NOW, a_job, a_node, a_sample, an_engine, placed
+from tests.unit.placement_engine.domain.test_partitions import a_cut_node, a_part, a_partitioned_engine
+from tests.unit.placement_engine.domain.test_power_budgets import a_live_node, a_powered_engine, hear
 from tests.unit.placement_engine.domain.test_properties import batches, fleets
 from tests.unit.placement_engine.domain.test_reservations import a_blocked_gang
 
@@ -57,6 +59,30 @@ def test_each_node_gives_its_own_reason_and_says_whether_it_could_be_cured() -> 
         "2 devices are too hot: margin below 5 degrees, or not yet back at 8",
         {"devices_hot": 2.0, "floor_celsius": 5.0, "resume_celsius": 8.0},
     )  # fmt: skip
+
+
+def test_what_leaves_with_the_work_is_curable_by_filter_and_not_by_name() -> None:
+    """Two filters may share a name: of them one can be cured by eviction, the other cannot."""
+    powered = a_powered_engine(a_live_node("draws"), a_live_node("capped", power_cap_watts=600.0))
+    hear(powered, "draws", 300.0, 300.0)
+    hear(powered, "capped", 300.0, 70.0)
+    assert told(powered.survey(a_job(workload="w", devices=2), ("draws",), NOW)) == {
+        "draws": ("DEVICE_POWER_SHORT", True)
+    }
+    assert told(powered.survey(a_job(workload="w"), ("capped",), NOW)) == {"capped": ("NODE_POWER_SHORT", True)}
+    parted = a_partitioned_engine(a_cut_node("cut"), a_cut_node("whole", device={"partitionable": False}))
+    parted.restore(a_claim(parted, a_part("x", "7g.80gb"), "cut"))
+    assert told(parted.survey(a_part("y", "1g.10gb"), ("cut", "whole"), NOW)) == {
+        "cut": ("PARTITION_NO_ROOM", True),
+        "whole": ("PARTITION_UNSUPPORTED", False),
+    }
+    unknown = an_engine(a_node("n1", 1, device={"memory_bytes": None}))
+    found = unknown.survey(a_job(device_share_bytes=GIB), ("n1",), NOW)
+    assert told(found) == {"n1": ("DEVICE_MEMORY_UNKNOWN", False)}
+
+
+def test_every_curable_filter_is_asked() -> None:
+    assert set(CURABLE) <= {type(plugin) for plugin in an_engine()._explainer.filters}
 
 
 def a_claim(engine: Engine, job: Job, node: str) -> Claim:

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from placement_engine.domain.job_mix import WARM
 from placement_engine.domain.model import Decision, MemberGroup, Node, Rejection
-from tests.unit.placement_engine.domain.builders import NOW, a_job, a_node, an_engine
+from tests.unit.placement_engine.domain.builders import NOW, a_job, a_node, an_engine, placed
 
 
 def marked(node: Node, *traits: str, devices: tuple[int, ...]) -> Node:
@@ -61,3 +62,15 @@ def test_what_is_handed_out_for_claims_is_for_claims_only() -> None:
     refused = engine.dry_run(a_job(devices=2), NOW)
     assert isinstance(refused, Rejection)
     assert refused.reasons[0].message.startswith("1 devices are handed out for resource claims only")
+
+
+def test_what_is_for_claims_only_is_kept_from_jobs_whose_kind_was_looked_at_before_any_mark() -> None:
+    engine = an_engine(*(a_node(name, 1) for name in ("a", "b", "c", "d")))
+    for number in range(WARM):  # what the fleet hosts is known by then: a node that changes makes no table anew
+        placed(engine, a_job(f"past-{number}", devices=1))
+        engine.release(f"past-{number}")
+        engine.cycle(NOW)
+    assert isinstance(engine.dry_run(a_job(devices=1), NOW), Decision)
+    engine.apply_node(marked(a_node("a", 1), "resource-claim", "x", devices=(0,)))
+    taken = [engine.member_on(a_job(devices=1), name, NOW) is not None for name in ("a", "b", "c", "d")]
+    assert taken == [False, True, True, True]
