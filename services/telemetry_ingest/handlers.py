@@ -21,7 +21,7 @@ from telemetry_ingest.domain.kubernetes.nodes import NodeFacts
 from telemetry_ingest.domain.kubernetes.pods import PodUse
 from telemetry_ingest.domain.kubernetes.records import joined, record_of
 from telemetry_ingest.domain.model import Observation, ObservedDevice
-from telemetry_ingest.domain.ports import InventoryStore
+from telemetry_ingest.domain.ports import InventoryStore, Overtaken
 from telemetry_ingest.domain.targets import NodeDeclaration, Target
 
 __all__ = ["Clock", "Ingest", "KnownModel", "TargetStatus"]
@@ -342,14 +342,23 @@ class Ingest:
         if not plan():
             return
         async with self._changing:
-            records = plan()
-            if records:
-                await self._store.save(records)
-                self.inventory.commit(records)
-                for record in records:
-                    if record.removed:
-                        self.board.drop(record.name)
-                self._count_nodes()
+            while records := plan():
+                try:
+                    await self._store.save(records)
+                except Overtaken as overtaken:
+                    # What is stored counts, and is changed in turn; memory alone would drop every later change.
+                    log.warning("the inventory was written elsewhere; planned again", nodes=str(overtaken))
+                    self._took(overtaken.stored)
+                else:
+                    self._took(records)
+                    return
+
+    def _took(self, records: Sequence[NodeRecord]) -> None:
+        self.inventory.commit(records)
+        for record in records:
+            if record.removed:
+                self.board.drop(record.name)
+        self._count_nodes()
 
     def _sources(self, node: str) -> frozenset[str]:
         return self._node_sources.get(node, frozenset()) | ({AGENT} if node in self._reported else frozenset())
