@@ -1,7 +1,8 @@
 """The inventory in PostgreSQL: the record and its outbox row in one transaction."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+import asyncpg
 
 from berth.outbox import OutboxRelay, OutgoingRecord, append
 from berth.postgres import Connection, Database
@@ -21,7 +22,7 @@ def _outgoing(name: str, version: int, record: bytes) -> OutgoingRecord:
     return OutgoingRecord(FLEET_NODES, name.encode(), record, headers)
 
 
-def _records(rows: Sequence[Mapping[str, Any]]) -> list[NodeRecord]:
+def _records(rows: Sequence[asyncpg.Record]) -> list[NodeRecord]:
     return [node_record(fleet_pb2.Node.FromString(row["record"]), row["origin"]) for row in rows]
 
 
