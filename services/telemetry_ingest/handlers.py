@@ -101,6 +101,8 @@ class Ingest:
         self._found: tuple[Target, ...] = ()
         # Nodes of a cluster: an agent's own name of a device to the fleet's.
         self._agent_devices: dict[str, dict[str, str]] = {}
+        # And why the cluster keeps work away from each, "" where it does not.
+        self._cordons: dict[str, str] = {}
         self._count_nodes()
 
     # -- targets ---------------------------------------------------------------------------------
@@ -241,6 +243,9 @@ class Ingest:
     ) -> None:
         """Nodes of the cluster as they are now, each with what its pods take; `gone`: it has these no longer."""
         nodes, gone = list(nodes), list(gone)
+        self._cordons.update((facts.name, facts.cordon_reason) for facts, _ in nodes)
+        for name in gone:
+            self._cordons.pop(name, None)
 
         def plan() -> list[NodeRecord]:
             records = [
@@ -321,8 +326,14 @@ class Ingest:
         return len(named)
 
     async def cordon(self, node: str, cordoned: bool, reason: str) -> NodeRecord:
-        """Raises NotFound."""
-        await self._change(lambda: self.inventory.plan_cordon(node, cordoned, reason, self._clock.wall()))
+        """Raises NotFound, and InvalidInput where only the cluster can lift it."""
+
+        def plan() -> list[NodeRecord]:
+            return self.inventory.plan_cordon(
+                node, cordoned, reason, self._clock.wall(), of_cluster=self._cordons.get(node)
+            )
+
+        await self._change(plan)
         return self.inventory.nodes[node]
 
     # -- out -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -94,12 +95,11 @@ async def test_nodes_that_left_while_nobody_watched_are_removed() -> None:
     assert world.store.names() == [("n1", 1), ("n2", 1), ("n1", 2)]
 
 
-async def test_an_operators_uncordon_does_not_outlast_the_next_look() -> None:
-    """Nothing of the cluster changed: the node is looked at again all the same."""
+async def test_every_node_is_looked_at_again() -> None:
+    """Nothing of the cluster changed, and the inventory is not as it has it."""
     world = World()
     async with following(world, FakeKubernetes(nodes=[a_node(unschedulable=True)]), again=0.2):
         await until(world, lambda: bool(world.store.saved))
         node = world.ingest.inventory.nodes["n1"]
-        await world.ingest.cordon("n1", True, "fan")
-        await world.ingest.cordon("n1", False, "")
+        world.ingest.inventory.commit([replace(node, schedulable=True, cordon_reason="")])
         await until(world, lambda: world.ingest.inventory.nodes["n1"].cordon_reason == node.cordon_reason)
