@@ -212,3 +212,10 @@ async def test_two_at_once_and_a_lost_answer_lose_no_change(database_dsn: str) -
 def test_settings_name_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="scrape_interval_seconds"):
         TelemetryIngestSettings.model_validate({"scrape_interval_seconds": 0})
+
+
+def test_exporters_are_believed_where_operators_run_them() -> None:
+    believed = TelemetryIngestSettings().exporter_namespaces
+    assert {"kube-system", "monitoring", "gpu-operator"} <= set(believed)
+    assert not {"default", "*"} & set(believed)
+    assert TelemetryIngestSettings.model_validate({"exporter_namespaces": "a, b,"}).exporter_namespaces == ("a", "b")

@@ -30,8 +30,17 @@ class FakeKubernetes(Kubernetes):
 
 
 @asynccontextmanager
-async def following(world: World, client: FakeKubernetes, again: float = 60.0) -> AsyncIterator[ClusterFleet]:
-    cluster = ClusterFleet(client, DeviceResources(), world.ingest, gather_seconds=0.02, again_seconds=again)
+async def following(
+    world: World, client: FakeKubernetes, again: float = 60.0, exporters: tuple[str, ...] = ()
+) -> AsyncIterator[ClusterFleet]:
+    cluster = ClusterFleet(
+        client,
+        DeviceResources(),
+        world.ingest,
+        exporter_namespaces=exporters,
+        gather_seconds=0.02,
+        again_seconds=again,
+    )
     task = asyncio.create_task(cluster.run())
     try:
         yield cluster
@@ -103,3 +112,41 @@ async def test_every_node_is_looked_at_again() -> None:
         node = world.ingest.inventory.nodes["n1"]
         world.ingest.inventory.commit([replace(node, schedulable=True, cordon_reason="")])
         await until(world, lambda: world.ingest.inventory.nodes["n1"].cordon_reason == node.cordon_reason)
+
+
+async def test_only_exporters_in_namespaces_of_operators_are_believed() -> None:
+    """Who may make a pod in his own namespace must not speak for the node's devices."""
+
+    def exporter(namespace: str, port: int, **changes: Any) -> dict[str, Any]:
+        made = a_pod(f"p{port}", annotations={"berth.dev/exporter": "dcgm", "prometheus.io/port": str(port)}, **changes)
+        return {**made, "metadata": {**made["metadata"], "namespace": namespace}}
+
+    def endpoints(namespace: str, port: int) -> dict[str, Any]:
+        labels = {"kubernetes.io/service-name": "dcgm-exporter"}
+        return {
+            "metadata": {"namespace": namespace, "name": "dcgm-exporter-1", "labels": labels},
+            "addressType": "IPv4",
+            "ports": [{"port": port}],
+            "endpoints": [{"nodeName": "n1", "addresses": ["10.0.0.9"]}],
+        }
+
+    found = {
+        "nodes": [a_node()],
+        "pods": [exporter("gpu-operator", 1), exporter("ml", 2), exporter("ml", 3)],
+        "endpointslices": [endpoints("monitoring", 4), endpoints("ml", 5)],
+    }
+
+    async def scraped(*namespaces: str) -> tuple[list[str], list[str]]:
+        world = World()
+        with capture_logs() as said:
+            async with following(world, FakeKubernetes(**found), exporters=namespaces):
+                await until(world, lambda: bool(world.store.saved))
+        left = [f"{one['namespace']}: {one['of']}" for one in said if "not believed" in one["event"]]
+        return sorted(target.url.removeprefix("http://10.0.0.9:")[0] for target in world.scraped), left
+
+    assert await scraped("gpu-operator", "monitoring") == (["1", "4"], ["ml: pod ml/p2"])
+    assert await scraped() == (
+        [],
+        ["gpu-operator: pod gpu-operator/p1", "ml: pod ml/p2", "monitoring: slice monitoring/dcgm-exporter-1"],
+    )
+    assert await scraped("ml", "*") == (["1", "2", "3", "4", "5"], [])
