@@ -81,7 +81,9 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
         if settings.kubernetes:
             client = await stack.enter_async_context(await Kubernetes.connect(settings.kubeconfig))
             resources = DeviceResources.read(settings.kubernetes_resources)
-            tasks["cluster"] = ClusterFleet(client, resources, ingest).run
+            tasks["cluster"] = ClusterFleet(
+                client, resources, ingest, exporter_namespaces=settings.exporter_namespaces
+            ).run
         server = GrpcServer(
             settings.grpc_listen,
             Authenticator(authority_key(settings)),

@@ -21,7 +21,7 @@ from telemetry_ingest.domain.kubernetes.nodes import NodeFacts
 from telemetry_ingest.domain.kubernetes.pods import PodUse
 from telemetry_ingest.domain.kubernetes.records import joined, record_of
 from telemetry_ingest.domain.model import Observation, ObservedDevice
-from telemetry_ingest.domain.ports import InventoryStore
+from telemetry_ingest.domain.ports import InventoryStore, Overtaken
 from telemetry_ingest.domain.targets import NodeDeclaration, Target
 
 __all__ = ["Clock", "Ingest", "KnownModel", "TargetStatus"]
@@ -101,6 +101,8 @@ class Ingest:
         self._found: tuple[Target, ...] = ()
         # Nodes of a cluster: an agent's own name of a device to the fleet's.
         self._agent_devices: dict[str, dict[str, str]] = {}
+        # And why the cluster keeps work away from each, "" where it does not.
+        self._cordons: dict[str, str] = {}
         self._count_nodes()
 
     # -- targets ---------------------------------------------------------------------------------
@@ -241,6 +243,9 @@ class Ingest:
     ) -> None:
         """Nodes of the cluster as they are now, each with what its pods take; `gone`: it has these no longer."""
         nodes, gone = list(nodes), list(gone)
+        self._cordons.update((facts.name, facts.cordon_reason) for facts, _ in nodes)
+        for name in gone:
+            self._cordons.pop(name, None)
 
         def plan() -> list[NodeRecord]:
             records = [
@@ -321,8 +326,14 @@ class Ingest:
         return len(named)
 
     async def cordon(self, node: str, cordoned: bool, reason: str) -> NodeRecord:
-        """Raises NotFound."""
-        await self._change(lambda: self.inventory.plan_cordon(node, cordoned, reason, self._clock.wall()))
+        """Raises NotFound, and InvalidInput where only the cluster can lift it."""
+
+        def plan() -> list[NodeRecord]:
+            return self.inventory.plan_cordon(
+                node, cordoned, reason, self._clock.wall(), of_cluster=self._cordons.get(node)
+            )
+
+        await self._change(plan)
         return self.inventory.nodes[node]
 
     # -- out -------------------------------------------------------------------------------------
@@ -342,14 +353,23 @@ class Ingest:
         if not plan():
             return
         async with self._changing:
-            records = plan()
-            if records:
-                await self._store.save(records)
-                self.inventory.commit(records)
-                for record in records:
-                    if record.removed:
-                        self.board.drop(record.name)
-                self._count_nodes()
+            while records := plan():
+                try:
+                    await self._store.save(records)
+                except Overtaken as overtaken:
+                    # What is stored counts, and is changed in turn; memory alone would drop every later change.
+                    log.warning("the inventory was written elsewhere; planned again", nodes=str(overtaken))
+                    self._took(overtaken.stored)
+                else:
+                    self._took(records)
+                    return
+
+    def _took(self, records: Sequence[NodeRecord]) -> None:
+        self.inventory.commit(records)
+        for record in records:
+            if record.removed:
+                self.board.drop(record.name)
+        self._count_nodes()
 
     def _sources(self, node: str) -> frozenset[str]:
         return self._node_sources.get(node, frozenset()) | ({AGENT} if node in self._reported else frozenset())

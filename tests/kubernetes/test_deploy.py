@@ -100,6 +100,12 @@ def test_the_chart_installs_what_kustomize_installs(helm: Helm, shared_cluster: 
     assert {key: one for key, one in by_helm.items() if by_kustomize[key] != one} == {}
 
 
+def test_an_update_never_runs_two_telemetry_ingests(shared_cluster: Any) -> None:
+    found = comparable(shared_cluster.kubectl("kustomize", str(MANIFESTS)))
+    strategies = {name: one["spec"]["strategy"]["type"] for (kind, name), one in found.items() if kind == "Deployment"}
+    assert strategies == {name: "Recreate" if name == "telemetry-ingest" else "RollingUpdate" for name in SERVICES}
+
+
 def test_with_the_extender_too(helm: Helm, shared_cluster: Any, tmp_path: Path) -> None:
     folder = overlay(tmp_path, components=[os.path.relpath(MANIFESTS / "components/extender", tmp_path)])
     by_helm = comparable(helm.template("--set", "extender.enabled=true"))

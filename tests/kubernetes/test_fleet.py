@@ -175,7 +175,9 @@ async def test_an_exporter_in_the_cluster_speaks_for_the_kubelets_devices(
         source = next(iter(emulated.nodes.values()))
         count = len(source.devices)
         await asyncio.to_thread(cluster.add_nodes, 1, prefix="gpu", resources={"nvidia.com/gpu": count})
-        fleet = await Fleet(system, cluster, kubernetes).start(scrape_interval_seconds="0.2")
+        fleet = await Fleet(system, cluster, kubernetes).start(
+            scrape_interval_seconds="0.2", exporter_namespaces="default"
+        )
         node = await fleet.until("gpu-0", lambda node: node.schedulable)
         assert [one.model for one in node.devices] == [""] * count
         port = url.rpartition(":")[2]

@@ -6,7 +6,7 @@ look like a device that is free. All of it is looked at again now and then, for 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -31,7 +31,9 @@ ASSIGNED = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
 
 class ClusterFleet:
-    """`gather_seconds`: how long changes are gathered; `again_seconds`: how often every node is looked at again."""
+    """`exporter_namespaces`: where exporters are believed, "*" anywhere. `gather_seconds`: how long changes are
+    gathered; `again_seconds`: how often every node is looked at again.
+    """
 
     def __init__(
         self,
@@ -39,11 +41,13 @@ class ClusterFleet:
         resources: DeviceResources,
         ingest: Ingest,
         *,
+        exporter_namespaces: Collection[str],
         gather_seconds: float = 0.2,
         again_seconds: float = 30.0,
     ) -> None:
         self._resources = resources
         self._ingest = ingest
+        self._exporter_namespaces = frozenset(exporter_namespaces)
         self._gather_seconds = gather_seconds
         self._again_seconds = again_seconds
         self._facts: dict[str, NodeFacts] = {}
@@ -119,7 +123,7 @@ class ClusterFleet:
 
     def _pod(self, old: Object | None, new: Object | None) -> None:
         key = key_of(new or old or {})
-        self._found(f"pod {key}", () if new is None else targets_of_pod(new))
+        self._found(f"pod {key}", new, targets_of_pod)
         before, use = self._uses.get(key), None if new is None else use_of(new, self._resources)
         if use == before:
             return
@@ -137,9 +141,12 @@ class ClusterFleet:
             self._mark(use.node)
 
     def _slice(self, old: Object | None, new: Object | None) -> None:
-        self._found(f"slice {key_of(new or old or {})}", () if new is None else targets_of_slice(new))
+        self._found(f"slice {key_of(new or old or {})}", new, targets_of_slice)
 
-    def _found(self, key: str, targets: tuple[Target, ...]) -> None:
+    def _found(self, key: str, new: Object | None, targets_of: Callable[[Object], tuple[Target, ...]]) -> None:
+        targets = () if new is None else targets_of(new)
+        if targets and new is not None and not self._believed(key, str(new["metadata"].get("namespace") or "")):
+            targets = ()
         before = self._targets.get(key, ())
         if targets == before:
             return
@@ -149,6 +156,19 @@ class ClusterFleet:
             del self._targets[key]
         for target in (*before, *targets):
             self._mark(target.node)
+
+    def _believed(self, key: str, namespace: str) -> bool:
+        """Whoever may make a pod in his own namespace must not say that the node's devices are broken."""
+        if not self._exporter_namespaces.isdisjoint((namespace, "*")):
+            return True
+        if (said := f"exporters {namespace}") not in self._said:
+            self._said.add(said)
+            log.warning(
+                "an exporter is not believed: its namespace is not in BERTH_EXPORTER_NAMESPACES",
+                namespace=namespace,
+                of=key,
+            )
+        return False
 
     def _claimed(self, nodes: frozenset[str] | None) -> None:
         """What the nodes' slices offer, or what claims hold of it, changed; None: of any node."""

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+import asyncpg
+
 from berth.outbox import OutboxRelay, OutgoingRecord, append
 from berth.postgres import Connection, Database
 from berth.topics import FLEET_NODES, cloud_event_headers
 from berth.v1 import fleet_pb2
 from telemetry_ingest.adapters.messages import node_message, node_record
 from telemetry_ingest.domain.inventory import NodeRecord
+from telemetry_ingest.domain.ports import Overtaken
 
 __all__ = ["PostgresInventory"]
 
@@ -19,6 +22,10 @@ def _outgoing(name: str, version: int, record: bytes) -> OutgoingRecord:
     return OutgoingRecord(FLEET_NODES, name.encode(), record, headers)
 
 
+def _records(rows: Sequence[asyncpg.Record]) -> list[NodeRecord]:
+    return [node_record(fleet_pb2.Node.FromString(row["record"]), row["origin"]) for row in rows]
+
+
 class PostgresInventory:
     """Stores records and publishes them on fleet.nodes."""
 
@@ -28,10 +35,10 @@ class PostgresInventory:
 
     async def load(self) -> list[NodeRecord]:
         rows = await self._database.pool.fetch("SELECT record, origin FROM node ORDER BY name")
-        return [node_record(fleet_pb2.Node.FromString(row["record"]), row["origin"]) for row in rows]
+        return _records(rows)
 
     async def save(self, records: Sequence[NodeRecord]) -> None:
-        """All or none. An older version never overwrites a newer one."""
+        """All or none. Raises Overtaken where one of them is there in that version or a newer one."""
         encoded = [(record, node_message(record).SerializeToString(deterministic=True)) for record in records]
 
         async def effect(connection: Connection) -> None:
@@ -47,13 +54,20 @@ class PostgresInventory:
                 [record.version for record, _ in encoded],
                 [record.origin for record, _ in encoded],
             )
-            names = {row["name"] for row in stored}
-            await append(
-                connection,
-                [_outgoing(record.name, record.version, value) for record, value in encoded if record.name in names],
-            )
+            if len(stored) < len(encoded):
+                raise Overtaken(())  # Rolls back; what is there is read below.
+            await append(connection, [_outgoing(record.name, record.version, value) for record, value in encoded])
 
-        await self._database.run(effect)
+        async def there(connection: Connection) -> list[NodeRecord]:
+            rows = await connection.fetch(
+                "SELECT record, origin FROM node WHERE name = ANY($1) ORDER BY name", [one.name for one in records]
+            )
+            return _records(rows)
+
+        try:
+            await self._database.run(effect)
+        except Overtaken:
+            raise Overtaken(await self._database.run(there)) from None
         self._relay.wake()
 
     async def republish(self) -> int:

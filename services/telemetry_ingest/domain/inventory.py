@@ -192,14 +192,23 @@ class Inventory:
             )
         return self._changed(list(planned.values()), now)
 
-    def plan_cordon(self, node: str, cordoned: bool, reason: str, now: float) -> list[NodeRecord]:
-        """Raises NotFound for a node that is not there."""
+    def plan_cordon(
+        self, node: str, cordoned: bool, reason: str, now: float, *, of_cluster: str | None = None
+    ) -> list[NodeRecord]:
+        """`of_cluster`: why a cluster's node takes no work by the cluster's word, which stays beside the operator's;
+        None: not heard yet. Raises NotFound for a node that is not there, InvalidInput where the cluster must act.
+        """
         before = self.nodes.get(node)
         if before is None or before.removed:
             raise NotFound(f"node: {node!r}: no such node; `berth get nodes` lists them")
         if not cordoned and before.of_kubernetes and before.cordon_reason.startswith(CORDON_PREFIX):
             raise InvalidInput.of("node", node, f"{before.cordon_reason}: use kubectl uncordon, or mend the node")
-        return self._changed([replace(before, schedulable=not cordoned, cordon_reason=reason if cordoned else "")], now)
+        if cordoned:
+            return self._changed([replace(before, schedulable=False, cordon_reason=reason)], now)
+        if before.of_kubernetes and of_cluster is None:
+            raise InvalidInput.of("node", node, "the cluster has not told of it yet; try again in a moment")
+        left = of_cluster or "" if before.of_kubernetes else ""
+        return self._changed([replace(before, schedulable=not left, cordon_reason=left)], now)
 
     def plan_kubernetes(
         self, records: Sequence[NodeRecord], now: float, *, gone: Iterable[str] = ()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from telemetry_ingest.domain.board import Board
 from telemetry_ingest.domain.inventory import Inventory, NodeRecord
+from telemetry_ingest.domain.ports import InventoryStore
 from telemetry_ingest.domain.targets import NodeDeclaration, Target
 from telemetry_ingest.handlers import Clock, Ingest, KnownModel
 
@@ -31,14 +32,16 @@ class MemoryStore:
 
 
 class World:
-    def __init__(self) -> None:
+    """`store`: another one than in memory."""
+
+    def __init__(self, store: InventoryStore | None = None) -> None:
         self.store = MemoryStore()
         self.wall, self.monotonic = 1000.0, 10.0
         self.scraped: list[Target] = []
         self.ingest = Ingest(
             inventory=Inventory(),
             board=Board(),
-            store=self.store,
+            store=store or self.store,
             clock=Clock(lambda: self.wall, lambda: self.monotonic),
             resolve=MODELS.get,
             targets_changed=lambda targets: self.scraped.__setitem__(slice(None), list(targets)),

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from berth.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from telemetry_ingest.adapters.store import PostgresInventory
 from telemetry_ingest.bootstrap import SCHEMA, build
 from telemetry_ingest.domain.inventory import DeviceRecord, NodeRecord
+from telemetry_ingest.domain.ports import Overtaken
 from telemetry_ingest.settings import TelemetryIngestSettings
 from tests.unit.telemetry_ingest import pages
+from tests.unit.telemetry_ingest.builders import World
 
 
 @asynccontextmanager
@@ -153,7 +155,9 @@ async def test_an_older_version_never_overwrites_a_newer_one(database_dsn: str) 
             origin="targets",
         )
         await store.save([record])
-        await store.save([NodeRecord("n", version=1)])
+        with pytest.raises(Overtaken) as overtaken:
+            await store.save([NodeRecord("n", version=1), NodeRecord("other", version=1)])
+        assert overtaken.value.stored == (record,)
         assert await store.load() == [record]
         assert await database.pool.fetchval("SELECT count(*) FROM outbox") == 1
         assert await store.republish() == 1
@@ -162,6 +166,56 @@ async def test_an_older_version_never_overwrites_a_newer_one(database_dsn: str) 
         await database.close()
 
 
+class LostAnswers(PostgresInventory):
+    """Commits, and the connection breaks before the answer of each `save` comes."""
+
+    async def save(self, records: Sequence[NodeRecord]) -> None:
+        await super().save(records)
+        raise ConnectionError("the server closed the connection")
+
+
+async def test_two_at_once_and_a_lost_answer_lose_no_change(database_dsn: str) -> None:
+    database = await Database.open(database_dsn, SCHEMA, size=2)
+    try:
+        await database.migrate("berth", "telemetry_ingest")
+        relay = OutboxRelay(database, "127.0.0.1:1")
+        store = PostgresInventory(database, relay)
+        before, after = World(store), World(store)
+        for world in (before, after):
+            world.ingest.inventory.commit([NodeRecord("n", version=1, origin="targets")])
+        await store.save([NodeRecord("n", version=1, origin="targets")])
+        # What the one that ends wrote last, the other has not in its memory.
+        await before.ingest.cordon("n", True, "fan")
+        await before.ingest.apply_nodes([NodeRecord("n", cpu_milli=8000)])
+        await after.ingest.apply_nodes([NodeRecord("m", cpu_milli=4000), NodeRecord("n", cpu_milli=16_000)])
+        (m, n) = await store.load()
+        assert (m.cpu_milli, m.version) == (4000, 1)
+        assert (n.cpu_milli, n.version, n.cordon_reason) == (16_000, 4, "fan")
+        assert after.ingest.inventory.nodes == {"m": m, "n": n}
+        rows = await database.pool.fetch("SELECT value FROM outbox ORDER BY id")
+        published = [fleet_pb2.Node.FromString(row["value"]) for row in rows]
+        said = [(one.name, one.version) for one in published]
+        assert said == [("n", 1), ("n", 2), ("n", 3), ("m", 1), ("n", 4)]
+        # Committed, and not known to be.
+        after.ingest._store = LostAnswers(database, relay)
+        with pytest.raises(ConnectionError):
+            await after.ingest.cordon("n", False, "")
+        after.ingest._store = store
+        after.tick()
+        await after.ingest.cordon("n", True, "heat")
+        (_, n) = await store.load()
+        assert (n.cordon_reason, n.version, after.ingest.inventory.nodes["n"]) == ("heat", 6, n)
+    finally:
+        await database.close()
+
+
 def test_settings_name_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="scrape_interval_seconds"):
         TelemetryIngestSettings.model_validate({"scrape_interval_seconds": 0})
+
+
+def test_exporters_are_believed_where_operators_run_them() -> None:
+    believed = TelemetryIngestSettings().exporter_namespaces
+    assert {"kube-system", "monitoring", "gpu-operator"} <= set(believed)
+    assert not {"default", "*"} & set(believed)
+    assert TelemetryIngestSettings.model_validate({"exporter_namespaces": "a, b,"}).exporter_namespaces == ("a", "b")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -29,8 +30,17 @@ class FakeKubernetes(Kubernetes):
 
 
 @asynccontextmanager
-async def following(world: World, client: FakeKubernetes, again: float = 60.0) -> AsyncIterator[ClusterFleet]:
-    cluster = ClusterFleet(client, DeviceResources(), world.ingest, gather_seconds=0.02, again_seconds=again)
+async def following(
+    world: World, client: FakeKubernetes, again: float = 60.0, exporters: tuple[str, ...] = ()
+) -> AsyncIterator[ClusterFleet]:
+    cluster = ClusterFleet(
+        client,
+        DeviceResources(),
+        world.ingest,
+        exporter_namespaces=exporters,
+        gather_seconds=0.02,
+        again_seconds=again,
+    )
     task = asyncio.create_task(cluster.run())
     try:
         yield cluster
@@ -94,12 +104,49 @@ async def test_nodes_that_left_while_nobody_watched_are_removed() -> None:
     assert world.store.names() == [("n1", 1), ("n2", 1), ("n1", 2)]
 
 
-async def test_an_operators_uncordon_does_not_outlast_the_next_look() -> None:
-    """Nothing of the cluster changed: the node is looked at again all the same."""
+async def test_every_node_is_looked_at_again() -> None:
+    """Nothing of the cluster changed, and the inventory is not as it has it."""
     world = World()
     async with following(world, FakeKubernetes(nodes=[a_node(unschedulable=True)]), again=0.2):
         await until(world, lambda: bool(world.store.saved))
         node = world.ingest.inventory.nodes["n1"]
-        await world.ingest.cordon("n1", True, "fan")
-        await world.ingest.cordon("n1", False, "")
+        world.ingest.inventory.commit([replace(node, schedulable=True, cordon_reason="")])
         await until(world, lambda: world.ingest.inventory.nodes["n1"].cordon_reason == node.cordon_reason)
+
+
+async def test_only_exporters_in_namespaces_of_operators_are_believed() -> None:
+    """Who may make a pod in his own namespace must not speak for the node's devices."""
+
+    def exporter(namespace: str, port: int, **changes: Any) -> dict[str, Any]:
+        made = a_pod(f"p{port}", annotations={"berth.dev/exporter": "dcgm", "prometheus.io/port": str(port)}, **changes)
+        return {**made, "metadata": {**made["metadata"], "namespace": namespace}}
+
+    def endpoints(namespace: str, port: int) -> dict[str, Any]:
+        labels = {"kubernetes.io/service-name": "dcgm-exporter"}
+        return {
+            "metadata": {"namespace": namespace, "name": "dcgm-exporter-1", "labels": labels},
+            "addressType": "IPv4",
+            "ports": [{"port": port}],
+            "endpoints": [{"nodeName": "n1", "addresses": ["10.0.0.9"]}],
+        }
+
+    found = {
+        "nodes": [a_node()],
+        "pods": [exporter("gpu-operator", 1), exporter("ml", 2), exporter("ml", 3)],
+        "endpointslices": [endpoints("monitoring", 4), endpoints("ml", 5)],
+    }
+
+    async def scraped(*namespaces: str) -> tuple[list[str], list[str]]:
+        world = World()
+        with capture_logs() as said:
+            async with following(world, FakeKubernetes(**found), exporters=namespaces):
+                await until(world, lambda: bool(world.store.saved))
+        left = [f"{one['namespace']}: {one['of']}" for one in said if "not believed" in one["event"]]
+        return sorted(target.url.removeprefix("http://10.0.0.9:")[0] for target in world.scraped), left
+
+    assert await scraped("gpu-operator", "monitoring") == (["1", "4"], ["ml: pod ml/p2"])
+    assert await scraped() == (
+        [],
+        ["gpu-operator: pod gpu-operator/p1", "ml: pod ml/p2", "monitoring: slice monitoring/dcgm-exporter-1"],
+    )
+    assert await scraped("ml", "*") == (["1", "2", "3", "4", "5"], [])

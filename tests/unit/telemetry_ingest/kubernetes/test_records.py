@@ -82,13 +82,25 @@ async def test_an_operators_cordon_and_the_clusters_stand_side_by_side() -> None
     await world.ingest.cordon("n1", True, "fan")
     record = await tell(world, a_node(unschedulable=True))
     assert (record.schedulable, record.cordon_reason) == (False, "fan")
-    # The operator lifts hers; the cluster's is seen at the next look, and only the cluster lifts it.
-    await world.ingest.cordon("n1", False, "")
-    record = await tell(world, a_node(unschedulable=True))
+    # The operator lifts hers; the cluster's stays at once, and only the cluster lifts it.
+    record = await world.ingest.cordon("n1", False, "")
     assert (record.schedulable, record.cordon_reason) == (False, "Kubernetes: cordoned (spec.unschedulable)")
+    assert await tell(world, a_node(unschedulable=True)) == record
     with pytest.raises(InvalidInput, match="kubectl uncordon"):
         await world.ingest.cordon("n1", False, "")
     record = await tell(world, a_node())
+    assert (record.schedulable, record.cordon_reason) == (True, "")
+
+
+async def test_an_uncordon_waits_for_the_clusters_word_after_a_restart() -> None:
+    world = World()
+    record = replace(NodeRecord("n1", origin=FROM_KUBERNETES, version=3), schedulable=False, cordon_reason="fan")
+    world.ingest.inventory.commit([record])
+    with pytest.raises(InvalidInput, match="'n1': the cluster has not told of it yet; try again in a moment"):
+        await world.ingest.cordon("n1", False, "")
+    assert world.ingest.inventory.nodes["n1"] == record
+    await tell(world, a_node())
+    record = await world.ingest.cordon("n1", False, "")
     assert (record.schedulable, record.cordon_reason) == (True, "")
 
 
