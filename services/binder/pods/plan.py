@@ -22,7 +22,18 @@ from berth.kubernetes.pods.groups import Gang
 from berth.kubernetes.pods.translation import Translated, uid_of
 from berth.v1 import jobs_pb2 as pb
 
-__all__ = ["OURS", "Cancellation", "Held", "Plan", "Submission", "is_bound", "is_over", "is_waiting", "plan", "worth_keeping"]
+__all__ = [
+    "OURS",
+    "Cancellation",
+    "Held",
+    "Plan",
+    "Submission",
+    "is_bound",
+    "is_over",
+    "is_waiting",
+    "plan",
+    "worth_keeping",
+]
 
 OURS = "kubernetes: "
 """Before the reason of a cancellation that is made here, so that it is told from one by a person."""

@@ -83,9 +83,7 @@ class FakeEngine:
 
     def held(self) -> dict[str, tuple[int, list[str]]]:
         """State and pods of each job."""
-        return {
-            job_id: (job.state, [one.uid for one in job.spec.kubernetes.pods]) for job_id, job in self.jobs.items()
-        }
+        return {job_id: (job.state, [one.uid for one in job.spec.kubernetes.pods]) for job_id, job in self.jobs.items()}
 
     def set(self, job_id: str, state: int, **fields: Any) -> None:
         job = pb.Job()

@@ -73,7 +73,9 @@ async def test_who_takes_over_with_a_mirror_that_lags_ends_nothing() -> None:
         before = sides.engine.held()
         async with sides.taken_up():
             assert sides.engine.held() == before
-            assert sorted(sides.informer.objects) == sorted(f"team/{name}" for name in ("alone", "m0", "m1", "w0", "w1"))
+            assert sorted(sides.informer.objects) == sorted(
+                f"team/{name}" for name in ("alone", "m0", "m1", "w0", "w1")
+            )
 
 
 async def test_a_job_ends_only_where_the_server_itself_has_none_of_its_pods() -> None:
@@ -129,9 +131,7 @@ async def test_a_list_between_takes_nothing_older_over_what_was_watched() -> Non
         api.tell("MODIFIED", {**a_pod("ghost"), "metadata": {**a_pod("ghost")["metadata"], "resourceVersion": "1"}})
         await settled()
         assert told == [("goes", None), ("changes", "changes"), (None, "comes")]
-        assert sides.informer.objects == {
-            f"team/{pod['metadata']['name']}": pod for pod in api.things.values()
-        }
+        assert sides.informer.objects == {f"team/{pod['metadata']['name']}": pod for pod in api.things.values()}
 
 
 JOBS = "/apis/batch/v1/namespaces/team/jobs"
