@@ -217,7 +217,7 @@ class Extender:
         if member is None:
             refusal = engine.survey(job, (asked.node,), now).refusals.get(asked.node)
             return f"berth: {asked.node}: {refusal.reason.message if refusal is not None else 'does not fit any more'}"
-        engine.restore(Claim(job, (member,), placed_at=now))
+        engine.restore(Claim(job, (member,), placed_at=now, stoppable=False))
         held = _Held(engine, f"{asked.namespace}/{asked.name}", asked.node, now + HOLD_SECONDS)
         self._held[asked.uid] = held
         # 2. The call.

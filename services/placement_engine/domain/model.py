@@ -513,3 +513,5 @@ class Claim:
     members: tuple[Member, ...]
     placed_at: float | None = None
     started_at: float | None = None
+    stoppable: bool = True
+    """False: nobody here can stop it, such as a pod that another scheduler bound."""

@@ -5,7 +5,8 @@ Who may be stopped:
 - by reclaim: jobs of queues that hold more than they own, if the waiting job's queue is entitled to what it
   asks (`entitlement`). Preemptible jobs go first. One that is not preemptible is stopped only where a queue
   above it has quotas, so that what it borrowed was borrowed knowingly: that is the price of borrowing.
-Nobody is stopped within the protected seconds of its start. A job is stopped whole, with all its members.
+Nobody is stopped within the protected seconds of its start, nor what nobody here can stop (`Claim.stoppable`). A job
+is stopped whole, with all its members.
 Whom of them: `victims`. Until they are gone a nomination keeps their place (`reservations`).
 
 Why it comes to rest. By priority a preemption exchanges lower for strictly higher: a job is stopped by
@@ -170,7 +171,8 @@ class Preemptor:
             self._candidates = [
                 victim
                 for victim in self._order
-                if victim.job_id not in self._ending
+                if victim.claim.stoppable
+                and victim.job_id not in self._ending
                 and victim.job_id not in self._placed
                 and self._claims.get(victim.job_id) is victim.claim
                 and not self._protected(victim.claim, now)

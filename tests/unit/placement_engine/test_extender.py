@@ -187,6 +187,18 @@ async def test_devices_are_let_go_once_the_fleet_tells_or_after_a_while() -> Non
         assert made.held() == []
 
 
+async def test_a_pod_that_was_bound_here_is_not_stopped_for_a_job() -> None:
+    kubernetes = FakeKubernetes()
+    kubernetes.pod = a_pod("p", annotations={"berth.dev/preemptible": "true"})
+    async with served(kubernetes) as made:
+        assert await made.bind() == ""
+        claim = made.engine.holds("extender-p")
+        assert claim is not None
+        assert claim.job.preemptible
+        made.engine.submit(a_job("pair", devices=2, replicas=2, priority=9, executor="kubernetes"))
+        assert made.engine.cycle(made.now).preemptions == ()
+
+
 @pytest.mark.parametrize("identifiers", [True, False])
 async def test_a_job_of_berths_own_that_is_not_preemptible_is_no_victim(identifiers: bool) -> None:
     jobs = {"v1": "kept", "v2": "given"}

@@ -318,6 +318,23 @@ def test_who_is_stopped_by_reclaim(
         assert result.preemptions[0].message == "queue 'mine' takes back for p what 'other' holds beyond its own"
 
 
+@pytest.mark.parametrize("quotas", [(), (Quota("", 4000),)])
+@pytest.mark.parametrize("preemptible", [True, False])
+def test_what_nobody_here_can_stop_is_in_no_plan(preemptible: bool, quotas: tuple[Quota, ...]) -> None:
+    """Such as a pod that another scheduler bound: the plan would never come about, and who is in it beside it would be
+    stopped for nothing."""
+    engine = an_engine(a_node("n1"), policy=EAGER)
+    engine.set_queues([Queue("mine"), Queue("other", quotas=quotas)])
+    run_on(engine, "n1", a_victim("bound", queue="other", preemptible=preemptible))
+    bound = engine.holds("bound")
+    assert bound is not None
+    engine.restore(replace(bound, stoppable=False))
+    run_on(engine, "n1", a_victim("v", ran=10.0, queue="other"), first=4)
+    assert stopped(submit(engine, a_job("p", devices=8, priority=1, queue="mine"))) == {}
+    engine.withdraw("p")
+    assert stopped(submit(engine, a_job("q", devices=4, priority=1, queue="mine"), now=NOW + 1)) == {"v": "q"}
+
+
 def test_what_a_cycle_places_it_does_not_stop() -> None:
     """Where the one who owns what all can use comes last, it takes back in the next cycle."""
     engine = an_engine(a_node("n1", 1, model="L4"), a_node("n2", 1, schedulable=False), policy=EAGER)
