@@ -358,8 +358,8 @@ MUTANTS = (
     Mutant(
         "relabelled",
         "tables.py",
-        "-hosting.version, -reach)",
-        "-hosting.version)",
+        "-hosting.version, -reach, -marked)",
+        "-hosting.version, -marked)",
         "a node that changed its labels or taints is looked at anew",
         f"{UNIT}/test_node_constraints.py",
     ),

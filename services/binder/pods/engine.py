@@ -96,10 +96,12 @@ class Engine:
             if not token:
                 return found
 
-    async def watch(self) -> AsyncIterator[jobs_pb2.Job]:
-        """Jobs as they change, until the stream ends; notices can be lost."""
+    async def watch(self) -> AsyncIterator[jobs_pb2.Job | None]:
+        """None once it listens, then jobs as they change, until the stream ends; notices can be lost."""
         try:
             stream = self._stub.WatchJobs(placement_pb2.WatchJobsRequest(), metadata=self._metadata())
+            await stream.initial_metadata()
+            yield None
             async for answer in stream:
                 yield answer.job
         except grpc.aio.AioRpcError as error:

@@ -259,11 +259,13 @@ class PodSource:
         while True:
             try:
                 async for job in self._engine.watch():
-                    self._heard(job)
+                    if job is None:
+                        await self._compare_once()
+                    else:
+                        self._heard(job)
             except Unreachable as error:
                 log.warning("jobs cannot be watched", error=str(error))
             await asyncio.sleep(1.0)
-            await self._compare_once()
 
     async def _compare(self) -> None:
         while True:

@@ -146,6 +146,8 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
         principal = current_principal()
         seen: dict[str, int] = {}
         with self._news.subscribe() as subscription:
+            # Whoever compares what it has with what is there does so once it knows that nothing is missed from here.
+            await context.send_initial_metadata(())
             wanted = {(await self._find(name)).job_id for name in request.jobs}
             if request.send_initial:
                 async with self._database.pool.acquire() as connection:
