@@ -61,7 +61,7 @@ proto: $(STAMP)  ## Python stubs from protos/
 
 lock: $(STAMP)  ## requirements.lock from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-annotate --extra dev pyproject.toml -o requirements.lock
+	  --no-emit-index-url --no-emit-find-links --no-annotate --all-extras pyproject.toml -o requirements.lock
 
 kafka:  ## Apache Kafka 4 from its Maven artefacts, in the foreground on 127.0.0.1:9092
 	@$(PYTHON) deploy/kafka/broker.py run

@@ -26,19 +26,19 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from berth.v1 import jobs_pb2 as berth_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62\x65rth/v1/binding.proto\x12\x08\x62\x65rth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13\x62\x65rth/v1/jobs.proto\"\xd3\x01\n\x10PlacementDecided\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x1e\n\x04\x62ind\x18\x05 \x01(\x0b\x32\x0e.berth.v1.BindH\x00\x12$\n\x07release\x18\x06 \x01(\x0b\x32\x11.berth.v1.ReleaseH\x00\x12.\n\ndecided_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06\x61\x63tion\"e\n\x04\x42ind\x12\x1f\n\x04spec\x18\x01 \x01(\x0b\x32\x11.berth.v1.JobSpec\x12*\n\x07members\x18\x02 \x03(\x0b\x32\x19.berth.v1.MemberPlacement\x12\x10\n\x08\x65xecutor\x18\x03 \x01(\t\"\x19\n\x07Release\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xbe\x01\n\x0e\x42indingSettled\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12&\n\x07outcome\x18\x04 \x01(\x0e\x32\x15.berth.v1.BindOutcome\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x11\n\tretryable\x18\x06 \x01(\x08\x12.\n\nsettled_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd1\x01\n\x0cJobLifecycle\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\'\n\x05\x65vent\x18\x04 \x01(\x0e\x32\x18.berth.v1.LifecycleEvent\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x16\n\texit_code\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12/\n\x0boccurred_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\n\n_exit_code\"T\n\x0eGetLogsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\x05\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x12\n\ntail_lines\x18\x04 \x01(\x05\"8\n\x08LogChunk\x12\x0e\n\x06member\x18\x01 \x01(\x05\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xd5\x01\n\x07\x41ttempt\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.berth.v1.AttemptState\x12\x10\n\x08\x65xecutor\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12/\n\x0bintended_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nsettled_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"%\n\x13ListAttemptsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\";\n\x14ListAttemptsResponse\x12#\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x11.berth.v1.Attempt*v\n\x0b\x42indOutcome\x12\x1c\n\x18\x42IND_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42IND_OUTCOME_BOUND\x10\x01\x12\x17\n\x13\x42IND_OUTCOME_FAILED\x10\x02\x12\x18\n\x14\x42IND_OUTCOME_UNKNOWN\x10\x03*\xa7\x01\n\x0eLifecycleEvent\x12\x1f\n\x1bLIFECYCLE_EVENT_UNSPECIFIED\x10\x00\x12\x1b\n\x17LIFECYCLE_EVENT_STARTED\x10\x01\x12\x1d\n\x19LIFECYCLE_EVENT_SUCCEEDED\x10\x02\x12\x1a\n\x16LIFECYCLE_EVENT_FAILED\x10\x03\x12\x1c\n\x18LIFECYCLE_EVENT_RELEASED\x10\x04*\xe9\x01\n\x0c\x41ttemptState\x12\x1d\n\x19\x41TTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41TTEMPT_STATE_INTENT\x10\x01\x12\x19\n\x15\x41TTEMPT_STATE_UNKNOWN\x10\x02\x12\x17\n\x13\x41TTEMPT_STATE_BOUND\x10\x03\x12\x19\n\x15\x41TTEMPT_STATE_RUNNING\x10\x04\x12\x1b\n\x17\x41TTEMPT_STATE_SUCCEEDED\x10\x05\x12\x18\n\x14\x41TTEMPT_STATE_FAILED\x10\x06\x12\x1a\n\x16\x41TTEMPT_STATE_RELEASED\x10\x07\x32\x9a\x01\n\x0e\x42indingService\x12\x39\n\x07GetLogs\x12\x18.berth.v1.GetLogsRequest\x1a\x12.berth.v1.LogChunk0\x01\x12M\n\x0cListAttempts\x12\x1d.berth.v1.ListAttemptsRequest\x1a\x1e.berth.v1.ListAttemptsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62\x65rth/v1/binding.proto\x12\x08\x62\x65rth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13\x62\x65rth/v1/jobs.proto\"\xd3\x01\n\x10PlacementDecided\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x1e\n\x04\x62ind\x18\x05 \x01(\x0b\x32\x0e.berth.v1.BindH\x00\x12$\n\x07release\x18\x06 \x01(\x0b\x32\x11.berth.v1.ReleaseH\x00\x12.\n\ndecided_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06\x61\x63tion\"e\n\x04\x42ind\x12\x1f\n\x04spec\x18\x01 \x01(\x0b\x32\x11.berth.v1.JobSpec\x12*\n\x07members\x18\x02 \x03(\x0b\x32\x19.berth.v1.MemberPlacement\x12\x10\n\x08\x65xecutor\x18\x03 \x01(\t\"\x19\n\x07Release\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xbe\x01\n\x0e\x42indingSettled\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12&\n\x07outcome\x18\x04 \x01(\x0e\x32\x15.berth.v1.BindOutcome\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x11\n\tretryable\x18\x06 \x01(\x08\x12.\n\nsettled_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbf\x03\n\x0bObservation\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x03 \x01(\x05\x12\x12\n\ndevice_ids\x18\x04 \x03(\t\x12\r\n\x05nodes\x18\x05 \x03(\t\x12\r\n\x05units\x18\x06 \x01(\x01\x12\x0c\n\x04unit\x18\x07 \x01(\t\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\x12(\n\x04\x66rom\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\nbatch_size\x18\x0b \x01(\x03H\x00\x88\x01\x01\x12 \n\x13latency_p50_seconds\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12 \n\x13latency_p99_seconds\x18\r \x01(\x01H\x02\x88\x01\x01\x12\x11\n\tprecision\x18\x0e \x01(\t\x12\x16\n\x0esoftware_stack\x18\x0f \x01(\t\x12\x0e\n\x06source\x18\x10 \x01(\tB\r\n\x0b_batch_sizeB\x16\n\x14_latency_p50_secondsB\x16\n\x14_latency_p99_seconds\"\x90\x02\n\x0cJobLifecycle\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\'\n\x05\x65vent\x18\x04 \x01(\x0e\x32\x18.berth.v1.LifecycleEvent\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x16\n\texit_code\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12/\n\x0boccurred_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x0bobservation\x18\x08 \x01(\x0b\x32\x15.berth.v1.Observation\x12\x11\n\tendpoints\x18\t \x03(\tB\x0c\n\n_exit_code\"T\n\x0eGetLogsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\x05\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x12\n\ntail_lines\x18\x04 \x01(\x05\"8\n\x08LogChunk\x12\x0e\n\x06member\x18\x01 \x01(\x05\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xd5\x01\n\x07\x41ttempt\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.berth.v1.AttemptState\x12\x10\n\x08\x65xecutor\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12/\n\x0bintended_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nsettled_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"%\n\x13ListAttemptsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\";\n\x14ListAttemptsResponse\x12#\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x11.berth.v1.Attempt*v\n\x0b\x42indOutcome\x12\x1c\n\x18\x42IND_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42IND_OUTCOME_BOUND\x10\x01\x12\x17\n\x13\x42IND_OUTCOME_FAILED\x10\x02\x12\x18\n\x14\x42IND_OUTCOME_UNKNOWN\x10\x03*\xc5\x01\n\x0eLifecycleEvent\x12\x1f\n\x1bLIFECYCLE_EVENT_UNSPECIFIED\x10\x00\x12\x1b\n\x17LIFECYCLE_EVENT_STARTED\x10\x01\x12\x1d\n\x19LIFECYCLE_EVENT_SUCCEEDED\x10\x02\x12\x1a\n\x16LIFECYCLE_EVENT_FAILED\x10\x03\x12\x1c\n\x18LIFECYCLE_EVENT_RELEASED\x10\x04\x12\x1c\n\x18LIFECYCLE_EVENT_OBSERVED\x10\x05*\xe9\x01\n\x0c\x41ttemptState\x12\x1d\n\x19\x41TTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41TTEMPT_STATE_INTENT\x10\x01\x12\x19\n\x15\x41TTEMPT_STATE_UNKNOWN\x10\x02\x12\x17\n\x13\x41TTEMPT_STATE_BOUND\x10\x03\x12\x19\n\x15\x41TTEMPT_STATE_RUNNING\x10\x04\x12\x1b\n\x17\x41TTEMPT_STATE_SUCCEEDED\x10\x05\x12\x18\n\x14\x41TTEMPT_STATE_FAILED\x10\x06\x12\x1a\n\x16\x41TTEMPT_STATE_RELEASED\x10\x07\x32\x9a\x01\n\x0e\x42indingService\x12\x39\n\x07GetLogs\x12\x18.berth.v1.GetLogsRequest\x1a\x12.berth.v1.LogChunk0\x01\x12M\n\x0cListAttempts\x12\x1d.berth.v1.ListAttemptsRequest\x1a\x1e.berth.v1.ListAttemptsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'berth.v1.binding_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BINDOUTCOME']._serialized_start=1299
-  _globals['_BINDOUTCOME']._serialized_end=1417
-  _globals['_LIFECYCLEEVENT']._serialized_start=1420
-  _globals['_LIFECYCLEEVENT']._serialized_end=1587
-  _globals['_ATTEMPTSTATE']._serialized_start=1590
-  _globals['_ATTEMPTSTATE']._serialized_end=1823
+  _globals['_BINDOUTCOME']._serialized_start=1812
+  _globals['_BINDOUTCOME']._serialized_end=1930
+  _globals['_LIFECYCLEEVENT']._serialized_start=1933
+  _globals['_LIFECYCLEEVENT']._serialized_end=2130
+  _globals['_ATTEMPTSTATE']._serialized_start=2133
+  _globals['_ATTEMPTSTATE']._serialized_end=2366
   _globals['_PLACEMENTDECIDED']._serialized_start=91
   _globals['_PLACEMENTDECIDED']._serialized_end=302
   _globals['_BIND']._serialized_start=304
@@ -47,18 +47,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELEASE']._serialized_end=432
   _globals['_BINDINGSETTLED']._serialized_start=435
   _globals['_BINDINGSETTLED']._serialized_end=625
-  _globals['_JOBLIFECYCLE']._serialized_start=628
-  _globals['_JOBLIFECYCLE']._serialized_end=837
-  _globals['_GETLOGSREQUEST']._serialized_start=839
-  _globals['_GETLOGSREQUEST']._serialized_end=923
-  _globals['_LOGCHUNK']._serialized_start=925
-  _globals['_LOGCHUNK']._serialized_end=981
-  _globals['_ATTEMPT']._serialized_start=984
-  _globals['_ATTEMPT']._serialized_end=1197
-  _globals['_LISTATTEMPTSREQUEST']._serialized_start=1199
-  _globals['_LISTATTEMPTSREQUEST']._serialized_end=1236
-  _globals['_LISTATTEMPTSRESPONSE']._serialized_start=1238
-  _globals['_LISTATTEMPTSRESPONSE']._serialized_end=1297
-  _globals['_BINDINGSERVICE']._serialized_start=1826
-  _globals['_BINDINGSERVICE']._serialized_end=1980
+  _globals['_OBSERVATION']._serialized_start=628
+  _globals['_OBSERVATION']._serialized_end=1075
+  _globals['_JOBLIFECYCLE']._serialized_start=1078
+  _globals['_JOBLIFECYCLE']._serialized_end=1350
+  _globals['_GETLOGSREQUEST']._serialized_start=1352
+  _globals['_GETLOGSREQUEST']._serialized_end=1436
+  _globals['_LOGCHUNK']._serialized_start=1438
+  _globals['_LOGCHUNK']._serialized_end=1494
+  _globals['_ATTEMPT']._serialized_start=1497
+  _globals['_ATTEMPT']._serialized_end=1710
+  _globals['_LISTATTEMPTSREQUEST']._serialized_start=1712
+  _globals['_LISTATTEMPTSREQUEST']._serialized_end=1749
+  _globals['_LISTATTEMPTSRESPONSE']._serialized_start=1751
+  _globals['_LISTATTEMPTSRESPONSE']._serialized_end=1810
+  _globals['_BINDINGSERVICE']._serialized_start=2369
+  _globals['_BINDINGSERVICE']._serialized_end=2523
 # @@protoc_insertion_point(module_scope)

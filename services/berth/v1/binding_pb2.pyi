@@ -58,6 +58,8 @@ class _LifecycleEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Lifecy
     LIFECYCLE_EVENT_FAILED: _LifecycleEvent.ValueType  # 3
     LIFECYCLE_EVENT_RELEASED: _LifecycleEvent.ValueType  # 4
     """Ended by a Release."""
+    LIFECYCLE_EVENT_OBSERVED: _LifecycleEvent.ValueType  # 5
+    """How fast a running attempt is; it says nothing of its state."""
 
 class LifecycleEvent(_LifecycleEvent, metaclass=_LifecycleEventEnumTypeWrapper): ...
 
@@ -67,6 +69,8 @@ LIFECYCLE_EVENT_SUCCEEDED: LifecycleEvent.ValueType  # 2
 LIFECYCLE_EVENT_FAILED: LifecycleEvent.ValueType  # 3
 LIFECYCLE_EVENT_RELEASED: LifecycleEvent.ValueType  # 4
 """Ended by a Release."""
+LIFECYCLE_EVENT_OBSERVED: LifecycleEvent.ValueType  # 5
+"""How fast a running attempt is; it says nothing of its state."""
 Global___LifecycleEvent: _TypeAlias = LifecycleEvent  # noqa: Y015
 
 class _AttemptState:
@@ -236,8 +240,92 @@ class BindingSettled(_message.Message):
 Global___BindingSettled: _TypeAlias = BindingSettled  # noqa: Y015
 
 @_typing.final
+class Observation(_message.Message):
+    """Work that an attempt was seen to do in a span of time, all members together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    DEVICE_IDS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LATENCY_P50_SECONDS_FIELD_NUMBER: _builtins.int
+    LATENCY_P99_SECONDS_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    SOFTWARE_STACK_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    """Name in the profile store."""
+    accelerator: _builtins.str
+    """Catalogue name; one for all members, else nothing is observed."""
+    devices: _builtins.int
+    """Devices used together."""
+    units: _builtins.float
+    """Units of work done, and what a unit is: "steps", "tokens", "samples", "queries", "epochs"."""
+    unit: _builtins.str
+    seconds: _builtins.float
+    """Seconds of work in which they were done; waiting for requests is no work."""
+    batch_size: _builtins.int
+    latency_p50_seconds: _builtins.float
+    latency_p99_seconds: _builtins.float
+    precision: _builtins.str
+    software_stack: _builtins.str
+    source: _builtins.str
+    """Where the figures were read: "triton", "report"."""
+    @_builtins.property
+    def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def to(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+        accelerator: _builtins.str = ...,
+        devices: _builtins.int = ...,
+        device_ids: _abc.Iterable[_builtins.str] | None = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        units: _builtins.float = ...,
+        unit: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        to: _timestamp_pb2.Timestamp | None = ...,
+        batch_size: _builtins.int | None = ...,
+        latency_p50_seconds: _builtins.float | None = ...,
+        latency_p99_seconds: _builtins.float | None = ...,
+        precision: _builtins.str = ...,
+        software_stack: _builtins.str = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "batch_size", b"batch_size", "from", b"from", "latency_p50_seconds", b"latency_p50_seconds", "latency_p99_seconds", b"latency_p99_seconds", "to", b"to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "accelerator", b"accelerator", "batch_size", b"batch_size", "device_ids", b"device_ids", "devices", b"devices", "from", b"from", "latency_p50_seconds", b"latency_p50_seconds", "latency_p99_seconds", b"latency_p99_seconds", "nodes", b"nodes", "precision", b"precision", "seconds", b"seconds", "software_stack", b"software_stack", "source", b"source", "to", b"to", "unit", b"unit", "units", b"units", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
+    _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__latency_p50_seconds: _TypeAlias = _typing.Literal["latency_p50_seconds"]  # noqa: Y015
+    _WhichOneofArgType__latency_p50_seconds: _TypeAlias = _typing.Literal["_latency_p50_seconds", b"_latency_p50_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__latency_p99_seconds: _TypeAlias = _typing.Literal["latency_p99_seconds"]  # noqa: Y015
+    _WhichOneofArgType__latency_p99_seconds: _TypeAlias = _typing.Literal["_latency_p99_seconds", b"_latency_p99_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p50_seconds) -> _WhichOneofReturnType__latency_p50_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p99_seconds) -> _WhichOneofReturnType__latency_p99_seconds | None: ...
+
+Global___Observation: _TypeAlias = Observation  # noqa: Y015
+
+@_typing.final
 class JobLifecycle(_message.Message):
-    """Value of jobs.lifecycle, keyed by job id. All but STARTED mean that nothing is held any more."""
+    """Value of jobs.lifecycle, keyed by job id. All but STARTED and OBSERVED mean that nothing is held any more."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -248,6 +336,8 @@ class JobLifecycle(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     OCCURRED_AT_FIELD_NUMBER: _builtins.int
+    OBSERVATION_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     attempt: _builtins.int
     version: _builtins.int
@@ -257,6 +347,14 @@ class JobLifecycle(_message.Message):
     """Of the first member that failed."""
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def observation(self) -> Global___Observation:
+        """With OBSERVED."""
+
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With STARTED of a served model: where each member takes requests, a URL, in the members' order."""
+
     def __init__(
         self,
         *,
@@ -267,10 +365,12 @@ class JobLifecycle(_message.Message):
         message: _builtins.str = ...,
         exit_code: _builtins.int | None = ...,
         occurred_at: _timestamp_pb2.Timestamp | None = ...,
+        observation: Global___Observation | None = ...,
+        endpoints: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "occurred_at", b"occurred_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "observation", b"observation", "occurred_at", b"occurred_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "attempt", b"attempt", "event", b"event", "exit_code", b"exit_code", "job_id", b"job_id", "message", b"message", "occurred_at", b"occurred_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "attempt", b"attempt", "endpoints", b"endpoints", "event", b"event", "exit_code", b"exit_code", "job_id", b"job_id", "message", b"message", "observation", b"observation", "occurred_at", b"occurred_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015

@@ -535,23 +535,63 @@ Global___NodeConstraints: _TypeAlias = NodeConstraints  # noqa: Y015
 
 @_typing.final
 class ModelPayload(_message.Message):
-    """A model package to serve."""
+    """A model to serve, one copy a member."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     URI_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
+    """A model package, a jax.export or StableHLO artefact, an ONNX file or a Triton model folder: a path, or file://."""
     name: _builtins.str
+    """Under which requests reach it. Default: the job's name."""
+    digest: _builtins.str
+    """SHA-256 of the artefact, in hex: another content is refused. Empty: whatever is there."""
+    max_batch_size: _builtins.int
+    """Most requests that the server joins to a batch. 0: as the model says, else no batching."""
+    instances: _builtins.int
+    """Copies on each device. 0: 1."""
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Passed to the server's model configuration."""
+
     def __init__(
         self,
         *,
         uri: _builtins.str = ...,
         name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        max_batch_size: _builtins.int = ...,
+        instances: _builtins.int = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "instances", b"instances", "max_batch_size", b"max_batch_size", "name", b"name", "parameters", b"parameters", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -808,6 +848,7 @@ class Job(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     state: Global___JobState.ValueType
     message: _builtins.str
@@ -836,6 +877,10 @@ class Job(_message.Message):
     def finished_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberPlacement]: ...
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where a served model takes requests, one URL a member, while it is bound."""
+
     def __init__(
         self,
         *,
@@ -854,10 +899,11 @@ class Job(_message.Message):
         members: _abc.Iterable[Global___MemberPlacement] | None = ...,
         traceparent: _builtins.str = ...,
         preemptions: _builtins.int = ...,
+        endpoints: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "bound_at", b"bound_at", "finished_at", b"finished_at", "placed_at", b"placed_at", "spec", b"spec", "started_at", b"started_at", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "attempt", b"attempt", "bound_at", b"bound_at", "finished_at", b"finished_at", "job_id", b"job_id", "members", b"members", "message", b"message", "placed_at", b"placed_at", "preemptions", b"preemptions", "spec", b"spec", "started_at", b"started_at", "state", b"state", "submitted_at", b"submitted_at", "traceparent", b"traceparent", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "attempt", b"attempt", "bound_at", b"bound_at", "endpoints", b"endpoints", "finished_at", b"finished_at", "job_id", b"job_id", "members", b"members", "message", b"message", "placed_at", b"placed_at", "preemptions", b"preemptions", "spec", b"spec", "started_at", b"started_at", "state", b"state", "submitted_at", b"submitted_at", "traceparent", b"traceparent", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""Backends: how one model comes to run on unlike accelerators."""
