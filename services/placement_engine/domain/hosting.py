@@ -7,8 +7,10 @@ from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.hosting_value import HostingValue, Kind, Mix, Room
 from placement_engine.domain.job_mix import JobMix, Share, prior, request_of
 from placement_engine.domain.model import WHOLE_DEVICE, Job
+from placement_engine.domain.policy import Policy
 from placement_engine.domain.quotas import member_milli
 from placement_engine.domain.shapes import jobs_of
+from placement_engine.domain.thrift import Thrift
 
 __all__ = ["Hosting", "room_of"]
 
@@ -31,8 +33,9 @@ class Hosting:
     Nodes with devices of two models are two rows that share CPU and memory: each is valued as if it had them alone.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, policy: Policy) -> None:
         self._fleet = fleet
+        self._thrift = Thrift(fleet.models, policy)
         self._mix = JobMix()
         self._value: HostingValue | None = None
         self._of: tuple[object, ...] = ()
@@ -59,7 +62,7 @@ class Hosting:
         """Takes what was learnt, and the room there is now, into use if either moved enough. Once a cycle."""
         self._mix.review()
         self.prepare()
-        if self._value is None or not self._mix.shares:
+        if self._value is None or not (self._mix.shares or self._thrift.on):
             return
         clock = self._fleet.columns.clock
         if self._reviewed == self.version and self._looked_at == clock:
@@ -69,7 +72,9 @@ class Hosting:
         capacity = WHOLE_DEVICE * float(columns.rows(DEVICES).sum())
         free = float(np.clip(columns.devices(FREE), 0, WHOLE_DEVICE).sum()) / max(capacity, 1.0)
         if self._reviewed != self.version or abs(free - self._free) >= REVIEW_EVERY:
-            self._value.review(room_of(columns), capacity)
+            if self._mix.shares:
+                self._value.review(room_of(columns), capacity)
+            self._thrift.review(free)
             self._free = free
             self.version += 1
             self._reviewed = self.version
@@ -106,13 +111,18 @@ class Hosting:
         )
 
     def lost(self, view: View, usable: Bools, kind: Kind) -> Floats:
-        """Milli of value that the kind takes from each row, 0 or more: (k). 0 for rows without the devices for it."""
+        """Milli of value that the kind takes from each row, with the watts it wakes there where thrift is on.
+
+        0 or more: (k). 0 for rows without the devices for it.
+        """
         assert self._value is not None, "prepare comes first"
         if not kind.devices:
-            return self._value.lost(room_of(view), kind)
+            return self._value.lost(room_of(view), kind) + self._thrift.milli(view, usable, kind)
         lost = np.zeros(view.model.shape[0])
         able = np.flatnonzero(np.add.reduce(usable, axis=0, dtype=np.intp) >= kind.devices)
         if able.shape[0]:
             # Only these are looked at: on a busy fleet most rows that changed are full.
             lost[able] = self._value.lost(room_of(view, able), kind, usable.take(able, axis=1))
+            if self._thrift.on:
+                lost[able] += self._thrift.milli(view.only(able), usable.take(able, axis=1), kind)
         return lost
