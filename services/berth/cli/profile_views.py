@@ -10,6 +10,7 @@ from berth.v1 import profiles_pb2 as pb
 __all__ = ["comparison", "details", "forecast", "quantity"]
 
 HOW = {
+    pb.PROVENANCE_OBSERVED: "observed",
     pb.PROVENANCE_MEASURED: "measured",
     pb.PROVENANCE_INTERPOLATED: "interpolated",
     pb.PROVENANCE_TRANSFERRED: "transferred",
