@@ -28,8 +28,8 @@ UNCERTAINTY = {
     Provenance.UNKNOWN: 0.5,
 }
 """Relative, where a profile does not state its own."""
-SAID = frozenset({Provenance.OBSERVED, Provenance.MEASURED, Provenance.DECLARED})
-"""Somebody's own word of this accelerator. All else was derived, and derives nothing but speed."""
+SAID = frozenset({Provenance.MEASURED, Provenance.DECLARED})
+"""Somebody's own word of this accelerator. All else was derived or observed, and says nothing but speed."""
 OTHER_CLASS_UNCERTAINTY = 0.35
 UNCHARACTERISED_UNCERTAINTY = 0.75
 ASSUMED_INTENSITY = 200.0
@@ -103,7 +103,7 @@ class Estimator:
         points = self._points(workload, model)
         if points:
             found = _profiled(points, devices, entry.price_per_hour if entry else None, own)
-            derived = next(iter(points.values())).provenance not in SAID
+            derived = points[_nearest(points, devices)].provenance not in SAID
             return self._guarded(found, workload, model, devices) if derived else found
         if entry is None:
             return _unknown(None)

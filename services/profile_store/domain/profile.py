@@ -307,7 +307,7 @@ class _Check:
         if not 1 <= key.devices <= MAX_DEVICES:
             self._wrong("devices", key.devices, f"a whole number from 1 to {MAX_DEVICES}")
         if profile.provenance not in tuple(Provenance):
-            names = ", ".join(one.name.lower() for one in Provenance)
+            names = ", ".join(one.name.lower() for one in Provenance if one is not Provenance.OBSERVED)
             self._wrong("provenance", profile.provenance, f"say where the figures come from: {names}")
         self._texts(profile)
         self._figures(profile, entry)
