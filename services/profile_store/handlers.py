@@ -18,6 +18,7 @@ from profile_store.domain.profile import (
     Catalogue,
     Profile,
     ProfileKey,
+    Provenance,
     best_fitting,
     known_accelerator,
     rank,
@@ -66,7 +67,7 @@ class ProfileStore:
 
     async def put(self, profiles: Sequence[Profile]) -> Stored:
         """Stores all of them or, with InvalidInput, none."""
-        sound = validate(profiles, self.catalogue, now=self.now())
+        sound = validate(_given(profiles), self.catalogue, now=self.now())
         changed = await self.profiles.put(sound)
         if changed:
             self.announced()
@@ -100,7 +101,7 @@ class ProfileStore:
 
     async def keep(self, profiles: Sequence[Profile]) -> int:
         """Adds those whose key is free; InvalidInput where one is wrong. How many were added."""
-        sound = validate(profiles, self.catalogue, now=self.now())
+        sound = validate(_given(profiles), self.catalogue, now=self.now())
         added = await self.profiles.add_missing(sound)
         if added:
             self.announced()
@@ -181,6 +182,14 @@ class ProfileStore:
         known = {name.casefold(): name for name in names}
         close = difflib.get_close_matches(workload.casefold(), known, n=3, cutoff=0.5)
         return tuple(known[name] for name in close)
+
+
+def _given(profiles: Sequence[Profile]) -> Sequence[Profile]:
+    """Raises InvalidInput where one claims to be observed."""
+    if any(one.provenance == Provenance.OBSERVED for one in profiles):
+        remedy = "the store's own word of jobs that ran here: say measured"
+        raise InvalidInput.of("provenance", "observed", remedy)
+    return profiles
 
 
 def _readable(field: str, text: str) -> None:

@@ -15,8 +15,11 @@ from placement_engine.domain.model import Accelerator, Character, Objective, Pro
 from placement_engine.domain.roofline import Bound, Roofline
 
 RANK = {provenance: rank for rank, provenance in enumerate(Provenance)}
+# Of one count the adapter picked one of both; over counts they are points of one curve.
+RANK[Provenance.MEASURED] = RANK[Provenance.OBSERVED]
 """Best first."""
 UNCERTAINTY = {
+    Provenance.OBSERVED: 0.05,
     Provenance.MEASURED: 0.05,
     Provenance.INTERPOLATED: 0.15,
     Provenance.TRANSFERRED: 0.35,
@@ -26,7 +29,7 @@ UNCERTAINTY = {
 }
 """Relative, where a profile does not state its own."""
 SAID = frozenset({Provenance.MEASURED, Provenance.DECLARED})
-"""Somebody's own word of this accelerator. All else was derived, and derives nothing but speed."""
+"""Somebody's own word of this accelerator. All else was derived or observed, and says nothing but speed."""
 OTHER_CLASS_UNCERTAINTY = 0.35
 UNCHARACTERISED_UNCERTAINTY = 0.75
 ASSUMED_INTENSITY = 200.0
@@ -100,7 +103,7 @@ class Estimator:
         points = self._points(workload, model)
         if points:
             found = _profiled(points, devices, entry.price_per_hour if entry else None, own)
-            derived = next(iter(points.values())).provenance not in SAID
+            derived = points[_nearest(points, devices)].provenance not in SAID
             return self._guarded(found, workload, model, devices) if derived else found
         if entry is None:
             return _unknown(None)
@@ -119,8 +122,8 @@ class Estimator:
         known = self._profiles.get(workload, {}).get(model.casefold()) if workload else None
         if not known:
             return {}
-        best = min((p.provenance for p in known.values()), key=RANK.__getitem__)
-        return {count: p for count, p in known.items() if p.provenance is best}
+        best = min(RANK[p.provenance] for p in known.values())
+        return {count: p for count, p in known.items() if RANK[p.provenance] == best}
 
     def _guarded(self, found: Estimate, workload: str, model: str, devices: int) -> Estimate:
         """Where a prediction says nothing of memory or power: what other profiles on that accelerator say, else what

@@ -87,10 +87,13 @@ class Provenance(IntEnum):
     TRANSFERRED = 3
     ROOFLINE = 4
     DECLARED = 5
+    OBSERVED = 6
+    """Learnt from jobs that ran here: the store's own word, which nobody puts or imports."""
 
 
 PREDICTED = (Provenance.INTERPOLATED, Provenance.TRANSFERRED, Provenance.ROOFLINE)
 SUREST_FIRST = (
+    Provenance.OBSERVED,
     Provenance.MEASURED,
     Provenance.INTERPOLATED,
     Provenance.DECLARED,
@@ -210,6 +213,9 @@ def configuration_of(profile: Profile) -> str:
     if _stream_alone(profile):
         # A stream's speed must not take the place of the system's.
         parts.append("one-stream")
+    if profile.provenance == Provenance.OBSERVED:
+        # What was learnt here stands beside what was measured or imported, never in its place.
+        parts.append("observed")
     return " ".join(parts)
 
 
@@ -219,7 +225,7 @@ def _stream_alone(profile: Profile) -> bool:
 
 def best_fitting(profiles: Iterable[Profile]) -> tuple[Profile, ...]:
     """Of several configurations of one workload, accelerator, devices and partner the one that speaks for them:
-    sure before unsure, measured before predicted, then the fastest. In the keys' order."""
+    sure before unsure, observed and measured before predicted, then the fastest. In the keys' order."""
     best: dict[ProfileKey, Profile] = {}
     for profile in profiles:
         key = replace(profile.key, configuration="")
@@ -301,7 +307,7 @@ class _Check:
         if not 1 <= key.devices <= MAX_DEVICES:
             self._wrong("devices", key.devices, f"a whole number from 1 to {MAX_DEVICES}")
         if profile.provenance not in tuple(Provenance):
-            names = ", ".join(one.name.lower() for one in Provenance)
+            names = ", ".join(one.name.lower() for one in Provenance if one is not Provenance.OBSERVED)
             self._wrong("provenance", profile.provenance, f"say where the figures come from: {names}")
         self._texts(profile)
         self._figures(profile, entry)

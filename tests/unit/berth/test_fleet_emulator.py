@@ -78,6 +78,7 @@ def test_a_running_job_heats_its_devices_and_they_cool_when_it_ends() -> None:
     fleet.decided(bind("j", [busy, "GPU-unknown"]))
     assert abs(look()("GPU_TEMP")[busy] - cold[busy]) <= 2, "bound is not running"
     fleet.lived(event("j", STARTED))
+    fleet.lived(event("j", binding_pb2.LIFECYCLE_EVENT_OBSERVED))
     hot = look()
     assert hot("GPU_TEMP")[busy] >= cold[busy] + 25
     assert abs(hot("GPU_TEMP")[idle] - cold[idle]) <= 2

@@ -7,7 +7,7 @@ import pytest
 
 from berth import catalogue
 from berth.errors import InvalidInput, NotFound
-from profile_store.domain.profile import ProfileKey
+from profile_store.domain.profile import ProfileKey, Provenance
 from profile_store.handlers import ProfileStore, Stored
 from tests.unit.profile_store.builders import NOW, TABLE, ProfilesInMemory, a_profile
 
@@ -174,3 +174,15 @@ async def test_republish_announces_everything_again(harness: Harness) -> None:
     assert await harness.store.republish() == 1
     assert harness.woken == 2
     assert [one.version for one in harness.memory.announced] == [1, 1]
+
+
+async def test_nobody_but_the_store_says_observed(harness: Harness) -> None:
+    with pytest.raises(InvalidInput, match="provenance: 'observed': the store's own word"):
+        await harness.store.put([a_profile(provenance=Provenance.OBSERVED)])
+    document = (
+        b"workloads: [{workload: w, unit: steps/s, provenance: observed, source: us, "
+        b"runs: [{accelerator: L4, throughput: 1}]}]"
+    )
+    with pytest.raises(InvalidInput, match="observed"):
+        await harness.store.import_document("yaml", document, "t")
+    assert harness.memory.rows == {}

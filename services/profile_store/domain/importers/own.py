@@ -153,7 +153,7 @@ def _provenance(path: str, value: object) -> Provenance:
     try:
         return Provenance[str(value).strip().upper()]
     except KeyError:
-        names = ", ".join(one.name.lower() for one in Provenance)
+        names = ", ".join(one.name.lower() for one in Provenance if one is not Provenance.OBSERVED)
         raise InvalidInput.of(path, str(value), f"one of {names}") from None
 
 

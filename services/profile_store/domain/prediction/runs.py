@@ -66,9 +66,10 @@ def run_of(profile: Profile, throughput: float = 1.0) -> Run:
 def runs_of(profiles: Iterable[Profile]) -> tuple[Run, ...]:
     """Those that say something of others: measured alone with a speed that is sure enough, in a fixed order."""
     runs: dict[tuple[Family, str, Place], Run] = {}
-    for profile in sorted(profiles, key=lambda one: one.key):
+    # Of one configuration that was observed here and measured, the observation speaks.
+    for profile in sorted(profiles, key=lambda one: (one.provenance != Provenance.OBSERVED, one.key)):
         if profile.throughput and not profile.key.co_located_with and not profile.low_confidence:
-            if profile.provenance != Provenance.MEASURED:
+            if profile.provenance not in (Provenance.OBSERVED, Provenance.MEASURED):
                 continue
             run = run_of(profile, profile.throughput)
             runs.setdefault((run.family, run.accelerator, run.place), run)

@@ -40,3 +40,12 @@ async def test_an_unknown_workload_is_met_with_the_nearest_names(berth: Berth) -
         outcome = await berth("profiles", command, "resnet")
         assert (outcome.code, outcome.out) == (1, "")
         assert outcome.err == "error: workload: 'resnet': no profile of it; did you mean resnet50-train?\n"
+
+
+async def test_what_was_learnt_is_shown_before_there_is_a_profile(berth: Berth) -> None:
+    outcome = await berth("profiles", "show", "learnt-only")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("learnt-only: no profile yet\n\nLearnt from running jobs")
+    assert "4 throttled, 1 outlier" in outcome.out
+    outcome = await berth("profiles", "show", "learnt-only", "--accelerator", "L4")
+    assert outcome.code == 1

@@ -75,3 +75,14 @@ def test_mean_and_peak_power_are_of_one_record() -> None:
     profiles.hear(a_profile("batch=1", power_watts=200.0, peak_power_watts=250.0))
     fast = a_profile("batch=64", throughput=90.0, power_watts=300.0)
     assert profiles.hear(fast) == fast
+
+
+def test_what_was_observed_here_speaks_before_what_was_measured_faster_elsewhere() -> None:
+    observed = a_profile("batch=64 observed", throughput=40.0, provenance=pb.PROVENANCE_OBSERVED)
+    limits = a_profile("batch=64", throughput=90.0, memory_bytes=10**9, power_watts=60.0)
+    profiles = Profiles()
+    profiles.hear(limits)
+    spoken = profiles.hear(observed)
+    assert spoken is not None
+    assert (spoken.throughput, spoken.provenance) == (40.0, pb.PROVENANCE_OBSERVED)
+    assert (spoken.memory_bytes, spoken.power_watts) == (10**9, 60.0)

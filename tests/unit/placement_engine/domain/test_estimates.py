@@ -144,6 +144,23 @@ def test_the_better_provenance_wins_and_worse_points_are_not_mixed_in() -> None:
     assert (found.provenance, found.speed) == (Provenance.INTERPOLATED, pytest.approx(10 * 2**0.85))
 
 
+def test_what_was_observed_and_what_was_measured_are_points_of_one_curve() -> None:
+    observed = measured("H100", {1: 8.0}, provenance=Provenance.OBSERVED, relative_uncertainty=0.04)
+    estimator = an_estimator(*observed, *measured("H100", {4: 32.0}))
+    here = estimator.estimate("w", "H100", 1)
+    assert (here.speed, here.provenance, here.relative_uncertainty) == (8.0, Provenance.OBSERVED, 0.04)
+    assert here.basis == "observed"
+    assert estimator.estimate("w", "H100", 4).speed == 32.0
+    assert estimator.estimate("w", "H100", 2).speed == pytest.approx(16.0)
+
+
+def test_an_observation_says_speed_alone_and_takes_no_limit_away() -> None:
+    elsewhere = Profile("w", "A100", 1, 5.0, memory_bytes=30 * GIB, power_watts=300.0)
+    estimator = an_estimator(elsewhere, *measured("H100", {1: 8.0}, provenance=Provenance.OBSERVED))
+    here = estimator.estimate("w", "H100", 1)
+    assert (here.memory_bytes, here.watts) == (30 * GIB, 700.0)
+
+
 def test_a_profile_wins_over_the_works_character() -> None:
     found = an_estimator(Profile("w", "H100", 1, 10.0)).estimate("w", "H100", 1, DENSE)
     assert (found.provenance, found.speed) == (Provenance.MEASURED, 10.0)

@@ -1,0 +1,156 @@
+"""How fast a model is that a Triton server serves, from its statistics (GET /v2/models/NAME/stats). Pure but for the
+one function that asks.
+
+The time that counts is that of executions, as `batch_stats` has it for each batch size: waiting for requests is no
+work, nor is waiting in the queue. (`inference_stats` counts an execution's time once for each request of its batch.)
+Executions of several instances overlap: no more seconds are counted than went by. Work is told, for each batch size,
+once every member has LEAST_SECONDS of it; until then it stays in the mark.
+"""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeAlias
+
+from binder.domain.attempt import AttemptId
+from binder.domain.executor import Asked, Reading
+from binder.domain.report import Line, joined
+from binder.domain.work import Assignment
+
+__all__ = ["Latencies", "Statistics", "compute_latencies", "counters_of", "reading_of", "triton_reports"]
+
+LEAST_SECONDS: Final = 1.0
+"""Below it the profile store sets a span aside."""
+PHASES: Final = ("compute_input", "compute_infer", "compute_output")
+
+Counters: TypeAlias = Mapping[int, tuple[int, int]]
+"""By batch size: executions, and nanoseconds in all of them."""
+Latencies: TypeAlias = tuple[float | None, float | None]
+"""Median and 99th percentile of an execution, seconds."""
+Statistics: TypeAlias = Callable[[Assignment, int], Awaitable[Mapping[str, Any] | None]]
+"""Of a member's model, as the server gives them; None where it does not serve it (any more)."""
+
+
+def counters_of(statistics: Mapping[str, Any]) -> dict[int, tuple[int, int]]:
+    """`statistics`: one entry of `model_stats`. Raises ValueError where it is none."""
+    try:
+        return {
+            int(batch["batch_size"]): (
+                int(batch["compute_infer"]["count"]),
+                sum(int(batch[phase]["ns"]) for phase in PHASES),
+            )
+            for batch in statistics.get("batch_stats") or ()
+            if int(batch["batch_size"]) > 0
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"batch_stats are not as Triton writes them: {error!r}") from error
+
+
+@dataclass(slots=True)
+class _Member:
+    """`seen`: the counters at the last look, at `at`; `pending`: executions and seconds of work not told yet."""
+
+    at: float
+    seen: dict[int, tuple[int, int]] = field(default_factory=dict)
+    pending: dict[int, tuple[int, float]] = field(default_factory=dict)
+
+    def look(self, counters: Counters, at: float) -> None:
+        new: dict[int, tuple[int, int]] = {}
+        # Counters that went back began anew: all that they count has been done since.
+        before = {} if any(counters.get(batch, (0, 0))[0] < seen[0] for batch, seen in self.seen.items()) else self.seen
+        for batch, (count, nanoseconds) in counters.items():
+            counted, spent = before.get(batch, (0, 0))
+            if count > counted and nanoseconds > spent:
+                new[batch] = (count - counted, nanoseconds - spent)
+        busy = sum(spent for _, spent in new.values()) / 1e9
+        overlap = min(1.0, max(0.0, at - self.at) / busy) if busy else 1.0
+        if overlap > 0.0:
+            for batch, (count, spent) in new.items():
+                known, seconds = self.pending.get(batch, (0, 0.0))
+                self.pending[batch] = (known + count, seconds + overlap * spent / 1e9)
+        self.at, self.seen = at, dict(counters)
+
+
+def reading_of(
+    mark: str,
+    counters: Mapping[int, Counters],
+    *,
+    members: int,
+    started_at: float,
+    at: float,
+    latencies: Mapping[int, Latencies],
+) -> Reading:
+    """`counters` and `latencies` by member, as far as they answered; times in seconds since the epoch."""
+    state = {member: _Member(started_at) for member in range(members)} | _read(mark)
+    for member, counted in counters.items():
+        state[member].look(counted, at)
+    # What ran without a break until one of all members' looks is told together.
+    ready = set.intersection(*({b for b, (_, spent) in one.pending.items() if spent >= LEAST_SECONDS}
+                               for one in state.values()))  # fmt: skip
+    lines: dict[int, list[Line]] = {}
+    for member, one in state.items():
+        p50, p99 = latencies.get(member, (None, None))
+        for batch in sorted(ready):
+            count, spent = one.pending.pop(batch)
+            line = Line(float(batch * count), "queries", spent, False, batch, "", "", p50, p99)
+            lines.setdefault(member, []).append(line)
+    speeds = tuple(replace(speed, source="triton") for speed in joined(lines, members))
+    return Reading(_written(state), speeds)
+
+
+def _read(mark: str) -> dict[int, _Member]:
+    found: dict[str, Any] = json.loads(mark) if mark else {}
+    return {
+        int(member): _Member(
+            one["at"],
+            {int(batch): (count, spent) for batch, (count, spent) in one["seen"].items()},
+            {int(batch): (count, spent) for batch, (count, spent) in one["pending"].items()},
+        )
+        for member, one in found.items()
+    }
+
+
+def _written(state: Mapping[int, _Member]) -> str:
+    return json.dumps(
+        {member: {"at": one.at, "seen": one.seen, "pending": one.pending} for member, one in state.items()}
+    )
+
+
+def compute_latencies(metrics: str, model: str) -> Latencies:
+    """From a page of Triton's metrics with summaries (--metrics-config=summary_latencies=true): of executions alone,
+    for time in the queue says more of the load than of the chip."""
+    found: dict[str, float] = {}
+    pattern = rf'^nv_inference_compute_infer_summary_us\{{[^}}]*model="{re.escape(model)}"[^}}]*\}} (\S+)$'
+    for match in re.finditer(pattern, metrics, re.MULTILINE):
+        quantile = re.search(r'quantile="([^"]+)"', match[0])
+        if quantile and re.fullmatch(r"[0-9.]+(e[+-]?[0-9]+)?", match[1]) and float(match[1]) > 0:
+            found[quantile[1]] = float(match[1]) / 1e6
+    return found.get("0.5"), found.get("0.99")
+
+
+async def triton_reports(
+    asked: Sequence[Asked], statistics: Statistics, clock: Callable[[], float]
+) -> dict[AttemptId, Reading]:
+    """`Reporting.reports` of an executor whose models a Triton server serves. A member that does not answer is asked
+    again the next time; what was done since the last look before an unload stays untold."""
+    found: dict[AttemptId, Reading] = {}
+    for each in asked:
+        attempt = each.assignment.attempt
+        if each.ended or attempt.started_at is None:
+            continue
+        counters: dict[int, Counters] = {}
+        for member in each.assignment.work.members:
+            told = await statistics(each.assignment, member.member)
+            if told is not None:
+                counters[member.member] = counters_of(told)
+        if counters:
+            found[attempt.id] = reading_of(
+                each.mark,
+                counters,
+                members=len(each.assignment.work.members),
+                started_at=attempt.started_at,
+                at=clock(),
+                latencies={},
+            )
+    return found
