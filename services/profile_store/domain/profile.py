@@ -46,6 +46,7 @@ LATENCIES = (
     "latency_p90_seconds",
     "latency_p95_seconds",
     "latency_p99_seconds",
+    "latency_p99_high_seconds",
     "first_token_p50_seconds",
     "first_token_p99_seconds",
     "token_p50_seconds",
@@ -56,6 +57,7 @@ ORDERED = (
     ("latency_p90_seconds", "latency_p95_seconds"),
     ("latency_p95_seconds", "latency_p99_seconds"),
     ("latency_p50_seconds", "latency_p99_seconds"),
+    ("latency_p99_seconds", "latency_p99_high_seconds"),
     ("first_token_p50_seconds", "first_token_p99_seconds"),
     ("token_p50_seconds", "token_p99_seconds"),
 )
@@ -141,6 +143,8 @@ class Profile:
     latency_p90_seconds: float | None = None
     latency_p95_seconds: float | None = None
     latency_p99_seconds: float | None = None
+    # Upper end of the 90 % interval of the line above, where that was predicted.
+    latency_p99_high_seconds: float | None = None
     # Time to the first token, and from one token to the next.
     first_token_p50_seconds: float | None = None
     first_token_p99_seconds: float | None = None
