@@ -248,7 +248,11 @@ class EmulatedFleet:
             if attempt not in self._ended:
                 self._started.add(attempt)
                 self._start(attempt)
-        elif message.event != binding_pb2.LIFECYCLE_EVENT_UNSPECIFIED:
+        elif message.event not in (
+            binding_pb2.LIFECYCLE_EVENT_UNSPECIFIED,
+            # It runs, and is told how fast.
+            binding_pb2.LIFECYCLE_EVENT_OBSERVED,
+        ):
             self._end(attempt)
 
     def _start(self, attempt: str) -> None:

@@ -15,15 +15,17 @@ from berth.settings import ServiceSettings
 from berth.topics import PLACEMENTS_DECIDED
 from berth.v1.binding_pb2_grpc import add_BindingServiceServicer_to_server
 from binder.adapters.cluster import Cluster, open_cluster
+from binder.adapters.report_store import PostgresReports
 from binder.adapters.rpc import BindingService
 from binder.adapters.store import PostgresStore
 from binder.adapters.wire import Undecodable, command_of
-from binder.domain.executor import Executor
+from binder.domain.executor import Executor, Reporting
 from binder.domain.intake import Command
 from binder.executors.kubernetes import KubernetesExecutor
 from binder.executors.process import ProcessExecutor
 from binder.executors.simulated import SimulatedExecutor
 from binder.handlers import Intake
+from binder.observing import Observer
 from binder.pods.wiring import Pods, open_pods
 from binder.settings import BinderSettings
 from binder.worker import Pace, Worker
@@ -95,8 +97,21 @@ async def _build(settings: BinderSettings, cluster: Cluster | None, pods: Pods |
     database = await Database.open(settings.postgres_dsn.get_secret_value(), SCHEMA, size=settings.postgres_pool)
     await database.migrate("berth", "binder")
     relay = OutboxRelay(database, settings.kafka_bootstrap)
-    store = PostgresStore(database)
     executors = make_executors(settings, cluster)
+    reporting = frozenset(name for name, each in executors.items() if isinstance(each, Reporting))
+    store = PostgresStore(database, reporting=reporting)
+    observer = Observer(
+        PostgresReports(database),
+        executors,
+        every_seconds=settings.report_seconds,
+        clock=time.time,
+        told=relay.wake,
+    )
+
+    def settled() -> None:
+        relay.wake()
+        observer.wake()
+
     worker = Worker(
         store,
         executors,
@@ -105,8 +120,8 @@ async def _build(settings: BinderSettings, cluster: Cluster | None, pods: Pods |
             reconcile_seconds=settings.reconcile_seconds,
             tries=settings.bind_tries,
         ),
-        published=relay.wake,
-        beside=[pods.source.run] if pods is not None else [],
+        published=settled,
+        beside=[observer.run, *([pods.source.run] if pods is not None else [])],
     )
 
     async def apply(connection: Connection, commands: Sequence[Command]) -> None:

@@ -26,6 +26,8 @@ class BinderSettings(ServiceSettings):
     barrier_timeout_seconds: float = Field(default=120.0, gt=0)
     """After which a runner whose binder is gone gives up waiting for the rest of its gang."""
     reconcile_seconds: float = Field(default=30.0, gt=0)
+    report_seconds: float = Field(default=15.0, ge=0.1)
+    """How often running attempts are asked how fast they are."""
     engine: str = ""
     """host:port of placement-engine, to which pods are submitted as jobs. Empty: pods are not taken up."""
     only_nodes: Annotated[frozenset[str], NoDecode] = frozenset()

@@ -221,15 +221,18 @@ class Outcomes:
         return await self._apply(connection, records, translate.lifecycle_event)
 
     async def _apply(
-        self, connection: Connection, records: list[Record], decode: Callable[[bytes], Event]
+        self, connection: Connection, records: list[Record], decode: Callable[[bytes], Event | None]
     ) -> Sequence[DeadLetter]:
         dead: list[DeadLetter] = []
         events: list[Event] = []
         for record in records:
             try:
-                events.append(decode(record.value))
+                event = decode(record.value)
             except (DecodeError, ValueError) as error:
                 dead.append(DeadLetter(record, "UNDECODABLE", str(error)))
+                continue
+            if event is not None:
+                events.append(event)
         before = await job_store.lock_jobs(connection, [event.job_id for event in events])
         after = dict(before)
         freed: list[str] = []

@@ -58,21 +58,23 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileStore:
-    """`announced` is called after each commit that announced something; `now` is the clock."""
+    """`announced` is called after each commit that announced something, `measured` with the workloads of which something
+    was measured; `now` is the clock."""
 
     profiles: ProfileRepository
     catalogue: Catalogue
     now: Callable[[], datetime]
     entries: Callable[[], Sequence[Accelerator]] = load
     announced: Callable[[], None] = field(default=lambda: None)
+    measured: Callable[[Collection[str]], None] = field(default=lambda _: None)
 
     async def put(self, profiles: Sequence[Profile]) -> Stored:
         """Stores all of them or, with InvalidInput, none."""
-        sound = validate(profiles, self.catalogue, now=self.now())
+        sound = validate(_given(profiles), self.catalogue, now=self.now())
         changed = await self.profiles.put(sound)
         if changed:
             self.announced()
-            await self.renew({one.key.workload for one in sound if one.provenance == Provenance.MEASURED})
+            self.measured({one.key.workload for one in sound if one.provenance == Provenance.MEASURED})
         return Stored(changed, len(sound) - changed)
 
     async def renew(self, workloads: Collection[str]) -> int:
@@ -117,7 +119,7 @@ class ProfileStore:
 
     async def keep(self, profiles: Sequence[Profile]) -> int:
         """Adds those whose key is free; InvalidInput where one is wrong. How many were added."""
-        sound = validate(profiles, self.catalogue, now=self.now())
+        sound = validate(_given(profiles), self.catalogue, now=self.now())
         added = await self.profiles.add_missing(sound)
         if added:
             self.announced()
@@ -202,6 +204,14 @@ class ProfileStore:
         known = {name.casefold(): name for name in names}
         close = difflib.get_close_matches(workload.casefold(), known, n=3, cutoff=0.5)
         return tuple(known[name] for name in close)
+
+
+def _given(profiles: Sequence[Profile]) -> Sequence[Profile]:
+    """Raises InvalidInput where one claims to be observed."""
+    if any(one.provenance == Provenance.OBSERVED for one in profiles):
+        remedy = "the store's own word of jobs that ran here: say measured"
+        raise InvalidInput.of("provenance", "observed", remedy)
+    return profiles
 
 
 def _readable(field: str, text: str) -> None:

@@ -12,6 +12,8 @@ __all__ = ["ProfileStoreSettings"]
 class ProfileStoreSettings(ServiceSettings):
     seed_demo: bool = True
     """Adds the declared profiles of Berth's demo workloads where there are none."""
+    learn: bool = True
+    """Learns from the observed speed of running jobs."""
     seed_directory: Path | None = None
     """A folder of *.yaml files in Berth's own profile format, added at each start where a key is free."""
     republish: bool = True

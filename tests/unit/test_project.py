@@ -33,7 +33,7 @@ SETTINGS: dict[str, type[ServiceSettings]] = {
 # Read by the command line, or set for a job's command.
 OTHER_VARIABLES = {
     "BERTH_CONTEXT", "BERTH_TOKEN", "BERTH_JOB_ID", "BERTH_ATTEMPT", "BERTH_MEMBER", "BERTH_GANG_SIZE", "BERTH_NODE",
-    "BERTH_DEVICES",
+    "BERTH_DEVICES", "BERTH_REPORT",
 }  # fmt: skip
 
 

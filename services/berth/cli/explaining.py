@@ -1,5 +1,6 @@
 """Text of jobs, nodes, queues and explanations in full."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from berth.cli import kinds, units
@@ -149,6 +150,8 @@ def explain_lines(job_name: str, explanation: Any) -> list[str]:
         details = [(term.plugin, term.detail) for term in shown[0].terms if term.detail]
         if details:
             lines += ["", f"Why {shown[0].node}:", *indented(render_table((), details))]
+        if others := _other_accelerators(shown):
+            lines += ["", "Other accelerators, by the objective:", *indented(render_table((), others))]
     if explanation.reasons:
         lines += ["", "What said no:"]
         rows = [
@@ -160,6 +163,16 @@ def explain_lines(job_name: str, explanation: Any) -> list[str]:
     if explanation.remedies:
         lines += ["", "What would help:", *[f"  - {remedy}" for remedy in explanation.remedies]]
     return lines
+
+
+def _other_accelerators(candidates: Sequence[Any]) -> list[tuple[str, str, str]]:
+    """Of each accelerator but the chosen one its best node, and what its figures say and where they come from."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for candidate in candidates:
+        told = next((term.detail for term in candidate.terms if term.plugin == "Objective"), "")
+        if told and candidate.accelerator not in ("", candidates[0].accelerator):
+            found.setdefault(candidate.accelerator, (candidate.accelerator, candidate.node, told))
+    return list(found.values())
 
 
 def _expectation(expected: Any) -> str:

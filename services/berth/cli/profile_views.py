@@ -7,9 +7,10 @@ from berth.cli import units
 from berth.cli.output import render_table
 from berth.v1 import profiles_pb2 as pb
 
-__all__ = ["comparison", "details", "forecast", "quantity"]
+__all__ = ["comparison", "details", "forecast", "learnt", "quantity"]
 
 HOW = {
+    pb.PROVENANCE_OBSERVED: "observed",
     pb.PROVENANCE_MEASURED: "measured",
     pb.PROVENANCE_INTERPOLATED: "interpolated",
     pb.PROVENANCE_TRANSFERRED: "transferred",
@@ -104,6 +105,29 @@ def details(profiles: Sequence[pb.Profile]) -> list[str]:
         titles = ["ACCELERATOR", "DEVICES", "ONE STREAM", "HOW", "SOURCE"]
         lines += render_table(titles, stream_rows, right=[False, True, True, False, False])
     return [*lines, "", *(f"source: {source}" for source in sorted({one.source for one in systems}))]
+
+
+def learnt(taught: Sequence[pb.Learnt]) -> list[str]:
+    """What running jobs taught, and what was set aside; nothing where none ran."""
+    if not taught:
+        return []
+    rows = [
+        [
+            one.accelerator,
+            str(one.devices),
+            one.configuration or units.UNKNOWN,
+            f"{quantity(one.throughput)} {one.throughput_unit}" if one.HasField("throughput") else units.UNKNOWN,
+            units.percent(_of(one, "relative_uncertainty")),
+            str(one.attempts),
+            str(one.spans),
+            str(one.spans_unwatched),
+            ", ".join(f"{each.spans} {each.reason}" for each in one.set_aside) or "none",
+        ]
+        for one in taught
+    ]
+    titles = ["ACCELERATOR", "DEVICES", "RUN AS", "ESTIMATE", "SPREAD", "RUNS", "LEARNT", "HEAT UNKNOWN", "SET ASIDE"]
+    table = render_table(titles, rows, right=[False, True, False, *[True] * 5, False])
+    return ["", "Learnt from running jobs, in spans of work", "", *table]
 
 
 def comparison(profiles: Sequence[pb.Profile], prices: Mapping[str, float]) -> list[str]:

@@ -15,6 +15,7 @@ __all__ = ["Picture", "Point", "Roof", "picture_of", "table"]
 
 MATMUL, COPY = "berth-matmul-", "berth-copy"
 """Workloads of `berth profiles bench` that measure a roof."""
+SEEN = (pb.PROVENANCE_MEASURED, pb.PROVENANCE_OBSERVED)
 WIDE = {"fp16": "fp16", "bf16": "fp16", "mixed": "fp16", "": "fp16"}
 
 
@@ -124,7 +125,7 @@ def _point(prediction: pb.Prediction, operations: float) -> Point | None:
     if not calls:
         return None
     tflops = operations * calls / max(1, profile.devices) / 1e12
-    measured = profile.provenance == pb.PROVENANCE_MEASURED
+    measured = profile.provenance in SEEN
     if not prediction.HasField("throughput_low") or not profile.throughput:
         return Point(profile.accelerator, tflops, measured)
     low, high = (end / profile.throughput for end in (prediction.throughput_low, prediction.throughput_high))
@@ -142,7 +143,7 @@ def _measured_roofs(profiles: Sequence[pb.Profile], precision: str) -> tuple[dic
     peaks: dict[str, float] = {}
     bandwidths: dict[str, float] = {}
     for one in profiles:
-        if one.provenance != pb.PROVENANCE_MEASURED or not one.throughput:
+        if one.provenance not in SEEN or not one.throughput:
             continue
         rate = one.throughput / max(1, one.devices)
         if one.workload == f"{MATMUL}{precision or 'fp32'}" and one.operations:

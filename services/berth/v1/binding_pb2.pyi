@@ -261,6 +261,9 @@ class Observation(_message.Message):
     PRECISION_FIELD_NUMBER: _builtins.int
     SOFTWARE_STACK_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    MEMBERS_COUNTED_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """Name in the profile store."""
     accelerator: _builtins.str
@@ -279,6 +282,11 @@ class Observation(_message.Message):
     software_stack: _builtins.str
     source: _builtins.str
     """Where the figures were read: "triton", "report"."""
+    members: _builtins.int
+    """Members of the attempt, and those of them whose work is counted here. 0: not said, which is all of them."""
+    members_counted: _builtins.int
+    shared: _builtins.bool
+    """True: on a share or a partition of a device, beside which others may have run."""
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -303,10 +311,13 @@ class Observation(_message.Message):
         precision: _builtins.str = ...,
         software_stack: _builtins.str = ...,
         source: _builtins.str = ...,
+        members: _builtins.int = ...,
+        members_counted: _builtins.int = ...,
+        shared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "batch_size", b"batch_size", "from", b"from", "latency_p50_seconds", b"latency_p50_seconds", "latency_p99_seconds", b"latency_p99_seconds", "to", b"to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "accelerator", b"accelerator", "batch_size", b"batch_size", "device_ids", b"device_ids", "devices", b"devices", "from", b"from", "latency_p50_seconds", b"latency_p50_seconds", "latency_p99_seconds", b"latency_p99_seconds", "nodes", b"nodes", "precision", b"precision", "seconds", b"seconds", "software_stack", b"software_stack", "source", b"source", "to", b"to", "unit", b"unit", "units", b"units", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "accelerator", b"accelerator", "batch_size", b"batch_size", "device_ids", b"device_ids", "devices", b"devices", "from", b"from", "latency_p50_seconds", b"latency_p50_seconds", "latency_p99_seconds", b"latency_p99_seconds", "members", b"members", "members_counted", b"members_counted", "nodes", b"nodes", "precision", b"precision", "seconds", b"seconds", "shared", b"shared", "software_stack", b"software_stack", "source", b"source", "to", b"to", "unit", b"unit", "units", b"units", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -341,6 +352,9 @@ class JobLifecycle(_message.Message):
     job_id: _builtins.str
     attempt: _builtins.int
     version: _builtins.int
+    """Rises with each record of one job; older records are dropped. OBSERVED counts by itself, from 1 in each attempt:
+    whoever follows a job's state passes over it before it looks at versions.
+    """
     event: Global___LifecycleEvent.ValueType
     message: _builtins.str
     exit_code: _builtins.int

@@ -32,6 +32,8 @@ class _ProvenanceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Provenance
     PROVENANCE_TRANSFERRED: _Provenance.ValueType  # 3
     PROVENANCE_ROOFLINE: _Provenance.ValueType  # 4
     PROVENANCE_DECLARED: _Provenance.ValueType  # 5
+    PROVENANCE_OBSERVED: _Provenance.ValueType  # 6
+    """Learnt by the store from jobs that ran here."""
 
 class Provenance(_Provenance, metaclass=_ProvenanceEnumTypeWrapper):
     """Where a figure comes from."""
@@ -42,6 +44,8 @@ PROVENANCE_INTERPOLATED: Provenance.ValueType  # 2
 PROVENANCE_TRANSFERRED: Provenance.ValueType  # 3
 PROVENANCE_ROOFLINE: Provenance.ValueType  # 4
 PROVENANCE_DECLARED: Provenance.ValueType  # 5
+PROVENANCE_OBSERVED: Provenance.ValueType  # 6
+"""Learnt by the store from jobs that ran here."""
 Global___Provenance: _TypeAlias = Provenance  # noqa: Y015
 
 @_typing.final
@@ -1116,3 +1120,136 @@ class PredictProfileResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictProfileResponse: _TypeAlias = PredictProfileResponse  # noqa: Y015
+
+@_typing.final
+class SetAside(_message.Message):
+    """Spans of work that were not learnt from, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """"outlier", "throttled", "too short", "partial gang", "shared device", "other unit"."""
+    spans: _builtins.int
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        spans: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "spans", b"spans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAside: _TypeAlias = SetAside  # noqa: Y015
+
+@_typing.final
+class Learnt(_message.Message):
+    """What running jobs taught of one workload in one configuration on one accelerator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    SPANS_UNWATCHED_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    THROUGHPUT_FIELD_NUMBER: _builtins.int
+    THROUGHPUT_UNIT_FIELD_NUMBER: _builtins.int
+    RELATIVE_UNCERTAINTY_FIELD_NUMBER: _builtins.int
+    LAST_SPAN_AT_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    accelerator: _builtins.str
+    devices: _builtins.int
+    configuration: _builtins.str
+    """That of the observed profile: "precision=fp16 batch=64 observed"."""
+    spans: _builtins.int
+    """Spans of work that were learnt from."""
+    spans_unwatched: _builtins.int
+    """Of these, those during which nothing was heard of the devices' heat."""
+    attempts: _builtins.int
+    """Attempts that any span came from."""
+    throughput: _builtins.float
+    """The present estimate, told as a profile once there are enough spans; absent while there is none."""
+    throughput_unit: _builtins.str
+    relative_uncertainty: _builtins.float
+    @_builtins.property
+    def set_aside(self) -> _containers.RepeatedCompositeFieldContainer[Global___SetAside]: ...
+    @_builtins.property
+    def last_span_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+        accelerator: _builtins.str = ...,
+        devices: _builtins.int = ...,
+        configuration: _builtins.str = ...,
+        spans: _builtins.int = ...,
+        spans_unwatched: _builtins.int = ...,
+        set_aside: _abc.Iterable[Global___SetAside] | None = ...,
+        attempts: _builtins.int = ...,
+        throughput: _builtins.float | None = ...,
+        throughput_unit: _builtins.str = ...,
+        relative_uncertainty: _builtins.float | None = ...,
+        last_span_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_relative_uncertainty", b"_relative_uncertainty", "_throughput", b"_throughput", "last_span_at", b"last_span_at", "relative_uncertainty", b"relative_uncertainty", "throughput", b"throughput"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_relative_uncertainty", b"_relative_uncertainty", "_throughput", b"_throughput", "accelerator", b"accelerator", "attempts", b"attempts", "configuration", b"configuration", "devices", b"devices", "last_span_at", b"last_span_at", "relative_uncertainty", b"relative_uncertainty", "set_aside", b"set_aside", "spans", b"spans", "spans_unwatched", b"spans_unwatched", "throughput", b"throughput", "throughput_unit", b"throughput_unit", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__relative_uncertainty: _TypeAlias = _typing.Literal["relative_uncertainty"]  # noqa: Y015
+    _WhichOneofArgType__relative_uncertainty: _TypeAlias = _typing.Literal["_relative_uncertainty", b"_relative_uncertainty"]  # noqa: Y015
+    _WhichOneofReturnType__throughput: _TypeAlias = _typing.Literal["throughput"]  # noqa: Y015
+    _WhichOneofArgType__throughput: _TypeAlias = _typing.Literal["_throughput", b"_throughput"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__relative_uncertainty) -> _WhichOneofReturnType__relative_uncertainty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__throughput) -> _WhichOneofReturnType__throughput | None: ...
+
+Global___Learnt: _TypeAlias = Learnt  # noqa: Y015
+
+@_typing.final
+class ListLearntRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    """Empty: all."""
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLearntRequest: _TypeAlias = ListLearntRequest  # noqa: Y015
+
+@_typing.final
+class ListLearntResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEARNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def learnt(self) -> _containers.RepeatedCompositeFieldContainer[Global___Learnt]: ...
+    def __init__(
+        self,
+        *,
+        learnt: _abc.Iterable[Global___Learnt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["learnt", b"learnt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLearntResponse: _TypeAlias = ListLearntResponse  # noqa: Y015

@@ -75,6 +75,11 @@ class ProfileServiceStub:
                 request_serializer=berth_dot_v1_dot_profiles__pb2.PredictProfileRequest.SerializeToString,
                 response_deserializer=berth_dot_v1_dot_profiles__pb2.PredictProfileResponse.FromString,
                 _registered_method=True)
+        self.ListLearnt = channel.unary_unary(
+                '/berth.v1.ProfileService/ListLearnt',
+                request_serializer=berth_dot_v1_dot_profiles__pb2.ListLearntRequest.SerializeToString,
+                response_deserializer=berth_dot_v1_dot_profiles__pb2.ListLearntResponse.FromString,
+                _registered_method=True)
 
 
 class ProfileServiceServicer:
@@ -130,6 +135,13 @@ class ProfileServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLearnt(self, request, context):
+        """What running jobs taught, and what was set aside.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProfileServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -172,6 +184,11 @@ def add_ProfileServiceServicer_to_server(servicer, server):
                     servicer.PredictProfile,
                     request_deserializer=berth_dot_v1_dot_profiles__pb2.PredictProfileRequest.FromString,
                     response_serializer=berth_dot_v1_dot_profiles__pb2.PredictProfileResponse.SerializeToString,
+            ),
+            'ListLearnt': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLearnt,
+                    request_deserializer=berth_dot_v1_dot_profiles__pb2.ListLearntRequest.FromString,
+                    response_serializer=berth_dot_v1_dot_profiles__pb2.ListLearntResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -391,6 +408,33 @@ class ProfileService:
             '/berth.v1.ProfileService/PredictProfile',
             berth_dot_v1_dot_profiles__pb2.PredictProfileRequest.SerializeToString,
             berth_dot_v1_dot_profiles__pb2.PredictProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLearnt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/berth.v1.ProfileService/ListLearnt',
+            berth_dot_v1_dot_profiles__pb2.ListLearntRequest.SerializeToString,
+            berth_dot_v1_dot_profiles__pb2.ListLearntResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,8 @@ class ProfileServiceStub:
     UploadProfiles: _grpc.StreamUnaryMultiCallable[_profiles_pb2.UploadProfilesRequest, _profiles_pb2.UploadProfilesResponse]
     """The same for a file of any size; it is kept whole or not at all."""
     PredictProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.PredictProfileRequest, _profiles_pb2.PredictProfileResponse]
+    ListLearnt: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.ListLearntRequest, _profiles_pb2.ListLearntResponse]
+    """What running jobs taught, and what was set aside."""
 
 @_typing.type_check_only
 class ProfileServiceAsyncStub(ProfileServiceStub):
@@ -57,6 +59,8 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     UploadProfiles: _aio.StreamUnaryMultiCallable[_profiles_pb2.UploadProfilesRequest, _profiles_pb2.UploadProfilesResponse]  # type: ignore[assignment]
     """The same for a file of any size; it is kept whole or not at all."""
     PredictProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.PredictProfileRequest, _profiles_pb2.PredictProfileResponse]  # type: ignore[assignment]
+    ListLearnt: _aio.UnaryUnaryMultiCallable[_profiles_pb2.ListLearntRequest, _profiles_pb2.ListLearntResponse]  # type: ignore[assignment]
+    """What running jobs taught, and what was set aside."""
 
 class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by profile-store."""
@@ -117,5 +121,13 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _profiles_pb2.PredictProfileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_profiles_pb2.PredictProfileResponse, _abc.Awaitable[_profiles_pb2.PredictProfileResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListLearnt(
+        self,
+        request: _profiles_pb2.ListLearntRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_profiles_pb2.ListLearntResponse, _abc.Awaitable[_profiles_pb2.ListLearntResponse]]:
+        """What running jobs taught, and what was set aside."""
 
 def add_ProfileServiceServicer_to_server(servicer: ProfileServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

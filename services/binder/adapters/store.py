@@ -18,12 +18,22 @@ from berth import outbox
 from berth.postgres import Connection, Database
 from berth.retry import delays
 from binder.adapters.wire import outgoing, work_of
-from binder.domain.attempt import ENDED, HOLDS, Attempt, AttemptId, Observation, State, transition
+from binder.domain.attempt import (
+    ENDED,
+    HOLDS,
+    Attempt,
+    AttemptId,
+    Lifecycle,
+    LifecycleKind,
+    Observation,
+    State,
+    transition,
+)
 from binder.domain.intake import Command, plan
 from binder.domain.store import Settlement
 from binder.domain.work import Assignment
 
-__all__ = ["PostgresStore"]
+__all__ = ["COLUMNS", "PostgresStore", "assignment_of"]
 
 NAMES = [name for each in fields(Attempt) for name in (("job_id", "attempt") if each.name == "id" else (each.name,))]
 COLUMNS = ", ".join(f"attempt.{name}" for name in NAMES)
@@ -36,10 +46,17 @@ LOCK = "berth.binder.worker"
 
 
 class PostgresStore:
-    """`jitter`: uniform from [0, 1)."""
+    """`jitter`: uniform from [0, 1). `reporting`: executors whose attempts are asked for their speed once started."""
 
-    def __init__(self, database: Database, *, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        jitter: Callable[[], float] = random.random,
+        reporting: AbstractSet[str] = frozenset(),
+    ) -> None:
         self._database = database
+        self._reporting = reporting
         self._jitter = jitter
 
     @asynccontextmanager
@@ -119,7 +136,7 @@ class PostgresStore:
                 now + lease_seconds,
             )
 
-        return [_assignment(row) for row in await self._database.run(effect)]
+        return [assignment_of(row) for row in await self._database.run(effect)]
 
     async def postpone(self, ids: Sequence[AttemptId], until: float) -> None:
         async def effect(connection: Connection) -> None:
@@ -143,7 +160,7 @@ class PostgresStore:
             after.attempt,
             limit,
         )
-        return [_assignment(row) for row in rows]
+        return [assignment_of(row) for row in rows]
 
     async def settle(self, observations: Sequence[tuple[AttemptId, Observation]], now: float) -> list[Settlement]:
         ids = sorted({each for each, _ in observations})
@@ -167,6 +184,8 @@ class PostgresStore:
             await _update(connection, [one.attempt for one in settled if one.attempt != before[one.attempt.id]])
             records = [outgoing(one.attempt, event) for one in settled for event in one.events]
             await outbox.append(connection, records)
+            started = [one.attempt for one in settled if one.attempt.executor in self._reporting and _has_started(one)]
+            await _open_reports(connection, started)
             return settled
 
         return await self._database.run(effect)
@@ -180,7 +199,7 @@ class PostgresStore:
             job_id,
             limit,
         )
-        return [_assignment(row) for row in rows]
+        return [assignment_of(row) for row in rows]
 
     def _with_next_try(self, settlement: Settlement, now: float) -> Settlement:
         """Exponential, jittered, at most half a minute: for what is still open."""
@@ -238,10 +257,27 @@ async def _update(connection: Connection, attempts: Sequence[Attempt]) -> None:
     )
 
 
+def _has_started(settlement: Settlement) -> bool:
+    return any(isinstance(event, Lifecycle) and event.kind is LifecycleKind.STARTED for event in settlement.events)
+
+
+async def _open_reports(connection: Connection, attempts: Sequence[Attempt]) -> None:
+    if not attempts:
+        return
+    await connection.execute(
+        """INSERT INTO report (job_id, attempt, executor, reached)
+           SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $4::float8[]) ON CONFLICT DO NOTHING""",
+        [each.id.job_id for each in attempts],
+        [each.id.attempt for each in attempts],
+        [each.executor for each in attempts],
+        [each.started_at for each in attempts],
+    )
+
+
 def _attempt(row: asyncpg.Record) -> Attempt:
     values = [row[name] for name in NAMES]
     return Attempt(AttemptId(values[0], values[1]), values[2], State(values[3]), *values[4:])
 
 
-def _assignment(row: asyncpg.Record) -> Assignment:
+def assignment_of(row: asyncpg.Record) -> Assignment:
     return Assignment(_attempt(row), work_of(row["bind"]))

@@ -11,12 +11,14 @@ from berth.topics import BINDINGS_SETTLED, JOBS_LIFECYCLE, cloud_event_headers
 from berth.v1 import binding_pb2 as pb
 from binder.domain.attempt import Attempt, AttemptId, Event, Lifecycle, LifecycleKind, Outcome, Settled, State
 from binder.domain.intake import BindCommand, Command, ReleaseCommand
+from binder.domain.report import Speed
+from binder.domain.work import Assignment, DeviceClaim, Member, PodReference, Work
 from binder.domain.work import Command as RunCommand
-from binder.domain.work import DeviceClaim, Member, PodReference, Work
 
-__all__ = ["Undecodable", "attempt_message", "command_of", "outgoing", "work_of"]
+__all__ = ["Undecodable", "attempt_message", "command_of", "observed", "outgoing", "work_of"]
 
 SOURCE = "berth/binder"
+WHOLE_DEVICE = 1000
 
 # A job id is part of a folder's name.
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -101,7 +103,8 @@ def work_of(bind: bytes) -> Work:
             member=member.member,
             node=member.node,
             devices=tuple(
-                DeviceClaim(claim.device_id, claim.index, claim.milli, claim.model) for claim in member.devices
+                DeviceClaim(claim.device_id, claim.index, claim.milli, claim.model, claim.partition)
+                for claim in member.devices
             ),
             cpu_milli=member.cpu_milli,
             memory_bytes=member.memory_bytes,
@@ -116,6 +119,7 @@ def work_of(bind: bytes) -> Work:
         model_uri=spec.model.uri if spec.HasField("model") else "",
         expected_seconds=expected,
         pods=tuple(PodReference(one.namespace, one.name, one.uid) for one in spec.kubernetes.pods),
+        workload=spec.workload,
     )
 
 
@@ -155,6 +159,40 @@ def _lifecycle(attempt: Attempt, event: Lifecycle) -> tuple[str, str, bytes]:
     )
     message.occurred_at.FromNanoseconds(int(event.at * 1e9))
     return JOBS_LIFECYCLE, "berth.v1.JobLifecycle", message.SerializeToString()
+
+
+def observed(assignment: Assignment, speed: Speed, sequence: int, span: tuple[float, float]) -> OutgoingRecord | None:
+    """The record that tells `speed` as the attempt's observation number `sequence`; `span` in seconds since the
+    epoch. None: it has no device, or devices of several models, so that it is nobody's speed."""
+    attempt, members = assignment.attempt, assignment.work.members
+    claims = [claim for member in members for claim in member.devices]
+    models = {claim.model for claim in claims}
+    if len(models) != 1 or "" in models:
+        return None
+    message = pb.JobLifecycle(
+        job_id=attempt.id.job_id, attempt=attempt.id.attempt, version=sequence, event=pb.LIFECYCLE_EVENT_OBSERVED
+    )
+    message.occurred_at.FromNanoseconds(int(span[1] * 1e9))
+    told = message.observation
+    told.workload, told.accelerator, told.devices = assignment.work.workload, models.pop(), len(claims)
+    told.device_ids.extend(claim.device_id for claim in claims)
+    told.nodes.extend(sorted({member.node for member in members}))
+    told.units, told.unit, told.seconds, told.source = speed.units, speed.unit, speed.seconds, speed.source
+    told.precision, told.software_stack = speed.precision, speed.software_stack
+    for name in ("batch_size", "latency_p50_seconds", "latency_p99_seconds"):
+        if (value := getattr(speed, name)) is not None:
+            setattr(told, name, value)
+    getattr(told, "from").FromNanoseconds(int(span[0] * 1e9))
+    told.to.FromNanoseconds(int(span[1] * 1e9))
+    told.members, told.members_counted = len(members), speed.members_counted
+    told.shared = any(claim.milli < WHOLE_DEVICE or claim.partition for claim in claims)
+    headers = cloud_event_headers(
+        event_id=f"{attempt.id}.observed.{sequence}",
+        event_type="berth.v1.JobLifecycle",
+        source=SOURCE,
+        traceparent=attempt.traceparent,
+    )
+    return OutgoingRecord(JOBS_LIFECYCLE, attempt.id.job_id.encode(), message.SerializeToString(), headers)
 
 
 def attempt_message(attempt: Attempt) -> pb.Attempt:

@@ -7,12 +7,13 @@ that id, even one already on its way, starts nothing.
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from binder.domain.attempt import AttemptId, Observation
+from binder.domain.report import Speed
 from binder.domain.work import Assignment
 
-__all__ = ["Executor", "LogPiece", "NotHeld", "Observations", "Sink"]
+__all__ = ["Asked", "Executor", "LogPiece", "NotHeld", "Observations", "Reading", "Reporting", "Sink"]
 
 Observations: TypeAlias = Mapping[AttemptId, Observation]
 Sink: TypeAlias = Callable[[Observations], None]
@@ -27,6 +28,35 @@ class LogPiece:
     member: int
     stream: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An attempt whose speed is asked for. `mark`: of the last reading that was kept, "" before the first.
+    `ended`: it has, and is asked for the last time."""
+
+    assignment: Assignment
+    mark: str
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was done since the mark that it was asked with, and the mark that stands for having told it.
+    `more`: there is more to be read at once."""
+
+    mark: str
+    speeds: tuple[Speed, ...] = ()
+    more: bool = False
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """An executor that can tell how fast its attempts are. All that it needs to count nothing twice is the mark:
+    a reading that was not kept is made again from the old one."""
+
+    async def reports(self, asked: Sequence[Asked]) -> Mapping[AttemptId, Reading]:
+        """Attempts of which there is nothing new are left out."""
 
 
 class Executor(Protocol):

@@ -10,12 +10,14 @@ __all__ = ["Assignment", "Command", "DeviceClaim", "Member", "PodReference", "Wo
 
 @dataclass(frozen=True, slots=True)
 class DeviceClaim:
-    """`index`: on the node, as the vendor counts; `model`: catalogue name; `milli`: share of the device."""
+    """`index`: on the node, as the vendor counts; `model`: catalogue name; `milli`: share of the device;
+    `partition`: "" for the whole device or a share of it."""
 
     device_id: str
     index: int
     milli: int
     model: str
+    partition: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Work:
     """`command`, `manifest` or `pods` (Kubernetes), or `model_uri` (a server), as the job's payload says; else none.
 
     `pods` are one a member of the wished gang, in the members' order. `expected_seconds` None: not stated.
+    `workload`: its name in the profile store, "" where the job names none.
     """
 
     members: tuple[Member, ...]
@@ -60,6 +63,7 @@ class Work:
     model_uri: str = ""
     expected_seconds: float | None = None
     pods: tuple[PodReference, ...] = ()
+    workload: str = ""
 
 
 @dataclass(frozen=True, slots=True)

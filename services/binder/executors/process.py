@@ -19,11 +19,12 @@ import structlog
 
 from binder.domain.attempt import AttemptId, Observation, Seen
 from binder.domain.environment import member_environment
-from binder.domain.executor import LogPiece, Observations, Sink
+from binder.domain.executor import Asked, LogPiece, Observations, Reading, Sink
 from binder.domain.work import Assignment
 from binder.executors import runner
 from binder.executors.attempt_folder import GO, RELEASED, AttemptFolder, Judgement, Look, Stage, judge
 from binder.executors.logs import read_logs
+from binder.executors.reports import REPORT, read_reports
 
 __all__ = ["ProcessExecutor"]
 
@@ -165,6 +166,19 @@ class ProcessExecutor:
         async for piece in pieces:
             yield piece
 
+    async def reports(self, asked: Sequence[Asked]) -> Mapping[AttemptId, Reading]:
+        return await asyncio.to_thread(self._reports, asked)
+
+    def _reports(self, asked: Sequence[Asked]) -> Mapping[AttemptId, Reading]:
+        found = {}
+        for each in asked:
+            folder = self._folder(each.assignment)
+            members = {member: folder.member(member) for member in range(folder.members)}
+            reading = read_reports(members, each.mark, ended=each.ended)
+            if reading is not None:
+                found[each.assignment.id] = reading
+        return found
+
     def _folder(self, assignment: Assignment) -> AttemptFolder:
         return AttemptFolder(self._root / str(assignment.id), len(assignment.work.members))
 
@@ -203,6 +217,7 @@ class ProcessExecutor:
                 surroundings=self._surroundings,
                 stack_of=self._stack_of,
             )
+            environment["BERTH_REPORT"] = str(place / REPORT)
             spec = {
                 "argv": command.argv,
                 "environment": environment,

@@ -1,8 +1,8 @@
 """Profiles as heard, by how the workload was run, and the one of each workload, accelerator and count that speaks.
 
 The core knows one profile for these three. Of several configurations it hears the best fitting: sure before unsure,
-measured before interpolated, declared, transferred and roofline, then the fastest. What it does not say of memory,
-latency and power is filled from the next best that does, so that a limit that was known is not lost.
+observed here before measured, interpolated, declared, transferred and roofline, then the fastest. What it does not
+say of memory, latency and power is filled from the next best that does, so that a limit that was known is not lost.
 """
 
 from berth.v1 import profiles_pb2 as pb
@@ -12,6 +12,7 @@ __all__ = ["Profiles"]
 Key = tuple[str, str, int]
 
 SUREST_FIRST = (
+    pb.PROVENANCE_OBSERVED,
     pb.PROVENANCE_MEASURED,
     pb.PROVENANCE_INTERPOLATED,
     pb.PROVENANCE_DECLARED,

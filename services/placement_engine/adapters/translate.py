@@ -21,6 +21,7 @@ _OBJECTIVES = {
     jobs_pb2.OBJECTIVE_ENERGY: model.Objective.ENERGY,
 }
 _PROVENANCE = {
+    model.Provenance.OBSERVED: profiles_pb2.PROVENANCE_OBSERVED,
     model.Provenance.MEASURED: profiles_pb2.PROVENANCE_MEASURED,
     model.Provenance.INTERPOLATED: profiles_pb2.PROVENANCE_INTERPOLATED,
     model.Provenance.TRANSFERRED: profiles_pb2.PROVENANCE_TRANSFERRED,
@@ -525,9 +526,12 @@ def settled_event(value: bytes) -> Event:
     )
 
 
-def lifecycle_event(value: bytes) -> Event:
-    """Raises DecodeError for broken bytes, ValueError for an unknown event."""
+def lifecycle_event(value: bytes) -> Event | None:
+    """None: it says how fast a job is, nothing of its state. Raises DecodeError for broken bytes, ValueError for an
+    unknown event."""
     record = binding_pb2.JobLifecycle.FromString(value)
+    if record.event == binding_pb2.LIFECYCLE_EVENT_OBSERVED:
+        return None
     if record.event not in _EVENTS:
         raise ValueError(f"event: {record.event}: known: 1 started, 2 succeeded, 3 failed, 4 released")
     return Event(

@@ -15,8 +15,11 @@ from placement_engine.domain.model import Accelerator, Character, Objective, Pro
 from placement_engine.domain.roofline import Bound, Roofline
 
 RANK = {provenance: rank for rank, provenance in enumerate(Provenance)}
+# Of one count the adapter picked one of both; over counts they are points of one curve.
+RANK[Provenance.MEASURED] = RANK[Provenance.OBSERVED]
 """Best first."""
 UNCERTAINTY = {
+    Provenance.OBSERVED: 0.05,
     Provenance.MEASURED: 0.05,
     Provenance.INTERPOLATED: 0.15,
     Provenance.TRANSFERRED: 0.35,
@@ -25,7 +28,7 @@ UNCERTAINTY = {
     Provenance.UNKNOWN: 0.5,
 }
 """Relative, where a profile does not state its own."""
-SAID = frozenset({Provenance.MEASURED, Provenance.DECLARED})
+SAID = frozenset({Provenance.OBSERVED, Provenance.MEASURED, Provenance.DECLARED})
 """Somebody's own word of this accelerator. All else was derived, and derives nothing but speed."""
 OTHER_CLASS_UNCERTAINTY = 0.35
 UNCHARACTERISED_UNCERTAINTY = 0.75
@@ -128,8 +131,8 @@ class Estimator:
         known = self._profiles.get(workload, {}).get(model.casefold()) if workload else None
         if not known:
             return {}
-        best = min((p.provenance for p in known.values()), key=RANK.__getitem__)
-        return {count: p for count, p in known.items() if p.provenance is best}
+        best = min(RANK[p.provenance] for p in known.values())
+        return {count: p for count, p in known.items() if RANK[p.provenance] == best}
 
     def _guarded(self, found: Estimate, workload: str, model: str, devices: int) -> Estimate:
         """Where a prediction says nothing of memory or power: what other profiles on that accelerator say, else what

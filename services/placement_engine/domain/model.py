@@ -31,8 +31,9 @@ class Objective(Enum):
 
 
 class Provenance(Enum):
-    """Where an estimate comes from, best first."""
+    """Where an estimate comes from, best first; what was observed on running jobs is a measurement too."""
 
+    OBSERVED = "observed"
     MEASURED = "measured"
     INTERPOLATED = "interpolated"
     TRANSFERRED = "transferred"

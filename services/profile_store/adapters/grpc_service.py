@@ -15,6 +15,8 @@ from profile_store.adapters.encoding import (
     profile_message,
     work_from,
 )
+from profile_store.adapters.estimates import PostgresEstimates
+from profile_store.adapters.observations import learnt_message
 from profile_store.domain.importers import LARGEST, Hints
 from profile_store.domain.prediction.question import Question
 from profile_store.handlers import ProfileStore
@@ -27,8 +29,9 @@ WRITER_ROLE = "profiler"
 class ProfileService(rpc.ProfileServiceServicer):
     """Errors are raised as berth.errors; the server's guard turns them into status codes."""
 
-    def __init__(self, store: ProfileStore) -> None:
+    def __init__(self, store: ProfileStore, estimates: PostgresEstimates) -> None:
         self._store = store
+        self._estimates = estimates
 
     async def PutProfiles(self, request: pb.PutProfilesRequest, context: Any) -> pb.PutProfilesResponse:
         # A profile steers everybody's placements, not only those of one tenant.
@@ -106,6 +109,12 @@ class ProfileService(rpc.ProfileServiceServicer):
         return pb.PredictProfileResponse(
             predictions=map(prediction_message, found.predictions), unknown=found.unknown, suggestions=suggestions
         )
+
+    async def ListLearnt(self, request: pb.ListLearntRequest, context: Any) -> pb.ListLearntResponse:
+        if not request.workload.isprintable():
+            raise InvalidInput.of("workload", ascii(request.workload), "printable characters only")
+        found = await self._estimates.listed(request.workload)
+        return pb.ListLearntResponse(learnt=[learnt_message(key, estimate) for key, estimate in found])
 
     async def ListAccelerators(self, request: pb.ListAcceleratorsRequest, context: Any) -> pb.ListAcceleratorsResponse:
         return pb.ListAcceleratorsResponse(accelerators=map(accelerator_message, catalogue.load()))

@@ -14,7 +14,7 @@ from berth.postgres import Connection, Database
 from profile_store.adapters.encoding import records
 from profile_store.domain.profile import PREDICTED, Profile, ProfileKey
 
-__all__ = ["PostgresProfiles"]
+__all__ = ["PostgresProfiles", "put_profiles"]
 
 KEY = {
     "workload": "text",
@@ -108,17 +108,12 @@ class PostgresProfiles:
         return await self._write(_PUT_PREDICTED, profiles)
 
     async def _write(self, statement: str, profiles: Sequence[Profile]) -> int:
-        rows = [
-            (*astuple(profile.key), *(getattr(profile, name) for name in BODY))
-            for profile in sorted(profiles, key=lambda one: one.key)
-        ]
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        if not rows:
+        if not profiles:
             return 0
 
         async def effect(connection: Connection) -> int:
-            changed = await connection.fetch(statement, *columns)
-            await outbox.append(connection, records(map(_profile, changed)))
+            changed = await _written(connection, statement, profiles)
+            await outbox.append(connection, records(changed))
             return len(changed)
 
         return await self._database.run(effect)
@@ -182,6 +177,19 @@ class PostgresProfiles:
             if len(found) < CHUNK:
                 return count
             after = found[-1].key
+
+
+async def put_profiles(connection: Connection, profiles: Sequence[Profile]) -> list[Profile]:
+    """In the caller's transaction, which has to announce what is given back: those that were new or other."""
+    return await _written(connection, _PUT, profiles) if profiles else []
+
+
+async def _written(connection: Connection, statement: str, profiles: Sequence[Profile]) -> list[Profile]:
+    rows = [
+        (*astuple(profile.key), *(getattr(profile, name) for name in BODY))
+        for profile in sorted(profiles, key=lambda one: one.key)
+    ]
+    return list(map(_profile, await connection.fetch(statement, *(list(column) for column in zip(*rows, strict=True)))))
 
 
 def _profile(row: asyncpg.Record) -> Profile:

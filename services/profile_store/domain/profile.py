@@ -17,6 +17,7 @@ from berth.errors import FieldError, InvalidInput
 __all__ = [
     "CONFIGURATION",
     "PREDICTED",
+    "SEEN",
     "SUREST_FIRST",
     "THROUGHPUT_UNITS",
     "Catalogue",
@@ -89,10 +90,15 @@ class Provenance(IntEnum):
     TRANSFERRED = 3
     ROOFLINE = 4
     DECLARED = 5
+    OBSERVED = 6
+    """Learnt from jobs that ran here: the store's own word, which nobody puts or imports."""
 
 
+SEEN = (Provenance.OBSERVED, Provenance.MEASURED)
+"""By somebody's clock: these say something of others."""
 PREDICTED = (Provenance.INTERPOLATED, Provenance.TRANSFERRED, Provenance.ROOFLINE)
 SUREST_FIRST = (
+    Provenance.OBSERVED,
     Provenance.MEASURED,
     Provenance.INTERPOLATED,
     Provenance.DECLARED,
@@ -214,6 +220,9 @@ def configuration_of(profile: Profile) -> str:
     if _stream_alone(profile):
         # A stream's speed must not take the place of the system's.
         parts.append("one-stream")
+    if profile.provenance == Provenance.OBSERVED:
+        # What was learnt here stands beside what was measured or imported, never in its place.
+        parts.append("observed")
     return " ".join(parts)
 
 
@@ -223,7 +232,7 @@ def _stream_alone(profile: Profile) -> bool:
 
 def best_fitting(profiles: Iterable[Profile]) -> tuple[Profile, ...]:
     """Of several configurations of one workload, accelerator, devices and partner the one that speaks for them:
-    sure before unsure, measured before predicted, then the fastest. In the keys' order."""
+    sure before unsure, observed and measured before predicted, then the fastest. In the keys' order."""
     best: dict[ProfileKey, Profile] = {}
     for profile in profiles:
         key = replace(profile.key, configuration="")

@@ -80,7 +80,7 @@ def test_one_key_with_two_figures_is_refused() -> None:
         ({"price_per_hour": -1.0}, "price_per_hour"),
         ({"relative_uncertainty": 11.0}, "relative_uncertainty"),
         ({"provenance": 0}, "provenance"),
-        ({"provenance": 6}, "provenance"),
+        ({"provenance": 7}, "provenance"),
         ({"source": " "}, "source"),
         ({"source": "x" * 501}, "source"),
         ({"precision": "fp\x0016"}, "precision"),

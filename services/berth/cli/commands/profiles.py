@@ -72,15 +72,18 @@ async def show(session: Session, workload: str, accelerator: str, output: str) -
     """Show all that is known of WORKLOAD: every configuration, and where its figures come from."""
     from berth.cli.kinds import PROFILE
     from berth.cli.output import print_items
-    from berth.cli.profile_views import details
+    from berth.cli.profile_views import details, learnt
     from berth.v1 import profiles_pb2 as pb
 
     found = [one for one in await _all(session, workload, accelerator) if not one.co_located_with]
-    if not found:
+    told = await session.profiles.ListLearnt(pb.ListLearntRequest(workload=workload))
+    taught = [one for one in told.learnt if accelerator in ("", one.accelerator)]
+    if not found and not (taught and output in ("table", "wide")):
         ranking = await session.profiles.QueryProfiles(pb.QueryProfilesRequest(workload=workload))
         raise _unknown(workload, ranking.suggestions)
     if output in ("table", "wide"):
-        click.echo("\n".join(details(found)))
+        shown = details(found) if found else [f"{workload}: no profile yet"]
+        click.echo("\n".join([*shown, *learnt(taught)]))
     else:
         print_items(PROFILE, found, output)
 

@@ -1,5 +1,6 @@
 """`berth profiles roofline`."""
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ async def roofline(
             content = draw(picture, form)
         except ImportError as error:
             raise Failed(f"a picture needs matplotlib: pip install 'berth[pictures]' ({error})") from error
-        out.write_bytes(content)
+        await asyncio.to_thread(out.write_bytes, content)
         click.echo(f"wrote {out.name}: {len(picture.roofs)} accelerators, {len(picture.points)} points", err=True)
 
 

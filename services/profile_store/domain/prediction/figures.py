@@ -21,7 +21,7 @@ from berth.catalogue import Accelerator
 from profile_store.domain.prediction.library import Answer, Library
 from profile_store.domain.prediction.roofline import Work
 from profile_store.domain.prediction.runs import Quantity, run_of
-from profile_store.domain.profile import PREDICTED, Profile, Provenance
+from profile_store.domain.profile import PREDICTED, SEEN, Profile, Provenance
 
 __all__ = ["DOLLARS", "QUANTITIES", "Figure", "Figures", "Speed"]
 
@@ -152,10 +152,7 @@ class Figures:
         seen = [
             getattr(one, name) / getattr(one, anchor)
             for one in self._profiles
-            if one.key.workload == workload
-            and one.provenance == Provenance.MEASURED
-            and getattr(one, name)
-            and getattr(one, anchor)
+            if one.key.workload == workload and one.provenance in SEEN and getattr(one, name) and getattr(one, anchor)
         ]
         title = name.removeprefix("latency_").removesuffix("_seconds")
         of = anchor.removeprefix("latency_").removesuffix("_seconds")
@@ -174,7 +171,7 @@ class Figures:
         for one in self._profiles:
             entry = self._entries.get(one.key.accelerator)
             tdp = entry.tdp_watts if entry else None
-            if one.provenance != Provenance.MEASURED or not one.power_watts or not tdp or one.low_confidence:
+            if one.provenance not in SEEN or not one.power_watts or not tdp or one.low_confidence:
                 continue
             if one.power_limit_watts is None or one.power_limit_watts >= tdp:
                 parts.append(math.log(one.power_watts / tdp))
@@ -253,7 +250,7 @@ def _half(figure: Figure) -> float | None:
 
 
 def _less_sure(one: Provenance, other: Provenance) -> Provenance:
-    order = (Provenance.MEASURED, Provenance.DECLARED, *PREDICTED)
+    order = (Provenance.OBSERVED, Provenance.MEASURED, Provenance.DECLARED, *PREDICTED)
     return max(one, other, key=order.index)
 
 

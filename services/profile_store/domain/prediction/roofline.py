@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from berth.catalogue import Accelerator
-from profile_store.domain.profile import Profile, Provenance
+from profile_store.domain.profile import SEEN, Profile
 
 __all__ = ["COPY", "MATMUL", "PRECISIONS", "Bounded", "Roofs", "Work", "items_of", "known_work", "prior", "work_of"]
 
@@ -144,7 +144,7 @@ class Roofs:
         self._peaks: dict[tuple[str, str], float] = {}
         self._bandwidths: dict[str, float] = {}
         for one in profiles:
-            if one.provenance != Provenance.MEASURED or not one.throughput or one.key.co_located_with:
+            if one.provenance not in SEEN or not one.throughput or one.key.co_located_with:
                 continue
             name, rate = one.key.accelerator, one.throughput / one.key.devices
             if one.key.workload.startswith(MATMUL) and one.operations:
@@ -191,7 +191,7 @@ class Roofs:
 
     def _ratio(self, work: Work, seen: Profile) -> tuple[float, str] | None:
         """How much longer one call took than its bound there says, in logarithms."""
-        if seen.provenance != Provenance.MEASURED or seen.low_confidence or seen.key.co_located_with:
+        if seen.provenance not in SEEN or seen.low_confidence or seen.key.co_located_with:
             return None
         if work.batch_size and seen.batch_size and seen.batch_size != work.batch_size:
             return None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from profile_store.domain.profile import Profile, Provenance
+from profile_store.domain.profile import SEEN, Profile, Provenance
 
 __all__ = ["AXES", "THROUGHPUT", "Family", "Place", "Quantity", "Run", "by_place", "run_of", "runs_of"]
 
@@ -85,10 +85,11 @@ def run_of(profile: Profile, quantity: Quantity = THROUGHPUT, value: float = 1.0
 def runs_of(profiles: Iterable[Profile], quantity: Quantity = THROUGHPUT) -> tuple[Run, ...]:
     """Those that say something of others: measured alone with a figure that is sure enough, in a fixed order."""
     runs: dict[tuple[Family, str, Place], Run] = {}
-    for profile in sorted(profiles, key=lambda one: one.key):
+    # Of one configuration that was observed here and measured, the observation speaks.
+    for profile in sorted(profiles, key=lambda one: (one.provenance != Provenance.OBSERVED, one.key)):
         value = getattr(profile, quantity.field)
         if value and not profile.key.co_located_with and not profile.low_confidence:
-            if profile.provenance != Provenance.MEASURED:
+            if profile.provenance not in SEEN:
                 continue
             run = run_of(profile, quantity, value)
             runs.setdefault((run.family, run.accelerator, run.place), run)

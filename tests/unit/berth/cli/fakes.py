@@ -320,6 +320,17 @@ class FakeProfileService(ProfileServiceServicer):
         found = await self.ListProfiles(profiles_pb2.ListProfilesRequest(), context)
         return profiles_pb2.QueryProfilesResponse(profiles=[found.profiles[0], slower])
 
+    async def ListLearnt(self, request: Any, context: Any) -> Any:
+        learnt = profiles_pb2.Learnt(
+            workload="resnet50-train", accelerator="H100-SXM", devices=8, configuration="batch=256 observed",
+            spans=12, spans_unwatched=2, attempts=3, throughput=43000.0, throughput_unit="samples/s",
+            relative_uncertainty=0.06,
+            set_aside=[
+                profiles_pb2.SetAside(reason="throttled", spans=4), profiles_pb2.SetAside(reason="outlier", spans=1)
+            ],
+        )  # fmt: skip
+        return profiles_pb2.ListLearntResponse(learnt=[learnt] if request.workload == "resnet50-train" else [])
+
     async def ListAccelerators(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
