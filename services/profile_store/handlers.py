@@ -58,8 +58,8 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileStore:
-    """`announced` is called after each commit that announced something, `measured` with the workloads of which something
-    was measured; `now` is the clock."""
+    """`announced` is called after each commit that announced something, `measured` with the workloads that were
+    measured; `now` is the clock."""
 
     profiles: ProfileRepository
     catalogue: Catalogue

@@ -30,6 +30,8 @@ class Question:
     precision: str = ""
     power_limit_watts: float | None = None
     work: Work | None = None
+    exact: bool = False
+    """None and "" are meant: the configuration did not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,15 @@ def _target(question: Question, own: Sequence[Profile], accelerator: str) -> Pro
             one.key.devices != question.devices,
         ),
     )
+    if question.exact:
+        return replace(
+            template,
+            key=replace(template.key, devices=question.devices),
+            batch_size=question.batch_size,
+            concurrency=question.concurrency,
+            precision=question.precision,
+            power_limit_watts=question.power_limit_watts,
+        )
     return replace(
         template,
         key=replace(template.key, devices=question.devices),
@@ -161,6 +172,7 @@ def kept_questions(profiles: Sequence[Profile]) -> dict[Question, frozenset[str]
                 concurrency=one.concurrency,
                 precision=one.precision,
                 power_limit_watts=one.power_limit_watts,
+                exact=True,
             )
             found.setdefault(question, set()).add(one.key.accelerator)
     return {question: frozenset(names) for question, names in found.items()}
