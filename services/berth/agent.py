@@ -25,7 +25,7 @@ from berth.retry import delays
 from berth.v1 import fleet_pb2, telemetry_pb2
 from berth.v1.telemetry_pb2_grpc import TelemetryServiceStub
 
-__all__ = ["Host", "run_agent"]
+__all__ = ["POWERCAP", "Host", "cpu_accelerator", "run_agent"]
 
 log = structlog.get_logger(__name__)
 
@@ -284,6 +284,11 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def cpu_accelerator() -> str:
+    """The catalogue's name of this machine's CPU."""
+    return _cpu_catalogue_name(_cpu_model())
 
 
 def _cpu_catalogue_name(model: str) -> str:

@@ -25,6 +25,7 @@ from profile_store.adapters.postgres_profiles import PostgresProfiles
 from profile_store.adapters.workload_profiles import WorkloadProfiles
 from profile_store.handlers import ProfileStore
 from profile_store.learner import Learner
+from profile_store.renewal import Renewal
 from profile_store.settings import ProfileStoreSettings
 
 __all__ = ["GROUP", "SCHEMA", "build"]
@@ -50,9 +51,11 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
             catalogue=catalogue,
             now=lambda: datetime.now(UTC),
             announced=relay.wake,
+            measured=lambda workloads: renewal.add(workloads),
         )
+        renewal = Renewal(store.renew)
         await _seed(store, settings)
-        tasks = {"outbox": relay.run}
+        tasks = {"outbox": relay.run, "renewal": renewal.run}
         if settings.republish:
             tasks["republish"] = lambda: _republish(store, settings.republish_seconds)
         if settings.kubernetes:
@@ -60,7 +63,9 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
             tasks["workload profiles"] = WorkloadProfiles(client, store, now=lambda: datetime.now(UTC)).run
         estimates = PostgresEstimates(database)
         if settings.learn:
-            learner = Learner(estimates=estimates, catalogue=catalogue, now=lambda: datetime.now(UTC))
+            learner = Learner(
+                estimates=estimates, catalogue=catalogue, now=lambda: datetime.now(UTC), learnt=renewal.add
+            )
             tasks["learning"] = learner.run
             bus = KafkaBus(settings, "profile-store")
             bus.broadcast(TELEMETRY_DEVICES, learner.on_telemetry, from_beginning=False)

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -13,7 +13,8 @@ from berth.errors import InvalidInput, NotFound
 from profile_store.domain.importers import Hints, Imported, detect, read, unpacked
 from profile_store.domain.importers.document import NO_HINTS
 from profile_store.domain.importers.outcome import summary, without_unknown
-from profile_store.domain.prediction.question import Forecast, Question, forecast, to_keep
+from profile_store.domain.prediction.analysis import checked
+from profile_store.domain.prediction.question import Forecast, Question, forecast, kept_questions, to_keep
 from profile_store.domain.profile import (
     Catalogue,
     Profile,
@@ -57,13 +58,15 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileStore:
-    """`announced` is called after each commit that announced something; `now` is the clock."""
+    """`announced` is called after each commit that announced something, `measured` with the workloads that were
+    measured; `now` is the clock."""
 
     profiles: ProfileRepository
     catalogue: Catalogue
     now: Callable[[], datetime]
     entries: Callable[[], Sequence[Accelerator]] = load
     announced: Callable[[], None] = field(default=lambda: None)
+    measured: Callable[[Collection[str]], None] = field(default=lambda _: None)
 
     async def put(self, profiles: Sequence[Profile]) -> Stored:
         """Stores all of them or, with InvalidInput, none."""
@@ -71,7 +74,22 @@ class ProfileStore:
         changed = await self.profiles.put(sound)
         if changed:
             self.announced()
+            self.measured({one.key.workload for one in sound if one.provenance == Provenance.MEASURED})
         return Stored(changed, len(sound) - changed)
+
+    async def renew(self, workloads: Collection[str]) -> int:
+        """Makes anew the kept predictions of workloads of which more was measured; gives how many changed."""
+        profiles = await self.profiles.alone()
+        asked = kept_questions([one for one in profiles if one.key.workload in workloads])
+        renewed: list[Profile] = []
+        for question, names in asked.items():
+            found = await asyncio.to_thread(forecast, question, profiles, self.entries())
+            if found is not None:
+                renewed += [one for one in to_keep(found.predictions) if one.key.accelerator in names]
+        changed = await self.profiles.put_predicted(validate(renewed, self.catalogue, now=self.now())) if renewed else 0
+        if changed:
+            self.announced()
+        return changed
 
     async def import_document(self, format: str, content: bytes, source: str, hints: Hints = NO_HINTS) -> Stored:
         """Stores all that the document holds or, with InvalidInput, nothing. Twice changes nothing.
@@ -156,6 +174,10 @@ class ProfileStore:
         for what, value in (("batch_size", question.batch_size), ("concurrency", question.concurrency)):
             if value is not None and value < 1:
                 raise InvalidInput.of(what, value, "a whole number, at least 1")
+        if question.power_limit_watts is not None and not 0 < question.power_limit_watts <= 1e5:
+            raise InvalidInput.of("power_limit_watts", question.power_limit_watts, "W, above 0 up to 100000")
+        if question.work is not None:
+            question = checked(question)
         asked = replace(question, accelerator=name, devices=_devices(question.devices) or 1)
         profiles = await self.profiles.alone()
         # A thread: a library of thousands of runs takes a second.

@@ -5,7 +5,7 @@ and the topic's offset are one transaction: a crash between any two of them coun
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -39,6 +39,8 @@ class Learner:
     catalogue: Catalogue
     now: Callable[[], datetime]
     watch: ThrottleWatch = field(default_factory=ThrottleWatch)
+    learnt: Callable[[Collection[str]], None] = field(default=lambda _: None)
+    """Called with the workloads of which something is about to be told."""
 
     async def on_lifecycle(self, connection: Connection, records: list[Record]) -> Sequence[DeadLetter]:
         # 1. Spans of work, each checked as a profile is.
@@ -69,6 +71,7 @@ class Learner:
                 (told[key],) = validate([profile_of(key, estimate, last[key])], self.catalogue, now=self.now())
                 changed[key] = replace(estimate, told=(estimate.throughput, estimate.relative_uncertainty))
         await self.estimates.save(connection, lesson.reached, changed, list(told.values()))
+        self.learnt({key.workload for key in told})
         SPANS.inc(len(spans))
         TOLD.inc(len(told))
         return dead

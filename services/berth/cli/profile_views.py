@@ -1,6 +1,6 @@
 """Profiles as tables for a person: one workload's figures, its accelerators side by side, and predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from berth.cli import units
@@ -19,6 +19,9 @@ HOW = {
 }
 
 
+DOLLARS = "dollars_per_million_units"
+
+
 def quantity(value: float | None) -> str:
     """Three digits: 31000 -> "31.0k", 0.0042 -> "0.0042"."""
     if value is None:
@@ -28,6 +31,40 @@ def quantity(value: float | None) -> str:
             scaled = value / (1e3 if suffix == "k" else size)
             return f"{scaled:.3g}{suffix}" if scaled < 999.5 else f"{scaled:.0f}{suffix}"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _dollars(value: float) -> str:
+    return f"${quantity(value)}"
+
+
+FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "latency_mean_seconds": ("latency, mean", units.duration),
+    "latency_p50_seconds": ("latency, p50", units.duration),
+    "latency_p90_seconds": ("latency, p90", units.duration),
+    "latency_p95_seconds": ("latency, p95", units.duration),
+    "latency_p99_seconds": ("latency, p99", units.duration),
+    "first_token_p50_seconds": ("first token, p50", units.duration),
+    "first_token_p99_seconds": ("first token, p99", units.duration),
+    "token_p50_seconds": ("next token, p50", units.duration),
+    "token_p99_seconds": ("next token, p99", units.duration),
+    "memory_bytes": ("memory a device", units.bytes_of),
+    "power_watts": ("power a device", units.watts),
+    "peak_power_watts": ("peak power a device", units.watts),
+    "energy_joules_per_unit": ("J a unit", quantity),
+    DOLLARS: ("a million units", _dollars),
+}
+"""Of a prediction: what it is called, and how it is written."""
+
+
+COLUMNS = (
+    ("P50", "latency_p50_seconds"),
+    ("P99", "latency_p99_seconds"),
+    ("MEMORY", "memory_bytes"),
+    ("POWER", "power_watts"),
+    ("J/UNIT", "energy_joules_per_unit"),
+    ("$/MILLION", DOLLARS),
+)
+"""Of many predictions side by side."""
 
 
 def details(profiles: Sequence[pb.Profile]) -> list[str]:
@@ -122,30 +159,60 @@ def comparison(profiles: Sequence[pb.Profile], prices: Mapping[str, float]) -> l
 
 
 def forecast(predictions: Sequence[pb.Prediction]) -> list[str]:
-    """Fastest first, with the interval that holds the truth nine times of ten."""
+    """Fastest first, with the interval that holds the truth nine times of ten. Figures that none has get no column."""
+    present = {figure.name for one in predictions for figure in one.figures}
+    columns = [(title, name) for title, name in COLUMNS if name in present]
     rows = []
     for one in predictions:
-        low, high = (_of(one, f"throughput_{end}") for end in ("low", "high"))
-        interval = units.UNKNOWN if low is None or high is None else f"{quantity(low)} to {quantity(high)}"
+        known = {figure.name: FIGURES[figure.name][1](figure.value) for figure in one.figures if figure.name in FIGURES}
         rows.append(
             [
                 one.profile.accelerator,
                 str(one.profile.devices),
                 _run(one.profile),
                 _rate(one.profile),
-                interval,
+                _within(_of(one, "throughput_low"), _of(one, "throughput_high"), quantity),
+                *(known.get(name, units.UNKNOWN) for _, name in columns),
                 _how(one.profile),
-                _from(one),
+                _from(one.basis),
             ]
         )
-    titles = ["ACCELERATOR", "DEVICES", "RUN AS", "THROUGHPUT", "90 % WITHIN", "HOW", "FROM"]
-    return render_table(titles, rows, right=[False, True, False, True, True, False, False])
+    titles = ["ACCELERATOR", "DEVICES", "RUN AS", "THROUGHPUT", "90 % WITHIN", *(title for title, _ in columns)]
+    right = [False, True, False, True, True, *(True for _ in columns)]
+    shown = render_table([*titles, "HOW", "FROM"], rows, right=right)
+    if len(predictions) == 1 and predictions[0].figures:
+        shown += ["", *_figures(predictions[0])]
+    return shown
 
 
-def _from(prediction: pb.Prediction) -> str:
-    """The basis without what the column before it says."""
-    how = HOW.get(prediction.profile.provenance, units.UNKNOWN)
-    return prediction.basis.removeprefix(how).removeprefix(" from").removeprefix(":").strip()
+def _figures(prediction: pb.Prediction) -> list[str]:
+    """Each with its own interval and way."""
+    rows = []
+    for figure in prediction.figures:
+        title, written = FIGURES.get(figure.name, (figure.name, quantity))
+        rows.append(
+            [
+                title,
+                written(figure.value),
+                _within(_of(figure, "low"), _of(figure, "high"), written),
+                HOW.get(figure.provenance, units.UNKNOWN),
+                _from(figure.basis),
+            ]
+        )
+    return render_table(["FIGURE", "VALUE", "90 % WITHIN", "HOW", "FROM"], rows, right=[False, True, True])
+
+
+def _within(low: float | None, high: float | None, written: Callable[[float], str]) -> str:
+    return units.UNKNOWN if low is None or high is None else f"{written(low)} to {written(high)}"
+
+
+def _from(basis: str) -> str:
+    """The basis without the word that stands under HOW."""
+    word, _, rest = basis.partition(": ")
+    if word in HOW.values() and rest:
+        return rest
+    text = basis.removeprefix("transferred from ")
+    return "" if text in HOW.values() else text
 
 
 def _run(profile: pb.Profile) -> str:

@@ -100,6 +100,7 @@ class Profile(_message.Message):
     OPERATIONS_FIELD_NUMBER: _builtins.int
     BYTES_MOVED_FIELD_NUMBER: _builtins.int
     BUSY_SECONDS_FIELD_NUMBER: _builtins.int
+    LATENCY_P99_HIGH_SECONDS_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """Name of the workload; key together with accelerator, devices, co_located_with and configuration."""
     accelerator: _builtins.str
@@ -169,6 +170,8 @@ class Profile(_message.Message):
     """What one run does on all devices: floating point operations, bytes to and from memory, seconds of work."""
     bytes_moved: _builtins.float
     busy_seconds: _builtins.float
+    latency_p99_high_seconds: _builtins.float
+    """Upper end of the 90 % interval of latency_p99_seconds, where that was predicted."""
     @_builtins.property
     def measured_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -220,10 +223,11 @@ class Profile(_message.Message):
         operations: _builtins.float | None = ...,
         bytes_moved: _builtins.float | None = ...,
         busy_seconds: _builtins.float | None = ...,
+        latency_p99_high_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_busy_seconds", b"_busy_seconds", "_bytes_moved", b"_bytes_moved", "_concurrency", b"_concurrency", "_data_parallel", b"_data_parallel", "_energy_joules_per_unit", b"_energy_joules_per_unit", "_first_token_p50_seconds", b"_first_token_p50_seconds", "_first_token_p99_seconds", b"_first_token_p99_seconds", "_input_tokens", b"_input_tokens", "_latency_mean_seconds", b"_latency_mean_seconds", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p90_seconds", b"_latency_p90_seconds", "_latency_p95_seconds", b"_latency_p95_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "_memory_bytes", b"_memory_bytes", "_operations", b"_operations", "_output_tokens", b"_output_tokens", "_peak_power_watts", b"_peak_power_watts", "_pipeline_parallel", b"_pipeline_parallel", "_power_limit_watts", b"_power_limit_watts", "_power_watts", b"_power_watts", "_price_per_hour", b"_price_per_hour", "_relative_uncertainty", b"_relative_uncertainty", "_request_rate", b"_request_rate", "_stream_throughput", b"_stream_throughput", "_tensor_parallel", b"_tensor_parallel", "_throughput", b"_throughput", "_token_p50_seconds", b"_token_p50_seconds", "_token_p99_seconds", b"_token_p99_seconds", "batch_size", b"batch_size", "busy_seconds", b"busy_seconds", "bytes_moved", b"bytes_moved", "concurrency", b"concurrency", "data_parallel", b"data_parallel", "energy_joules_per_unit", b"energy_joules_per_unit", "first_token_p50_seconds", b"first_token_p50_seconds", "first_token_p99_seconds", b"first_token_p99_seconds", "input_tokens", b"input_tokens", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p90_seconds", b"latency_p90_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_seconds", b"latency_p99_seconds", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "operations", b"operations", "output_tokens", b"output_tokens", "peak_power_watts", b"peak_power_watts", "pipeline_parallel", b"pipeline_parallel", "power_limit_watts", b"power_limit_watts", "power_watts", b"power_watts", "price_per_hour", b"price_per_hour", "relative_uncertainty", b"relative_uncertainty", "request_rate", b"request_rate", "stream_throughput", b"stream_throughput", "tensor_parallel", b"tensor_parallel", "throughput", b"throughput", "token_p50_seconds", b"token_p50_seconds", "token_p99_seconds", b"token_p99_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_busy_seconds", b"_busy_seconds", "_bytes_moved", b"_bytes_moved", "_concurrency", b"_concurrency", "_data_parallel", b"_data_parallel", "_energy_joules_per_unit", b"_energy_joules_per_unit", "_first_token_p50_seconds", b"_first_token_p50_seconds", "_first_token_p99_seconds", b"_first_token_p99_seconds", "_input_tokens", b"_input_tokens", "_latency_mean_seconds", b"_latency_mean_seconds", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p90_seconds", b"_latency_p90_seconds", "_latency_p95_seconds", b"_latency_p95_seconds", "_latency_p99_high_seconds", b"_latency_p99_high_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "_memory_bytes", b"_memory_bytes", "_operations", b"_operations", "_output_tokens", b"_output_tokens", "_peak_power_watts", b"_peak_power_watts", "_pipeline_parallel", b"_pipeline_parallel", "_power_limit_watts", b"_power_limit_watts", "_power_watts", b"_power_watts", "_price_per_hour", b"_price_per_hour", "_relative_uncertainty", b"_relative_uncertainty", "_request_rate", b"_request_rate", "_stream_throughput", b"_stream_throughput", "_tensor_parallel", b"_tensor_parallel", "_throughput", b"_throughput", "_token_p50_seconds", b"_token_p50_seconds", "_token_p99_seconds", b"_token_p99_seconds", "batch_size", b"batch_size", "busy_seconds", b"busy_seconds", "bytes_moved", b"bytes_moved", "concurrency", b"concurrency", "data_parallel", b"data_parallel", "energy_joules_per_unit", b"energy_joules_per_unit", "first_token_p50_seconds", b"first_token_p50_seconds", "first_token_p99_seconds", b"first_token_p99_seconds", "input_tokens", b"input_tokens", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p90_seconds", b"latency_p90_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_high_seconds", b"latency_p99_high_seconds", "latency_p99_seconds", b"latency_p99_seconds", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "operations", b"operations", "output_tokens", b"output_tokens", "peak_power_watts", b"peak_power_watts", "pipeline_parallel", b"pipeline_parallel", "power_limit_watts", b"power_limit_watts", "power_watts", b"power_watts", "price_per_hour", b"price_per_hour", "relative_uncertainty", b"relative_uncertainty", "request_rate", b"request_rate", "stream_throughput", b"stream_throughput", "tensor_parallel", b"tensor_parallel", "throughput", b"throughput", "token_p50_seconds", b"token_p50_seconds", "token_p99_seconds", b"token_p99_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_busy_seconds", b"_busy_seconds", "_bytes_moved", b"_bytes_moved", "_concurrency", b"_concurrency", "_data_parallel", b"_data_parallel", "_energy_joules_per_unit", b"_energy_joules_per_unit", "_first_token_p50_seconds", b"_first_token_p50_seconds", "_first_token_p99_seconds", b"_first_token_p99_seconds", "_input_tokens", b"_input_tokens", "_latency_mean_seconds", b"_latency_mean_seconds", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p90_seconds", b"_latency_p90_seconds", "_latency_p95_seconds", b"_latency_p95_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "_memory_bytes", b"_memory_bytes", "_operations", b"_operations", "_output_tokens", b"_output_tokens", "_peak_power_watts", b"_peak_power_watts", "_pipeline_parallel", b"_pipeline_parallel", "_power_limit_watts", b"_power_limit_watts", "_power_watts", b"_power_watts", "_price_per_hour", b"_price_per_hour", "_relative_uncertainty", b"_relative_uncertainty", "_request_rate", b"_request_rate", "_stream_throughput", b"_stream_throughput", "_tensor_parallel", b"_tensor_parallel", "_throughput", b"_throughput", "_token_p50_seconds", b"_token_p50_seconds", "_token_p99_seconds", b"_token_p99_seconds", "accelerator", b"accelerator", "batch_size", b"batch_size", "busy_seconds", b"busy_seconds", "bytes_moved", b"bytes_moved", "co_located_with", b"co_located_with", "concurrency", b"concurrency", "configuration", b"configuration", "data_parallel", b"data_parallel", "devices", b"devices", "energy_joules_per_unit", b"energy_joules_per_unit", "first_token_p50_seconds", b"first_token_p50_seconds", "first_token_p99_seconds", b"first_token_p99_seconds", "input_tokens", b"input_tokens", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p90_seconds", b"latency_p90_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_seconds", b"latency_p99_seconds", "low_confidence", b"low_confidence", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "model", b"model", "operations", b"operations", "output_tokens", b"output_tokens", "peak_power_watts", b"peak_power_watts", "pipeline_parallel", b"pipeline_parallel", "power_limit_watts", b"power_limit_watts", "power_watts", b"power_watts", "precision", b"precision", "price_per_hour", b"price_per_hour", "provenance", b"provenance", "relative_uncertainty", b"relative_uncertainty", "request_rate", b"request_rate", "samples", b"samples", "settings", b"settings", "software_stack", b"software_stack", "source", b"source", "stream_throughput", b"stream_throughput", "task", b"task", "tensor_parallel", b"tensor_parallel", "throughput", b"throughput", "throughput_unit", b"throughput_unit", "token_p50_seconds", b"token_p50_seconds", "token_p99_seconds", b"token_p99_seconds", "version", b"version", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_busy_seconds", b"_busy_seconds", "_bytes_moved", b"_bytes_moved", "_concurrency", b"_concurrency", "_data_parallel", b"_data_parallel", "_energy_joules_per_unit", b"_energy_joules_per_unit", "_first_token_p50_seconds", b"_first_token_p50_seconds", "_first_token_p99_seconds", b"_first_token_p99_seconds", "_input_tokens", b"_input_tokens", "_latency_mean_seconds", b"_latency_mean_seconds", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p90_seconds", b"_latency_p90_seconds", "_latency_p95_seconds", b"_latency_p95_seconds", "_latency_p99_high_seconds", b"_latency_p99_high_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "_memory_bytes", b"_memory_bytes", "_operations", b"_operations", "_output_tokens", b"_output_tokens", "_peak_power_watts", b"_peak_power_watts", "_pipeline_parallel", b"_pipeline_parallel", "_power_limit_watts", b"_power_limit_watts", "_power_watts", b"_power_watts", "_price_per_hour", b"_price_per_hour", "_relative_uncertainty", b"_relative_uncertainty", "_request_rate", b"_request_rate", "_stream_throughput", b"_stream_throughput", "_tensor_parallel", b"_tensor_parallel", "_throughput", b"_throughput", "_token_p50_seconds", b"_token_p50_seconds", "_token_p99_seconds", b"_token_p99_seconds", "accelerator", b"accelerator", "batch_size", b"batch_size", "busy_seconds", b"busy_seconds", "bytes_moved", b"bytes_moved", "co_located_with", b"co_located_with", "concurrency", b"concurrency", "configuration", b"configuration", "data_parallel", b"data_parallel", "devices", b"devices", "energy_joules_per_unit", b"energy_joules_per_unit", "first_token_p50_seconds", b"first_token_p50_seconds", "first_token_p99_seconds", b"first_token_p99_seconds", "input_tokens", b"input_tokens", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p90_seconds", b"latency_p90_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_high_seconds", b"latency_p99_high_seconds", "latency_p99_seconds", b"latency_p99_seconds", "low_confidence", b"low_confidence", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "model", b"model", "operations", b"operations", "output_tokens", b"output_tokens", "peak_power_watts", b"peak_power_watts", "pipeline_parallel", b"pipeline_parallel", "power_limit_watts", b"power_limit_watts", "power_watts", b"power_watts", "precision", b"precision", "price_per_hour", b"price_per_hour", "provenance", b"provenance", "relative_uncertainty", b"relative_uncertainty", "request_rate", b"request_rate", "samples", b"samples", "settings", b"settings", "software_stack", b"software_stack", "source", b"source", "stream_throughput", b"stream_throughput", "task", b"task", "tensor_parallel", b"tensor_parallel", "throughput", b"throughput", "throughput_unit", b"throughput_unit", "token_p50_seconds", b"token_p50_seconds", "token_p99_seconds", b"token_p99_seconds", "version", b"version", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -251,6 +255,8 @@ class Profile(_message.Message):
     _WhichOneofArgType__latency_p90_seconds: _TypeAlias = _typing.Literal["_latency_p90_seconds", b"_latency_p90_seconds"]  # noqa: Y015
     _WhichOneofReturnType__latency_p95_seconds: _TypeAlias = _typing.Literal["latency_p95_seconds"]  # noqa: Y015
     _WhichOneofArgType__latency_p95_seconds: _TypeAlias = _typing.Literal["_latency_p95_seconds", b"_latency_p95_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__latency_p99_high_seconds: _TypeAlias = _typing.Literal["latency_p99_high_seconds"]  # noqa: Y015
+    _WhichOneofArgType__latency_p99_high_seconds: _TypeAlias = _typing.Literal["_latency_p99_high_seconds", b"_latency_p99_high_seconds"]  # noqa: Y015
     _WhichOneofReturnType__latency_p99_seconds: _TypeAlias = _typing.Literal["latency_p99_seconds"]  # noqa: Y015
     _WhichOneofArgType__latency_p99_seconds: _TypeAlias = _typing.Literal["_latency_p99_seconds", b"_latency_p99_seconds"]  # noqa: Y015
     _WhichOneofReturnType__memory_bytes: _TypeAlias = _typing.Literal["memory_bytes"]  # noqa: Y015
@@ -309,6 +315,8 @@ class Profile(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p90_seconds) -> _WhichOneofReturnType__latency_p90_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p95_seconds) -> _WhichOneofReturnType__latency_p95_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p99_high_seconds) -> _WhichOneofReturnType__latency_p99_high_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p99_seconds) -> _WhichOneofReturnType__latency_p99_seconds | None: ...
     @_typing.overload
@@ -866,6 +874,8 @@ class PredictProfileRequest(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
+    POWER_LIMIT_WATTS_FIELD_NUMBER: _builtins.int
+    ANALYSIS_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     accelerator: _builtins.str
     """Empty: every accelerator of the catalogue that anything can be said about."""
@@ -877,6 +887,12 @@ class PredictProfileRequest(_message.Message):
     precision: _builtins.str
     keep: _builtins.bool
     """True: keep predictions as profiles, for the engine; what was measured stays."""
+    power_limit_watts: _builtins.float
+    """Cap on each device's draw, W. Unset: as in the best fitting configuration."""
+    @_builtins.property
+    def analysis(self) -> Global___ProgramAnalysis:
+        """What one call of the workload's program does; unset: as its profiles say."""
+
     def __init__(
         self,
         *,
@@ -887,21 +903,141 @@ class PredictProfileRequest(_message.Message):
         concurrency: _builtins.int | None = ...,
         precision: _builtins.str = ...,
         keep: _builtins.bool = ...,
+        power_limit_watts: _builtins.float | None = ...,
+        analysis: Global___ProgramAnalysis | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_concurrency", b"_concurrency", "batch_size", b"batch_size", "concurrency", b"concurrency"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_concurrency", b"_concurrency", "_power_limit_watts", b"_power_limit_watts", "analysis", b"analysis", "batch_size", b"batch_size", "concurrency", b"concurrency", "power_limit_watts", b"power_limit_watts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_concurrency", b"_concurrency", "accelerator", b"accelerator", "batch_size", b"batch_size", "concurrency", b"concurrency", "devices", b"devices", "keep", b"keep", "precision", b"precision", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_concurrency", b"_concurrency", "_power_limit_watts", b"_power_limit_watts", "accelerator", b"accelerator", "analysis", b"analysis", "batch_size", b"batch_size", "concurrency", b"concurrency", "devices", b"devices", "keep", b"keep", "power_limit_watts", b"power_limit_watts", "precision", b"precision", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
+    _WhichOneofReturnType__power_limit_watts: _TypeAlias = _typing.Literal["power_limit_watts"]  # noqa: Y015
+    _WhichOneofArgType__power_limit_watts: _TypeAlias = _typing.Literal["_power_limit_watts", b"_power_limit_watts"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency) -> _WhichOneofReturnType__concurrency | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_limit_watts) -> _WhichOneofReturnType__power_limit_watts | None: ...
 
 Global___PredictProfileRequest: _TypeAlias = PredictProfileRequest  # noqa: Y015
+
+@_typing.final
+class ProgramAnalysis(_message.Message):
+    """What one call of a program does on all devices. Absent is unknown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OperationsByPrecisionEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    BYTES_MOVED_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    OPERATIONS_BY_PRECISION_FIELD_NUMBER: _builtins.int
+    operations: _builtins.float
+    """Floating point operations; a multiply-add counts two."""
+    bytes_moved: _builtins.float
+    """To and from memory."""
+    memory_bytes: _builtins.int
+    """Held at the same time."""
+    @_builtins.property
+    def operations_by_precision(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Operations by the precision of their operands, "fp32", "bf16", "fp8", "int8". Empty: all of the request's."""
+
+    def __init__(
+        self,
+        *,
+        operations: _builtins.float | None = ...,
+        bytes_moved: _builtins.float | None = ...,
+        memory_bytes: _builtins.int | None = ...,
+        operations_by_precision: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_moved", b"_bytes_moved", "_memory_bytes", b"_memory_bytes", "_operations", b"_operations", "bytes_moved", b"bytes_moved", "memory_bytes", b"memory_bytes", "operations", b"operations"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_moved", b"_bytes_moved", "_memory_bytes", b"_memory_bytes", "_operations", b"_operations", "bytes_moved", b"bytes_moved", "memory_bytes", b"memory_bytes", "operations", b"operations", "operations_by_precision", b"operations_by_precision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bytes_moved: _TypeAlias = _typing.Literal["bytes_moved"]  # noqa: Y015
+    _WhichOneofArgType__bytes_moved: _TypeAlias = _typing.Literal["_bytes_moved", b"_bytes_moved"]  # noqa: Y015
+    _WhichOneofReturnType__memory_bytes: _TypeAlias = _typing.Literal["memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__memory_bytes: _TypeAlias = _typing.Literal["_memory_bytes", b"_memory_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__operations: _TypeAlias = _typing.Literal["operations"]  # noqa: Y015
+    _WhichOneofArgType__operations: _TypeAlias = _typing.Literal["_operations", b"_operations"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_moved) -> _WhichOneofReturnType__bytes_moved | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_bytes) -> _WhichOneofReturnType__memory_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__operations) -> _WhichOneofReturnType__operations | None: ...
+
+Global___ProgramAnalysis: _TypeAlias = ProgramAnalysis  # noqa: Y015
+
+@_typing.final
+class Figure(_message.Message):
+    """One figure of a prediction other than throughput."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As the field of Profile is called; or dollars_per_million_units."""
+    value: _builtins.float
+    """In the unit that the field has."""
+    low: _builtins.float
+    """The value lies between these with a probability of 90 %; absent: nobody knows."""
+    high: _builtins.float
+    provenance: Global___Provenance.ValueType
+    basis: _builtins.str
+    """For a person: "interpolated: batch size between 16 and 64"."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.float = ...,
+        low: _builtins.float | None = ...,
+        high: _builtins.float | None = ...,
+        provenance: Global___Provenance.ValueType = ...,
+        basis: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "high", b"high", "low", b"low"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "basis", b"basis", "high", b"high", "low", b"low", "name", b"name", "provenance", b"provenance", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
+    _WhichOneofReturnType__low: _TypeAlias = _typing.Literal["low"]  # noqa: Y015
+    _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
+
+Global___Figure: _TypeAlias = Figure  # noqa: Y015
 
 @_typing.final
 class Prediction(_message.Message):
@@ -913,6 +1049,7 @@ class Prediction(_message.Message):
     THROUGHPUT_LOW_FIELD_NUMBER: _builtins.int
     THROUGHPUT_HIGH_FIELD_NUMBER: _builtins.int
     BASIS_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
     throughput_low: _builtins.float
     """Throughput lies between these with a probability of 90 %; absent where it was measured without spread."""
     throughput_high: _builtins.float
@@ -922,6 +1059,10 @@ class Prediction(_message.Message):
     def profile(self) -> Global___Profile:
         """What a profile would say; its provenance names the way."""
 
+    @_builtins.property
+    def figures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Figure]:
+        """Latency, memory, power, energy and price, as far as they are known or can be predicted."""
+
     def __init__(
         self,
         *,
@@ -929,10 +1070,11 @@ class Prediction(_message.Message):
         throughput_low: _builtins.float | None = ...,
         throughput_high: _builtins.float | None = ...,
         basis: _builtins.str = ...,
+        figures: _abc.Iterable[Global___Figure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_throughput_high", b"_throughput_high", "_throughput_low", b"_throughput_low", "profile", b"profile", "throughput_high", b"throughput_high", "throughput_low", b"throughput_low"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_throughput_high", b"_throughput_high", "_throughput_low", b"_throughput_low", "basis", b"basis", "profile", b"profile", "throughput_high", b"throughput_high", "throughput_low", b"throughput_low"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_throughput_high", b"_throughput_high", "_throughput_low", b"_throughput_low", "basis", b"basis", "figures", b"figures", "profile", b"profile", "throughput_high", b"throughput_high", "throughput_low", b"throughput_low"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__throughput_high: _TypeAlias = _typing.Literal["throughput_high"]  # noqa: Y015
     _WhichOneofArgType__throughput_high: _TypeAlias = _typing.Literal["_throughput_high", b"_throughput_high"]  # noqa: Y015

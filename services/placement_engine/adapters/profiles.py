@@ -21,8 +21,8 @@ SUREST_FIRST = (
 )
 RANK = {provenance: rank for rank, provenance in enumerate(SUREST_FIRST)}
 KNOWN_TO_THE_CORE = ("throughput", "latency_p99_seconds", "memory_bytes", "power_watts", "peak_power_watts")
-FILLED = (("memory_bytes",), ("latency_p99_seconds",), ("power_watts", "peak_power_watts"))
-"""What limits are checked by. Mean and peak power are of one record."""
+FILLED = (("memory_bytes",), ("latency_p99_seconds", "latency_p99_high_seconds"), ("power_watts", "peak_power_watts"))
+"""What limits are checked by. Those of one bracket are of one record."""
 
 
 class Profiles:
@@ -66,4 +66,6 @@ def _fitting(by_configuration: dict[str, pb.Profile]) -> pb.Profile:
         for name in names:
             if one.HasField(name):  # type: ignore[arg-type]
                 setattr(found, name, getattr(one, name))
+            else:
+                found.ClearField(name)  # type: ignore[arg-type]
     return found

@@ -266,6 +266,7 @@ def profile_from(record: profiles_pb2.Profile) -> model.Profile:
         devices=record.devices,
         throughput=optional(record, "throughput"),
         latency_p99_seconds=optional(record, "latency_p99_seconds"),
+        latency_p99_high_seconds=optional(record, "latency_p99_high_seconds"),
         memory_bytes=optional(record, "memory_bytes"),
         power_watts=optional(record, "power_watts"),
         peak_power_watts=optional(record, "peak_power_watts"),

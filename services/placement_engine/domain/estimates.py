@@ -53,9 +53,18 @@ class Estimate:
     """For a person: "interpolated from 1 and 4 devices"."""
     roofline: Bound | None = None
     """Of the work's character on this many devices, also where a profile speaks."""
+    latency_high_seconds: float | None = None
+    """Upper end of the latency's own interval; None: that of the speed stands for it."""
 
     def upper(self, value: float) -> float:
         return value * (1.0 + (self.relative_uncertainty or 0.0))
+
+    @property
+    def latest_seconds(self) -> float | None:
+        """The latency that a target must hold for."""
+        if self.latency_seconds is None or self.latency_high_seconds is not None:
+            return self.latency_high_seconds
+        return self.upper(self.latency_seconds)
 
 
 class Estimator:
@@ -280,9 +289,11 @@ def _profiled(points: Mapping[int, Profile], devices: int, price: float | None, 
     exact = points.get(devices)
     near = exact or points[_nearest(points, devices)]
     speeds = {n: p.throughput for n, p in points.items() if p.throughput}
+    latency = _latency(points, speeds, devices)
     return Estimate(
         speed=scaling.at_count(speeds, devices) if speeds else None,
-        latency_seconds=_latency(points, speeds, devices),
+        latency_seconds=latency,
+        latency_high_seconds=_latency_high(points, latency, devices),
         memory_bytes=_memory(points, devices),
         watts=near.power_watts,
         peak_watts=near.peak_power_watts or near.power_watts,
@@ -307,6 +318,17 @@ def _latency(points: Mapping[int, Profile], speeds: Mapping[int, float], devices
         slower: float = (least / devices) ** scaling.exponent(speeds)
         return known[least] * slower
     return scaling.at_count(known, devices)
+
+
+def _latency_high(points: Mapping[int, Profile], latency: float | None, devices: int) -> float | None:
+    """As far above the latency as at the nearest count; None where that one's latency has no interval."""
+    known = {n: p for n, p in points.items() if p.latency_p99_seconds}
+    if latency is None or not known:
+        return None
+    near = known[_nearest(known, devices)]
+    if near.latency_p99_high_seconds is None or not near.latency_p99_seconds:
+        return None
+    return latency * near.latency_p99_high_seconds / near.latency_p99_seconds
 
 
 def _memory(points: Mapping[int, Profile], devices: int) -> int | None:

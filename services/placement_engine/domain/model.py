@@ -282,6 +282,8 @@ class Profile:
     price_per_hour: float | None = None
     provenance: Provenance = Provenance.MEASURED
     relative_uncertainty: float | None = None
+    latency_p99_high_seconds: float | None = None
+    """Upper end of the interval, where the latency was predicted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,9 +137,9 @@ def too_slow(
 ) -> tuple[frozenset[Option], bool]:
     """(options whose known latency misses the target, whether the others meet it by their means only)."""
     known = {
-        option: (e.latency_seconds, e.upper(e.latency_seconds))
+        option: (e.latency_seconds, e.latest_seconds)
         for option, e in estimates.items()
-        if e.latency_seconds is not None
+        if e.latency_seconds is not None and e.latest_seconds is not None
     }
     met, by_mean = _met({option: known[option] for option in known.keys() - set(impossible)}, target)
     missed = {option for option, (mean, _) in known.items() if not met.get(option, mean <= target)}

@@ -13,9 +13,10 @@ from berth.outbox import OutgoingRecord
 from berth.topics import PROFILES_CHANGED, cloud_event_headers
 from berth.v1 import profiles_pb2 as pb
 from profile_store.domain.prediction.library import Prediction
+from profile_store.domain.prediction.roofline import Work
 from profile_store.domain.profile import Profile, ProfileKey, configuration_of
 
-__all__ = ["accelerator_message", "prediction_message", "profile_from", "profile_message", "records"]
+__all__ = ["accelerator_message", "prediction_message", "profile_from", "profile_message", "records", "work_from"]
 
 TEXTS = ("task", "precision", "software_stack", "throughput_unit", "source", "model", "settings")
 FIGURES = (
@@ -48,6 +49,7 @@ FIGURES = (
     "operations",
     "bytes_moved",
     "busy_seconds",
+    "latency_p99_high_seconds",
 )
 
 
@@ -94,6 +96,27 @@ def prediction_message(prediction: Prediction) -> pb.Prediction:
         throughput_low=prediction.low,
         throughput_high=prediction.high,
         basis=prediction.basis,
+        figures=[
+            pb.Figure(
+                name=one.name,
+                value=one.value,
+                low=one.low,
+                high=one.high,
+                provenance=pb.Provenance.ValueType(one.way),
+                basis=one.basis,
+            )
+            for one in prediction.figures
+        ],
+    )
+
+
+def work_from(message: pb.ProgramAnalysis) -> Work:
+    """Not validated."""
+    return Work(
+        operations=message.operations if message.HasField("operations") else None,
+        bytes_moved=message.bytes_moved if message.HasField("bytes_moved") else None,
+        memory_bytes=message.memory_bytes if message.HasField("memory_bytes") else None,
+        by_precision=dict(message.operations_by_precision),
     )
 
 

@@ -8,7 +8,13 @@ from berth.auth import current_principal
 from berth.errors import InvalidInput
 from berth.v1 import profiles_pb2 as pb
 from berth.v1 import profiles_pb2_grpc as rpc
-from profile_store.adapters.encoding import accelerator_message, prediction_message, profile_from, profile_message
+from profile_store.adapters.encoding import (
+    accelerator_message,
+    prediction_message,
+    profile_from,
+    profile_message,
+    work_from,
+)
 from profile_store.adapters.estimates import PostgresEstimates
 from profile_store.adapters.observations import learnt_message
 from profile_store.domain.importers import LARGEST, Hints
@@ -95,7 +101,9 @@ class ProfileService(rpc.ProfileServiceServicer):
             devices=request.devices,
             batch_size=request.batch_size if request.HasField("batch_size") else None,
             concurrency=request.concurrency if request.HasField("concurrency") else None,
-            precision=request.precision,
+            precision=request.precision.strip().casefold() if request.HasField("analysis") else request.precision,
+            power_limit_watts=request.power_limit_watts if request.HasField("power_limit_watts") else None,
+            work=work_from(request.analysis) if request.HasField("analysis") else None,
         )
         found, suggestions = await self._store.predict(question, keep=request.keep)
         return pb.PredictProfileResponse(

@@ -64,6 +64,7 @@ BODY = {
     "operations": "double precision",
     "bytes_moved": "double precision",
     "busy_seconds": "double precision",
+    "latency_p99_high_seconds": "double precision",
 }
 COLUMNS = {**KEY, **BODY}
 _KEYS = ", ".join(KEY)

@@ -17,6 +17,7 @@ from berth.errors import FieldError, InvalidInput
 __all__ = [
     "CONFIGURATION",
     "PREDICTED",
+    "SEEN",
     "SUREST_FIRST",
     "THROUGHPUT_UNITS",
     "Catalogue",
@@ -46,6 +47,7 @@ LATENCIES = (
     "latency_p90_seconds",
     "latency_p95_seconds",
     "latency_p99_seconds",
+    "latency_p99_high_seconds",
     "first_token_p50_seconds",
     "first_token_p99_seconds",
     "token_p50_seconds",
@@ -56,6 +58,7 @@ ORDERED = (
     ("latency_p90_seconds", "latency_p95_seconds"),
     ("latency_p95_seconds", "latency_p99_seconds"),
     ("latency_p50_seconds", "latency_p99_seconds"),
+    ("latency_p99_seconds", "latency_p99_high_seconds"),
     ("first_token_p50_seconds", "first_token_p99_seconds"),
     ("token_p50_seconds", "token_p99_seconds"),
 )
@@ -91,6 +94,8 @@ class Provenance(IntEnum):
     """Learnt from jobs that ran here: the store's own word, which nobody puts or imports."""
 
 
+SEEN = (Provenance.OBSERVED, Provenance.MEASURED)
+"""By somebody's clock: these say something of others."""
 PREDICTED = (Provenance.INTERPOLATED, Provenance.TRANSFERRED, Provenance.ROOFLINE)
 SUREST_FIRST = (
     Provenance.OBSERVED,
@@ -144,6 +149,8 @@ class Profile:
     latency_p90_seconds: float | None = None
     latency_p95_seconds: float | None = None
     latency_p99_seconds: float | None = None
+    # Upper end of the 90 % interval of the line above, where that was predicted.
+    latency_p99_high_seconds: float | None = None
     # Time to the first token, and from one token to the next.
     first_token_p50_seconds: float | None = None
     first_token_p99_seconds: float | None = None

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from berth.cli.commands.profiles_bench import bench
+from berth.cli.commands.profiles_roofline import roofline
 from berth.cli.output import format_option
 from berth.cli.session import Session, connected
 
@@ -116,6 +118,12 @@ async def compare(session: Session, workload: str, devices: int | None, output: 
 @click.option("--batch-size", type=click.IntRange(min=1), help="At this batch size [that of its best configuration]")
 @click.option("--concurrency", type=click.IntRange(min=1), help="With so many requests in flight")
 @click.option("--precision", default="", help="At this precision, such as fp8")
+@click.option("--power-limit", type=click.FloatRange(min=1), help="With each device capped at so many W")
+@click.option(
+    "--analysis",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What WORKLOAD's program does, as `berth model analyse -o json` writes it",
+)
 @click.option("--keep", is_flag=True, help="Store the predictions, so that placement knows them")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
 @connected
@@ -127,20 +135,25 @@ async def predict(
     batch_size: int | None,
     concurrency: int | None,
     precision: str,
+    power_limit: float | None,
+    analysis: Path | None,
     keep: bool,
     output: str,
 ) -> None:
-    """Predict how fast WORKLOAD would be where it was never measured.
+    """Predict how fast WORKLOAD would be where it was never measured, how late, hot and dear.
 
-    Each answer says how it was made, and an interval that holds the truth nine times of ten.
+    Each answer says how it was made, and an interval that holds the truth nine times of ten. With one accelerator
+    each figure is told with its own.
     """
+    from berth.cli.analysing import read_analysis
     from berth.cli.output import as_data, dump
     from berth.cli.profile_views import forecast
     from berth.v1 import profiles_pb2 as pb
 
     request = pb.PredictProfileRequest(
         workload=workload, accelerator=accelerator, devices=devices, precision=precision, keep=keep,
-        batch_size=batch_size, concurrency=concurrency,
+        batch_size=batch_size, concurrency=concurrency, power_limit_watts=power_limit,
+        analysis=None if analysis is None else read_analysis(analysis),
     )  # fmt: skip
     answer = await session.profiles.PredictProfile(request)
     if not answer.predictions and not answer.unknown:
@@ -234,3 +247,7 @@ async def import_profiles(
     )
     first = pb.UploadProfilesRequest(format=form or "", source=source or file.name, hints=hints)
     show_import(file.name, await upload(session.profiles, file, first))
+
+
+profiles.add_command(roofline)
+profiles.add_command(bench)

@@ -1,7 +1,8 @@
 """Speed between measured configurations of one family on one accelerator.
 
-Along each axis (devices, batch, concurrency, tokens) on which two or more runs differ in nothing else: a monotone
-cubic (PCHIP, Fritsch and Carlson 1980) through logarithms of both, so that no bump is made up between neighbours.
+Along each axis (devices, batch, concurrency, tokens, power limit) on which two or more runs differ in nothing else: a
+monotone cubic (PCHIP, Fritsch and Carlson 1980) through logarithms of both, so that no bump is made up between
+neighbours.
 Axes are weighed by how far their neighbours stand apart. Beyond the last run the slope of the last two, at most
 linear, and never for more than a factor of four.
 """
@@ -27,8 +28,8 @@ class Along:
     speed: float
     gap: float
     axis: str
-    below: int
-    above: int
+    below: float
+    above: float
     outside: bool
 
 
@@ -72,8 +73,8 @@ def _along(runs: Sequence[Run], place: Place, axis: int, name: str) -> Along | N
     if abs(distance) > FARTHEST:
         return None
     slope = (line[near] - line[next_]) / math.log2(near / next_)
-    # More devices are not slower by plan; a larger batch may be, where memory runs short.
-    slope = min(max(slope, 0.0 if name == "devices" else -math.log(2)), math.log(2))
+    # More devices or watts are not slower by plan; a larger batch may be, where memory runs short.
+    slope = min(max(slope, 0.0 if name in ("devices", "power_limit_watts") else -math.log(2)), math.log(2))
     return Along(line[near] + slope * distance, 2 * abs(distance), name, near, near, outside=True)
 
 

@@ -3,8 +3,8 @@
 In this order: the measurement itself; interpolation between configurations on the same accelerator; completion from
 other accelerators; a roofline. Each comes with an interval that holds the truth nine times of ten:
 
-- Interpolation: what the family's own runs are off by when each is left out, drawn towards PRIOR_ERROR by PRIOR_RUNS
-  of it where there are few.
+- Interpolation: what the family's own runs are off by when each is left out, drawn towards the
+  quantity's prior error by PRIOR_RUNS of it where there are few.
 - Completion: the 90 % quantile of what runs in the library are off by when an eighth of them is left out, those on
   the same accelerator and of the same unit counting more.
 """
@@ -13,17 +13,31 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from berth.catalogue import Accelerator
 from profile_store.domain.prediction.completion import Completion
 from profile_store.domain.prediction.interpolation import combined, interpolate, residuals
-from profile_store.domain.prediction.roofline import bounded, prior
-from profile_store.domain.prediction.runs import AXES, Family, Place, Run, by_place, run_of, runs_of
+from profile_store.domain.prediction.roofline import Roofs, Work, prior
+from profile_store.domain.prediction.runs import (
+    AXES,
+    THROUGHPUT,
+    Family,
+    Place,
+    Quantity,
+    Run,
+    by_place,
+    run_of,
+    runs_of,
+)
 from profile_store.domain.profile import Profile, ProfileKey, Provenance
+
+if TYPE_CHECKING:
+    from profile_store.domain.prediction.figures import Figure
 
 __all__ = ["Answer", "Library", "Prediction"]
 
-PRIOR_ERROR, PRIOR_RUNS, WORST_ERROR = 0.2, 4, 0.6
+PRIOR_RUNS, WORST_ERROR = 4, 0.6
 INSIDE, OUTSIDE = 1.54, 1.74
 """Half the interval in standard deviations; 9 of 10 of Gavel's and Splitwise's runs left out lie within."""
 FOLDS = 8
@@ -46,35 +60,45 @@ class Answer:
     half_width: float
     way: Provenance
     basis: str
+    call_seconds: float | None = None
+    """Of one call of the program, where a roofline says it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Throughput lies from `low` to `high` nine times of ten; None where it was measured and nobody knows."""
+    """Throughput lies from `low` to `high` nine times of ten; None where it was measured and nobody knows. `figures`
+    are all others."""
 
     profile: Profile
     low: float | None
     high: float | None
     basis: str
+    call_seconds: float | None = None
+    figures: "tuple[Figure, ...]" = ()
 
 
 class Library:
     """Built from all profiles of the store; what is costly is done once, when first asked for."""
 
-    def __init__(self, profiles: Iterable[Profile], entries: Sequence[Accelerator]) -> None:
+    def __init__(
+        self, profiles: Iterable[Profile], entries: Sequence[Accelerator], quantity: Quantity = THROUGHPUT
+    ) -> None:
         self._profiles = tuple(profiles)
         self._entries = {entry.name: entry for entry in entries}
-        self._prior = prior(entries)
-        self.runs = runs_of(self._profiles)
+        self.quantity = quantity
+        self._prior = _likeness(entries, quantity)
+        self.runs = runs_of(self._profiles, quantity)
         self._groups = by_place(self.runs)
+        self.roofs = Roofs(entries, self._profiles)
 
-    def predict(self, target: Profile, accelerator: str) -> Prediction | None:
-        """What `target`, of which only the configuration counts, would do there; None: nobody can say."""
+    def predict(self, target: Profile, accelerator: str, work: Work | None = None) -> Prediction | None:
+        """What `target`, of which only the configuration counts, would do there; None: nobody can say. `work`: what
+        one call of its program does, where profiles do not say it."""
         run = run_of(target)
         declared = self._declared(run, accelerator)
         if declared is not None and not self._groups.get((run.family, accelerator)):
             return Prediction(declared, None, None, "declared")
-        answer = self.answer(run.family, run.place, accelerator) or self._bounded(target, accelerator)
+        answer = self._surest(self.answer(run.family, run.place, accelerator), target, accelerator, work)
         if answer is None:
             return None
         throughput = math.exp(answer.speed)
@@ -92,12 +116,13 @@ class Library:
             throughput=throughput,
             throughput_unit=target.throughput_unit or "steps/s",
             relative_uncertainty=answer.half_width / NINETY if known else None,
-            power_limit_watts=target.power_limit_watts,
+            operations=work.operations if work else None,
+            bytes_moved=work.bytes_moved if work else None,
             **{name: getattr(target, name) for name in AXES[1:]},
         )
         if measured:
             profile = next(one.profile for one in self._groups[run.family, accelerator] if one.place == run.place)
-        return Prediction(profile, low if known else None, high if known else None, answer.basis)
+        return Prediction(profile, low if known else None, high if known else None, answer.basis, answer.call_seconds)
 
     def _declared(self, run: Run, accelerator: str) -> Profile | None:
         """What somebody says of just this configuration. Nothing else follows from it."""
@@ -121,19 +146,25 @@ class Library:
             if run.place == place:
                 spread = run.profile.relative_uncertainty or 0.0
                 return Answer(run.speed, NINETY * spread, Provenance.MEASURED, "measured")
-        return interpolated(own, place) or self._transferred(family, place, accelerator)
+        return interpolated(own, place, self.quantity.prior_error) or self._transferred(family, place, accelerator)
 
     def _transferred(self, family: Family, place: Place, accelerator: str) -> Answer | None:
         own = self._scaled(family, place, accelerator)
         if own is not None:
             return own
+        if accelerator not in self._prior:
+            return None
         made: list[tuple[Run, float]] = []
-        for other in sorted({name for known, name in self._groups if known == family and name != accelerator}):
+        for other in sorted(
+            {name for known, name in self._groups if known == family and name != accelerator and name in self._prior}
+        ):
             there = self._groups[family, other]
             answer = next(
                 (Answer(one.speed, 0.0, Provenance.MEASURED, "") for one in there if one.place == place), None
             )
-            answer = answer or interpolated(there, place) or self._scaled(family, place, other)
+            answer = (
+                answer or interpolated(there, place, self.quantity.prior_error) or self._scaled(family, place, other)
+            )
             if answer is not None:
                 made.append((replace(there[0], place=place, speed=answer.speed), answer.half_width))
         if not made:
@@ -141,7 +172,7 @@ class Library:
         if not self._alike(family.unit, accelerator, (run.accelerator for run, _ in made)):
             return None
         missing = [run for run, width in made if width > 0]
-        completion = Completion([*self.runs, *missing], self._prior) if missing else self._completion
+        completion = Completion([*self._comparable, *missing], self._prior) if missing else self._completion
         completed = completion.predict(family, place, accelerator)
         if completed is None:
             return None
@@ -161,6 +192,10 @@ class Library:
     def _seen(self) -> frozenset[tuple[str, str]]:
         return frozenset((run.family.unit, run.accelerator) for run in self.runs)
 
+    @cached_property
+    def _comparable(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if run.accelerator in self._prior)
+
     def runs_at(self, precision: str, accelerator: str) -> bool:
         """Whether the accelerator is known to have the precision: in its data sheet, or because something ran so."""
         entry = self._entries.get(accelerator)
@@ -173,7 +208,7 @@ class Library:
     def _scaled(self, family: Family, place: Place, accelerator: str) -> Answer | None:
         """From the one count that was measured, all else equal."""
         near = [run for run in self._groups.get((family, accelerator), []) if run.place[1:] == place[1:]]
-        if not near:
+        if not near or not self.quantity.scales:
             return None
         run = min(near, key=lambda one: abs(math.log(one.place.devices / place.devices)))
         doublings = math.log2(place.devices / run.place.devices)
@@ -182,29 +217,33 @@ class Library:
         speed = run.speed + SCALING * math.log(2) * doublings
         return Answer(speed, width, Provenance.INTERPOLATED, f"scaled from {counts}, the nearest count")
 
-    def _bounded(self, target: Profile, accelerator: str) -> Answer | None:
-        entry = self._entries.get(accelerator)
+    def _surest(self, answer: Answer | None, target: Profile, accelerator: str, work: Work | None) -> Answer | None:
+        """A roofline where nothing else speaks, or where what is known of the work makes it surer than a transfer."""
+        if answer is not None and answer.way is not Provenance.TRANSFERRED:
+            return answer
         alike = [one for one in self._profiles if one.key.workload == target.key.workload]
-        bound = bounded(alike, entry, self._entries) if entry and target.throughput_unit in ("", "steps/s") else None
+        bound = self.roofs.bounded(target, alike, accelerator, work)
         if bound is None:
-            return None
-        return Answer(bound.speed, bound.half_width, Provenance.ROOFLINE, f"roofline: {bound.by} bound")
+            return answer
+        way = Provenance.ROOFLINE if bound.corrected is None else Provenance.TRANSFERRED
+        ours = Answer(bound.speed, bound.half_width, way, bound.basis, bound.seconds)
+        return ours if answer is None or ours.half_width < answer.half_width else answer
 
     @cached_property
     def _completion(self) -> Completion:
-        return Completion(self.runs, self._prior)
+        return Completion(self._comparable, self._prior)
 
     @cached_property
     def transfer_errors(self) -> Sequence[tuple[Run, float]]:
         """Runs measured on several accelerators, and what completion without an eighth of them is off by."""
         counts: dict[tuple[Family, Place], int] = {}
-        for run in self.runs:
+        for run in self._comparable:
             counts[run.family, run.place] = counts.get((run.family, run.place), 0) + 1
-        several = [run for run in self.runs if counts[run.family, run.place] > 1]
+        several = [run for run in self._comparable if counts[run.family, run.place] > 1]
         found = []
         for fold in range(FOLDS):
             left = {id(run) for number, run in enumerate(several) if number * 5 % FOLDS == fold}
-            completion = Completion([run for run in self.runs if id(run) not in left], self._prior)
+            completion = Completion([run for run in self._comparable if id(run) not in left], self._prior)
             for run in several:
                 if id(run) in left and (made := completion.predict(run.family, run.place, run.accelerator)):
                     found.append((run, made.speed - run.speed))
@@ -226,19 +265,28 @@ class Library:
         return DOUBT_ERROR
 
 
-def interpolated(own: Sequence[Run], place: Place) -> Answer | None:
+def _likeness(entries: Sequence[Accelerator], quantity: Quantity) -> dict[str, float]:
+    """What a quantity is expected to be on each accelerator, in logarithms up to a constant."""
+    if quantity.likeness == "speed":
+        return prior(entries)
+    if quantity.likeness == "tdp":
+        return {entry.name: math.log(entry.tdp_watts) for entry in entries if entry.tdp_watts}
+    return dict.fromkeys((entry.name for entry in entries), 0.0)
+
+
+def interpolated(own: Sequence[Run], place: Place, prior_error: float = THROUGHPUT.prior_error) -> Answer | None:
     answers = interpolate(own, place)
     if not answers:
         return None
     outside = answers[0].outside
     speed, _ = combined(answers)
     errors = [min(abs(error), WORST_ERROR) for error, _ in residuals(own, outside)]
-    variance = (PRIOR_RUNS * PRIOR_ERROR**2 + sum(error**2 for error in errors)) / (PRIOR_RUNS + len(errors))
+    variance = (PRIOR_RUNS * prior_error**2 + sum(error**2 for error in errors)) / (PRIOR_RUNS + len(errors))
     width = (OUTSIDE if outside else INSIDE) * math.sqrt(variance)
     parts = [
-        f"beyond {one.axis.replace('_', ' ')} {one.below}"
+        f"beyond {one.axis.replace('_', ' ')} {one.below:g}"
         if outside
-        else f"{one.axis.replace('_', ' ')} between {one.below} and {one.above}"
+        else f"{one.axis.replace('_', ' ')} between {one.below:g} and {one.above:g}"
         for one in answers
     ]
     verb = "extrapolated" if outside else "interpolated"

@@ -1,31 +1,97 @@
-"""Speed from what one run does: seconds = max(operations / (peak x 0.45), bytes / (bandwidth x 0.75)).
+"""Speed from what one call of a program does, and what accelerators can do at most.
 
-The parts of the data sheet are those that placement assumes for GPUs. Where busy seconds of the same run were measured
-somewhere, the ratio to its bound there is taken along; the interval is then narrower.
+    seconds = max(sum over precisions of operations / (peak x part), bytes / (bandwidth x part)) / devices^0.9 + launch
+
+The parts of the data sheet are those that placement assumes for each device class. Where the catalogue lacks a figure,
+what `berth profiles bench` measured there stands for it. Where the same work was measured somewhere, the ratio of its
+seconds to its bound there is taken along: on the same accelerator before the same class before any other.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from berth.catalogue import Accelerator
-from profile_store.domain.profile import Profile
+from profile_store.domain.profile import SEEN, Profile
 
-__all__ = ["Bounded", "bounded", "prior"]
+__all__ = ["COPY", "MATMUL", "PRECISIONS", "Bounded", "Roofs", "Work", "items_of", "known_work", "prior", "work_of"]
 
-COMPUTE, STREAMING = 0.45, 0.75
-HALF_WIDTH, CALIBRATED_HALF_WIDTH = 1.1, 0.7
-"""Of the 90 % interval, in logarithms: assumed, not measured; nothing in the real data has operations and bytes."""
+PARTS = {
+    "CPU": (0.60, 0.80),
+    "GPU": (0.45, 0.75),
+    "RDU": (0.40, 0.70),
+    "ASIC": (0.45, 0.75),
+    "LPU": (0.40, 0.60),
+    "WAFER": (0.30, 0.50),
+}
+"""Parts of the dense peak and of the bandwidth that work reaches: assumptions, as in the placement core."""
+OTHER_PARTS = (0.30, 0.50)
+MEASURED_PART = 0.9
+"""Of what a matrix product or a copy reached there."""
+LAUNCH = {"CPU": 2e-5, "GPU": 5e-5}
+OTHER_LAUNCH = 1e-4
+"""Seconds to start one call, whatever it does: assumed, and off by a factor of LAUNCH_FACTOR nine times of ten."""
+LAUNCH_FACTOR = 3.0
+SCALING = 0.9
+RAW, CORRECTED_ELSEWHERE, CORRECTED_IN_CLASS, CORRECTED_HERE = 1.1, 0.95, 0.7, 0.4
+"""Half of the 90 % interval, in logarithms; what the real data says of them stands in docs/adr/0032."""
+ASSUMED_PEAK = 0.35
+"""Added where the peak at that precision is assumed from another one's."""
 BYTES_AN_OPERATION = 1 / 250
+
+FROM_PEAKS: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "fp32": (("fp16", 0.5),),
+    "tf32": (("fp16", 0.5),),
+    "fp16": (("fp16", 1.0),),
+    "bf16": (("fp16", 1.0),),
+    "mixed": (("fp16", 1.0),),
+    "": (("fp16", 1.0),),
+    "fp8": (("fp8", 1.0), ("fp16", 1.0)),
+    "int8": (("int8", 1.0), ("fp16", 1.0)),
+    "uint8": (("int8", 1.0), ("fp16", 1.0)),
+    "fp4": (("fp8", 1.0), ("fp16", 1.0)),
+    "mxfp4": (("fp8", 1.0), ("fp16", 1.0)),
+    "int4": (("int8", 1.0), ("fp8", 1.0), ("fp16", 1.0)),
+    "fp64": (),
+}
+"""Which peaks of the catalogue serve a precision, the best first, and which part of them. fp32 runs on matrix units as
+TF32; wider units do narrower work; of fp64 the catalogue says nothing."""
+PRECISIONS = tuple(name for name in FROM_PEAKS if name)
+MATMUL, COPY = "berth-matmul-", "berth-copy"
+"""Workloads of `berth profiles bench` that measure a roof: the first is followed by its precision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One call on all devices: floating point operations, those by precision, bytes to and from memory, bytes held."""
+
+    operations: float | None = None
+    bytes_moved: float | None = None
+    memory_bytes: int | None = None
+    by_precision: Mapping[str, float] = field(default_factory=dict)
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
-    """Logarithms; `by`: "compute" or "memory"."""
+    """Logarithms of throughput in the target's unit; `seconds` of one call; `by`: "compute", "memory" or "launch".
+    `corrected`: by how much slower than its bound the work was where it was measured; None: nowhere."""
 
     speed: float
     half_width: float
+    seconds: float
     by: str
+    basis: str
+    corrected: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    seconds: float
+    by: str
+    width: float
+    remark: str
 
 
 def prior(entries: Iterable[Accelerator]) -> dict[str, float]:
@@ -39,34 +105,155 @@ def prior(entries: Iterable[Accelerator]) -> dict[str, float]:
     return found
 
 
-def bounded(profiles: Sequence[Profile], entry: Accelerator, known: dict[str, Accelerator]) -> Bounded | None:
-    """Steps a second on one `entry`, of the first profile that says operations or bytes; None where none does or the
-    catalogue lacks what it needs."""
-    for profile in profiles:
-        bound = _seconds(profile, entry)
-        if bound is None:
-            continue
-        seconds, by = bound
-        ratios = [
-            math.log(other.busy_seconds / there[0])
-            for other in profiles
-            if other.busy_seconds
-            and other.key.accelerator in known
-            and other.key.devices == profile.key.devices
-            and (there := _seconds(profile, known[other.key.accelerator])) is not None
-        ]
-        slower = sum(ratios) / len(ratios) if ratios else 0.0
-        return Bounded(-math.log(seconds) - slower, CALIBRATED_HALF_WIDTH if ratios else HALF_WIDTH, by)
+def items_of(profile: Profile, work: Work | None = None) -> float | None:
+    """Units of throughput that one call does; None: an epoch is no call, and tokens of unknown number."""
+    batch = profile.batch_size or (work.batch_size if work else None) or 1
+    match profile.throughput_unit:
+        case "" | "steps/s":
+            return 1.0
+        case "samples/s" | "queries/s":
+            return float(batch)
+        case "tokens/s" if profile.output_tokens:
+            return float(batch * profile.output_tokens)
     return None
 
 
-def _seconds(profile: Profile, entry: Accelerator) -> tuple[float, str] | None:
+def work_of(profile: Profile) -> Work | None:
+    """What a profile says of one call, at one precision."""
     if not profile.operations and not profile.bytes_moved:
         return None
-    peak = entry.peak(profile.precision) if profile.precision else None
-    peak = peak or entry.peak("fp16")
-    if (profile.operations and not peak) or (profile.bytes_moved and not entry.memory_bandwidth):
+    return Work(profile.operations, profile.bytes_moved, profile.memory_bytes, batch_size=profile.batch_size)
+
+
+def known_work(target: Profile, alike: Sequence[Profile]) -> Work | None:
+    """Of the profile most like the target in precision and batch, of those that say operations or bytes."""
+    saying = [one for one in alike if work_of(one) is not None]
+    like = min(
+        saying,
+        key=lambda one: (one.precision != target.precision, one.batch_size != target.batch_size, one.key),
+        default=None,
+    )
+    return work_of(like) if like is not None else None
+
+
+class Roofs:
+    """What each accelerator can do, from the catalogue and from measured roofs among the profiles."""
+
+    def __init__(self, entries: Iterable[Accelerator], profiles: Iterable[Profile] = ()) -> None:
+        self._entries = {entry.name: entry for entry in entries}
+        self._peaks: dict[tuple[str, str], float] = {}
+        self._bandwidths: dict[str, float] = {}
+        for one in profiles:
+            if one.provenance not in SEEN or not one.throughput or one.key.co_located_with:
+                continue
+            name, rate = one.key.accelerator, one.throughput / one.key.devices
+            if one.key.workload.startswith(MATMUL) and one.operations:
+                place = name, one.precision
+                self._peaks[place] = max(self._peaks.get(place, 0.0), rate * one.operations)
+            elif one.key.workload == COPY and one.bytes_moved:
+                self._bandwidths[name] = max(self._bandwidths.get(name, 0.0), rate * one.bytes_moved)
+
+    def bounded(
+        self, target: Profile, alike: Sequence[Profile], accelerator: str, work: Work | None = None
+    ) -> Bounded | None:
+        """What `target` would do there. `alike` are profiles of the same workload: what they say of the work, where
+        `work` is None, and how fast they were seen to do it. None where the work or the accelerator is not known."""
+        work = work or known_work(target, alike)
+        items = items_of(target, work)
+        bound = self._bound(work, target.precision, accelerator, target.key.devices) if work else None
+        if work is None or bound is None or items is None:
+            return None
+        ratios: dict[int, list[tuple[float, str]]] = {}
+        for other in alike:
+            taken = self._ratio(work, other)
+            if taken is not None:
+                ratios.setdefault(self._distance(other.key.accelerator, accelerator), []).append(taken)
+        if not ratios:
+            basis = f"roofline: {bound.by} bound{bound.remark}"
+            width = math.hypot(RAW, bound.width)
+            return Bounded(-math.log(bound.seconds / items), width, bound.seconds, bound.by, basis)
+        nearest = min(ratios)
+        slower = statistics.median(ratio for ratio, _ in ratios[nearest])
+        seconds = bound.seconds * math.exp(slower)
+        width = (CORRECTED_HERE, CORRECTED_IN_CLASS, CORRECTED_ELSEWHERE)[nearest]
+        where = ", ".join(sorted({name for _, name in ratios[nearest]})[:4])
+        reached = f"{math.exp(-slower):.2f} of it" if slower > 0 else f"{math.exp(-slower):.1f} times it"
+        basis = f"roofline: {bound.by} bound{bound.remark}, as on {where}, which reached {reached}"
+        return Bounded(
+            -math.log(seconds / items), math.hypot(width, bound.width), seconds, bound.by, basis, math.exp(slower)
+        )
+
+    def _distance(self, one: str, other: str) -> int:
+        if one == other:
+            return 0
+        a, b = self._entries.get(one), self._entries.get(other)
+        return 1 if a and b and a.device_class == b.device_class else 2
+
+    def _ratio(self, work: Work, seen: Profile) -> tuple[float, str] | None:
+        """How much longer one call took than its bound there says, in logarithms."""
+        if seen.provenance not in SEEN or seen.low_confidence or seen.key.co_located_with:
+            return None
+        if work.batch_size and seen.batch_size and seen.batch_size != work.batch_size:
+            return None
+        items = items_of(seen, work)
+        seconds = seen.busy_seconds
+        if seconds is None and seen.throughput and items is not None:
+            seconds = items / seen.throughput
+        bound = self._bound(work, seen.precision, seen.key.accelerator, seen.key.devices) if seconds else None
+        return None if bound is None or not seconds else (math.log(seconds / bound.seconds), seen.key.accelerator)
+
+    def _bound(self, work: Work, precision: str, accelerator: str, devices: int) -> _Bound | None:
+        entry = self._entries.get(accelerator)
+        if entry is None:
+            return None
+        shares = dict(work.by_precision) or {precision: work.operations or 0.0}
+        compute, sure, remarks = 0.0, True, []
+        for name, operations in sorted(shares.items()):
+            if not operations:
+                continue
+            rate = self._rate(entry, name)
+            if rate is None:
+                return None
+            compute += operations / rate[0]
+            if rate[1]:
+                remarks.append(rate[1])
+                sure = False
+        stream = self._stream(entry)
+        if work.bytes_moved and stream is None:
+            return None
+        memory = (work.bytes_moved or 0.0) / stream if stream else 0.0
+        body = max(compute, memory) / devices**SCALING
+        launch = LAUNCH.get(entry.device_class, OTHER_LAUNCH)
+        if not body:
+            return None
+        seconds = body + launch
+        by = "launch" if launch > body else "compute" if compute >= memory else "memory"
+        width = launch / seconds * math.log(LAUNCH_FACTOR)
+        if not sure and compute >= memory:
+            width = math.hypot(width, ASSUMED_PEAK)
+        remark = f" ({'; '.join(dict.fromkeys(remarks))})" if remarks and compute >= memory else ""
+        return _Bound(seconds, by, width, remark)
+
+    def _rate(self, entry: Accelerator, precision: str) -> tuple[float, str] | None:
+        """Operations a second that work reaches, and what was assumed for it."""
+        wanted = precision.casefold()
+        part, _ = PARTS.get(entry.device_class, OTHER_PARTS)
+        for number, (name, share) in enumerate(FROM_PEAKS.get(wanted, ())):
+            peak = entry.peak(name)
+            if peak:
+                assumed = f"{wanted} at {share:g} of {name}'s peak" if number or share != 1.0 else ""
+                return peak * 1e12 * part * share, assumed
+        measured = self._peaks.get((entry.name, wanted))
+        if measured:
+            return measured * MEASURED_PART, ""
+        wider = self._peaks.get((entry.name, "fp32"))
+        if wider and wanted != "fp64":
+            return wider * MEASURED_PART, f"{wanted or 'unsaid precision'} as fast as fp32 measured there"
         return None
-    compute = (profile.operations or 0.0) / ((peak or 1.0) * 1e12 * COMPUTE)
-    memory = (profile.bytes_moved or 0.0) / ((entry.memory_bandwidth or 1.0) * STREAMING)
-    return max((compute, "compute"), (memory, "memory"))
+
+    def _stream(self, entry: Accelerator) -> float | None:
+        _, part = PARTS.get(entry.device_class, OTHER_PARTS)
+        if entry.memory_bandwidth:
+            return entry.memory_bandwidth * part
+        measured = self._bandwidths.get(entry.name)
+        return measured * MEASURED_PART if measured else None

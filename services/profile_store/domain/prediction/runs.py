@@ -6,12 +6,32 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from profile_store.domain.profile import Profile, Provenance
+from profile_store.domain.profile import SEEN, Profile, Provenance
 
-__all__ = ["AXES", "Family", "Place", "Run", "by_place", "run_of", "runs_of"]
+__all__ = ["AXES", "THROUGHPUT", "Family", "Place", "Quantity", "Run", "by_place", "run_of", "runs_of"]
 
-AXES = ("devices", "batch_size", "concurrency", "input_tokens", "output_tokens")
+AXES = ("devices", "batch_size", "concurrency", "input_tokens", "output_tokens", "power_limit_watts")
 """What may be interpolated over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A figure of profiles that runs are compared by.
+
+    `sign` -1: `Run.speed` is its negative logarithm, so that more devices make it no worse and likeness between
+    accelerators is that of speeds. `likeness`: what accelerators are compared by before anything was measured: "speed"
+    (data sheet), "tdp" (a part of the TDP) or "same". `prior_error`: what an interpolation is off by, in logarithms,
+    until runs say so themselves. `scales`: with the count of devices where only one count was measured.
+    """
+
+    field: str
+    sign: int = 1
+    likeness: str = "speed"
+    prior_error: float = 0.2
+    scales: bool = False
+
+
+THROUGHPUT = Quantity("throughput", scales=True)
 
 
 BATCH = re.compile(r" \(batch size \d+\)$")
@@ -25,6 +45,7 @@ class Place(NamedTuple):
     concurrency: int
     input_tokens: int
     output_tokens: int
+    power_limit_watts: float = 0.0
 
 
 class Family(NamedTuple):
@@ -34,12 +55,11 @@ class Family(NamedTuple):
     unit: str
     precision: str
     settings: str
-    power_limit_watts: float
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`speed` is the natural logarithm of throughput."""
+    """`speed` is the natural logarithm of throughput, or of another quantity with its sign."""
 
     family: Family
     accelerator: str
@@ -48,7 +68,7 @@ class Run:
     profile: Profile = field(compare=False)
 
 
-def run_of(profile: Profile, throughput: float = 1.0) -> Run:
+def run_of(profile: Profile, quantity: Quantity = THROUGHPUT, value: float = 1.0) -> Run:
     """Gavel's workloads carry their batch size in the name: without it they are one family."""
     workload = profile.key.workload
     if profile.batch_size is not None:
@@ -57,21 +77,21 @@ def run_of(profile: Profile, throughput: float = 1.0) -> Run:
         profile.key.devices,
         *(getattr(profile, name) or 0 for name in AXES[1:]),
     )
-    family = Family(
-        workload, profile.throughput_unit, profile.precision, profile.settings, profile.power_limit_watts or 0.0
-    )
-    return Run(family, profile.key.accelerator, place, math.log(throughput), profile)
+    unit = profile.throughput_unit if quantity is THROUGHPUT else quantity.field
+    family = Family(workload, unit, profile.precision, profile.settings)
+    return Run(family, profile.key.accelerator, place, quantity.sign * math.log(value), profile)
 
 
-def runs_of(profiles: Iterable[Profile]) -> tuple[Run, ...]:
-    """Those that say something of others: measured alone with a speed that is sure enough, in a fixed order."""
+def runs_of(profiles: Iterable[Profile], quantity: Quantity = THROUGHPUT) -> tuple[Run, ...]:
+    """Those that say something of others: measured alone with a figure that is sure enough, in a fixed order."""
     runs: dict[tuple[Family, str, Place], Run] = {}
     # Of one configuration that was observed here and measured, the observation speaks.
     for profile in sorted(profiles, key=lambda one: (one.provenance != Provenance.OBSERVED, one.key)):
-        if profile.throughput and not profile.key.co_located_with and not profile.low_confidence:
-            if profile.provenance not in (Provenance.OBSERVED, Provenance.MEASURED):
+        value = getattr(profile, quantity.field)
+        if value and not profile.key.co_located_with and not profile.low_confidence:
+            if profile.provenance not in SEEN:
                 continue
-            run = run_of(profile, profile.throughput)
+            run = run_of(profile, quantity, value)
             runs.setdefault((run.family, run.accelerator, run.place), run)
     return tuple(runs.values())
 

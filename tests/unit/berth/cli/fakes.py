@@ -364,7 +364,16 @@ class FakeProfileService(ProfileServiceServicer):
             made = profiles_pb2.Prediction(profile=profile, basis=basis)
             if how != profiles_pb2.PROVENANCE_MEASURED:
                 made.throughput_low, made.throughput_high = 0.8 * speed, 1.25 * speed
-            predictions.append(made)
+            if kind == "L40S":
+                made.figures.add(
+                    name="latency_p99_seconds", value=0.25, low=0.125, high=0.5, basis="throughput with 4 in flight",
+                    provenance=profiles_pb2.PROVENANCE_TRANSFERRED,
+                )  # fmt: skip
+                made.figures.add(
+                    name="memory_bytes", value=2.0**34, basis="measured", provenance=profiles_pb2.PROVENANCE_MEASURED
+                )
+            if request.accelerator in ("", kind):
+                predictions.append(made)
         return profiles_pb2.PredictProfileResponse(predictions=predictions, unknown=["SN40L: not like enough"])
 
 

@@ -1,0 +1,1 @@
+"""`berth profiles bench`: what a workload does on the machine at hand."""

@@ -1,0 +1,106 @@
+"""`berth profiles roofline`."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from berth.cli.session import Session, connected
+
+if TYPE_CHECKING:
+    from berth.v1 import profiles_pb2 as pb
+
+__all__ = ["roofline"]
+
+
+@click.command("roofline")
+@click.argument("workload")
+@click.option("--accelerator", "names", multiple=True, help="This accelerator only; may be given again [all]")
+@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="With this many devices")
+@click.option("--precision", default="", help="At this precision [the workload's]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="At this batch size")
+@click.option(
+    "--analysis",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What WORKLOAD's program does, as `berth model analyse -o json` writes it",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Picture to write, .svg or .png")
+@click.option("-o", "--output", type=click.Choice(["table", "none"]), default="table", show_default=True)
+@connected
+async def roofline(
+    session: Session,
+    workload: str,
+    names: tuple[str, ...],
+    devices: int,
+    precision: str,
+    batch_size: int | None,
+    analysis: Path | None,
+    out: Path | None,
+    output: str,
+) -> None:
+    """Show WORKLOAD under the roofs of accelerators: what each could attain, what it does or is predicted to do.
+
+    What the workload does must be known: from a profiler's import, from `bench`, or by --analysis.
+    """
+    from berth import catalogue
+    from berth.cli.analysing import read_analysis
+    from berth.cli.commands.profiles import _all, _unknown
+    from berth.cli.failures import Failed
+    from berth.cli.rooflines import COPY, MATMUL, picture_of, table
+    from berth.errors import InvalidInput
+    from berth.v1 import profiles_pb2 as pb
+
+    form = "" if out is None else out.suffix.lstrip(".").casefold()
+    if out is not None and form not in ("svg", "png"):
+        raise InvalidInput.of("out", out.name, "a name that ends in .svg or .png")
+    wanted = []
+    for name in names:
+        entry = catalogue.resolve(name)
+        if entry is None:
+            near = ", ".join(catalogue.nearest(name)) or "`berth profiles accelerators` lists all"
+            raise InvalidInput.of("accelerator", name, f"not in the catalogue; nearest: {near}")
+        wanted.append(entry.name)
+    given = None if analysis is None else read_analysis(analysis)
+    answer = await session.profiles.PredictProfile(
+        pb.PredictProfileRequest(
+            workload=workload, devices=devices, precision=precision, batch_size=batch_size, analysis=given
+        )
+    )
+    if not answer.predictions and not answer.unknown:
+        raise _unknown(workload, answer.suggestions)
+    own = await _all(session, workload, "")
+    work = _work(given, own)
+    if work is None:
+        raise Failed(
+            f"workload: {workload!r}: nobody said how many operations and bytes it is: give --analysis FILE, or import "
+            "a profiler's file"
+        )
+    shares = dict(given.operations_by_precision) if given is not None else {}
+    main = max(sorted(shares), key=lambda name: shares[name], default="")
+    first = next((one.precision for one in own if one.precision), "")
+    roofs = await _all(session, COPY, "")
+    chosen = precision or main or first
+    roofs += await _all(session, f"{MATMUL}{chosen or 'fp32'}", "")
+    picture = picture_of(workload, chosen, *work, answer.predictions, roofs, wanted)
+    if not picture.roofs:
+        raise Failed(f"no roof is known at {chosen or 'fp16'}: {', '.join(picture.left_out)} lack a peak or bandwidth")
+    if output == "table":
+        click.echo("\n".join(table(picture)))
+    if out is not None:
+        try:
+            from berth.cli.roofline_picture import draw
+
+            content = draw(picture, form)
+        except ImportError as error:
+            raise Failed(f"a picture needs matplotlib: pip install 'berth[pictures]' ({error})") from error
+        await asyncio.to_thread(out.write_bytes, content)
+        click.echo(f"wrote {out.name}: {len(picture.roofs)} accelerators, {len(picture.points)} points", err=True)
+
+
+def _work(given: "pb.ProgramAnalysis | None", own: "list[pb.Profile]") -> tuple[float, float] | None:
+    """Operations and bytes of one call."""
+    for one in ([given] if given is not None else []) + list(own):  # type: ignore[operator]
+        if one.operations and one.bytes_moved:
+            return one.operations, one.bytes_moved
+    return None
