@@ -314,7 +314,11 @@ class _Memory:
     def _store(self, value: int, used_at: int, stored: dict[int, int]) -> None:
         """Notes that `value` lies in memory until `used_at`."""
         maker = self.maker.get(value)
-        if maker is not None and not _is_free(self.graph.nodes[maker]):
+        # A constant lies with the program, not among what it makes.
+        if maker is None:
+            return
+        node = self.graph.nodes[maker]
+        if node.operation != "constant" and not _is_free(node):
             stored[value] = max(stored.get(value, -1), used_at)
 
     def _root(self, value: int) -> tuple[int, float]:
@@ -461,11 +465,11 @@ def _step(body: Graph, at: int, numbers: Mapping[int, int]) -> int | None:
         if (number := _folded(node, inside)) is not None:
             inside[node.results[0]] = number
         makers.update(dict.fromkeys(node.results, node))
-    node = makers.get(made)
-    if node is None or node.operation not in ("add", "subtract") or counter not in node.operands:
+    last = makers.get(made)
+    if last is None or last.operation not in ("add", "subtract") or counter not in last.operands:
         return None
-    left, right = node.operands
-    if node.operation == "subtract":
+    left, right = last.operands
+    if last.operation == "subtract":
         return -inside[right] if left == counter and right in inside else None
     other = right if left == counter else left
     return inside.get(other)

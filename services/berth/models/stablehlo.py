@@ -27,14 +27,18 @@ def read_program(content: bytes, field: str = "file") -> Program:
     stablehlo.register_dialect(context)
     need("jaxlib.mlir.dialects.chlo").register_dialect(context)
     need("jaxlib.mlir.dialects.sdy").register_dialect(context)
+    registry = ir.DialectRegistry()
+    need("jaxlib.mlir._mlir_libs._jax_mlir_ext").register_dialects(registry)
+    context.append_dialect_registry(registry)
+    context.load_all_available_dialects()
     # Dialects beside StableHLO may stand in it as attributes, such as mhlo.num_partitions.
     context.allow_unregistered_dialects = True
     with context:
         try:
-            if content.startswith(b"ML\xefR"):
-                module = stablehlo.deserialize_portable_artifact(context, content)
-            else:
-                module = ir.Module.parse(content.decode("utf-8"))
+            if content.startswith(b"ML\xefR") and b"StableHLO" in content[4:32]:
+                # The binding that gives a module at once brings the process down on a broken one.
+                content = stablehlo.deserialize_portable_artifact_str(content)
+            module = ir.Module.parse(content)
         # MLIRError has no base of its own in all versions; a corrupt artefact is a ValueError.
         except Exception as error:
             line = next((line for line in str(error).splitlines() if line.strip()), "")
