@@ -34,6 +34,9 @@ __all__ = ["CommandBackend"]
 READY, ABSENT = 0, 3
 HEALTH_TRIES = 3
 KEPT = 8
+# What a job that says nothing has all the same; a backend that declares such a parameter gets it.
+UNSAID = {"max_batch_size": "0", "instances": "1"}
+BERTHS_OWN = "berth_"
 
 
 class CommandBackend:
@@ -342,12 +345,12 @@ class CommandBackend:
         return argv
 
     def _fill(self, template: str, placement: Placement, values: Mapping[str, str]) -> str:
-        parameters = {**self.declaration.parameters, **placement.parameters}
-        unknown = sorted(set(parameters) - set(self.declaration.parameters))
-        if unknown:
-            takes = ", ".join(self.declaration.parameters) or "none"
-            raise Refused(f"parameters: {unknown[0]!r}: backend {self.name} takes {takes}: leave it out")
-        filled = fill(template, values, parameters)
+        declared = self.declaration.parameters
+        for name, value in placement.parameters.items():
+            if name not in declared and UNSAID.get(name) != value and not name.startswith(BERTHS_OWN):
+                takes = ", ".join(declared) or "none"
+                raise Refused(f"{name}: {value!r}: backend {self.name} takes as parameters {takes}: leave it out")
+        filled = fill(template, values, {**declared, **placement.parameters})
         if "\0" in filled:
             raise Refused(f"{self.name}: {filled!r}: a value must not hold a NUL character")
         return filled

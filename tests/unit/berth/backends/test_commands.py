@@ -363,9 +363,15 @@ async def test_only_declared_parameters_reach_a_command_and_none_as_an_option(si
     prepared = await site.prepared(backend)
     with pytest.raises(Refused, match="a value must not begin with a dash"):
         await backend.serve("a", prepared, replace(PLACEMENT, parameters={"batch": "--config=/etc/passwd"}))
-    with pytest.raises(Refused, match="parameters: 'bach': backend stand-in takes batch"):
+    with pytest.raises(Refused, match="bach: '2': backend stand-in takes as parameters batch: leave it out"):
         await backend.serve("a", prepared, replace(PLACEMENT, parameters={"bach": "2"}))
+    with pytest.raises(Refused, match="max_batch_size: '8'"):
+        await backend.serve("a", prepared, replace(PLACEMENT, parameters={"max_batch_size": "8"}))
     assert site.processes() == set()
+    unsaid = {"max_batch_size": "0", "instances": "1", "berth_owner": "job-1.0"}
+    commands["serve"] = command("serve", "{folder}", "{port}")
+    backend = site.backend(declared(site.root, commands=commands))
+    assert (await backend.serve("a", prepared, replace(PLACEMENT, parameters=unsaid))).health is Health.READY
 
 
 async def test_names_stay_below_the_state_folder(site: Site) -> None:
