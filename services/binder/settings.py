@@ -1,5 +1,6 @@
 """Settings of the binder, from the environment."""
 
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -33,6 +34,8 @@ class BinderSettings(ServiceSettings):
     only_nodes: Annotated[frozenset[str], NoDecode] = frozenset()
     """Comma-separated names of nodes that are this machine, for `process`. Empty: every node is."""
 
+    backends: Path | None = None
+    """YAML: backends by command templates; see berth.backends.declaration."""
     kubernetes_requests: int = Field(default=64, ge=1, le=1000)
     """To the API server at once."""
     manifest_namespaces: Annotated[tuple[str, ...], NoDecode] = ("default",)

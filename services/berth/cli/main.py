@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("apply:apply", "Create or change queues, pools and static nodes"),
     "model": ("model:model", "Analyse a model, see which accelerators take it, and package it"),
     "profiles": ("profiles:profiles", "List what workloads measured on which accelerator"),
+    "backends": ("backends:backends", "List what compiles and serves models"),
     "load": ("load:load", "Replay a real trace of jobs onto its fleet"),
     "whatif": ("whatif:whatif", "Run the present queue forward, as it is and changed"),
     "simulate": ("simulate:simulate", "Run the engine offline: published traces, scenarios, what-if"),
