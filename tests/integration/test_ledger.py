@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from importlib import resources
 from typing import Any
 
 import asyncpg
@@ -197,3 +198,47 @@ async def test_the_auditor_sees_each_broken_invariant(database: Database) -> Non
     assert await broken() == {"only live jobs hold claims"}
     await database.pool.execute("UPDATE job SET state = 4; DELETE FROM host_claim")
     assert await broken() == {"gangs are whole"}
+
+
+async def limited(database: Database, version: int, pods: int | None) -> None:
+    record = node("n0", 2, version=version)
+    if pods is not None:
+        record.pod_limit = pods
+    async with database.transaction() as connection:
+        await fleet_store.save_nodes(connection, [record])
+
+
+async def test_a_node_holds_no_more_pods_than_it_allows_and_a_limit_that_falls_takes_none_away(
+    database: Database,
+) -> None:
+    await accept(database, "a", "b", "c", "d")
+    epoch = await take_over(database, "one", 0.0)
+    await limited(database, 2, 2)
+    assert await commit(database, epoch, placement("a", "n0/0", milli=100)) == {"a"}
+    with pytest.raises(asyncpg.CheckViolationError, match="node_pods_within_capacity"):
+        await commit(
+            database, epoch, placement("b", "n0/0", milli=100, cpu=0), placement("c", "n0/0", milli=100, cpu=0)
+        )
+    assert await commit(database, epoch, placement("b", "n0/0", milli=100, cpu=0)) == {"b"}
+    await limited(database, 3, 1)
+    async with database.transaction() as connection:
+        assert list((await fleet_store.audit(connection)).violations) == []
+        await job_store.free_claims(connection, ["b"])
+        await job_store.free_claims(connection, ["b"])
+    await limited(database, 4, 1)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await commit(database, epoch, placement("c", "n0/0", milli=100))
+    await limited(database, 5, None)
+    assert await commit(database, epoch, placement("c", "n0/0", milli=100), placement("d", "n0/1")) == {"c", "d"}
+    assert await database.pool.fetchval("SELECT pods_used FROM node") == 3
+
+
+async def test_pods_that_sat_there_before_they_were_counted_are_counted(database: Database) -> None:
+    """The migration, on a ledger that has claims."""
+    await accept(database, "a")
+    await commit(database, await take_over(database, "one", 0.0), placement("a", "n0/0"))
+    await database.pool.execute("ALTER TABLE node DROP COLUMN pod_capacity, DROP COLUMN pods_used")
+    await database.pool.execute(
+        (resources.files("placement_engine") / "migrations" / "003_pod_limits.sql").read_text("utf-8")
+    )
+    assert await database.pool.fetchval("SELECT pods_used FROM node") == 1

@@ -34,11 +34,18 @@ async def database(database_dsn: str):  # type: ignore[no-untyped-def]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=STEPS)
-async def test_the_ledger_is_what_the_claims_say_and_never_above_capacity(database: Database, steps: list) -> None:  # type: ignore[type-arg]
+@given(steps=STEPS, pods=st.none() | st.integers(0, 4))
+async def test_the_ledger_is_what_the_claims_say_and_never_above_capacity(
+    database: Database,
+    steps: list,  # type: ignore[type-arg]
+    pods: int | None,
+) -> None:
     await database.pool.execute("TRUNCATE job, claim, host_claim, decision, explanation, device, node CASCADE")
     async with database.transaction() as connection:
-        await fleet_store.save_nodes(connection, [node("n0", 2)])
+        n0 = node("n0", 2)
+        if pods is not None:
+            n0.pod_limit = pods
+        await fleet_store.save_nodes(connection, [n0])
     epoch = await take_over(database, "one", 0.0)
     held: dict[str, tuple[dict[str, int], int]] = {}
     for number, (step, what, cpu) in enumerate(steps):
@@ -56,6 +63,7 @@ async def test_the_ledger_is_what_the_claims_say_and_never_above_capacity(databa
                     for device, milli in claims.items()
                 )
                 and sum(taken for _, taken in held.values()) + cpu <= 64_000
+                and (pods is None or len(held) < pods)
             )
             try:
                 await commit(database, epoch, Placement(name, 1, 1, [member], b"", b"", ""))
@@ -74,6 +82,7 @@ async def test_the_ledger_is_what_the_claims_say_and_never_above_capacity(databa
         assert {row["device_id"]: row["used_milli"] for row in rows} == {
             device: sum(taken.get(device, 0) for taken, _ in held.values()) for device in DEVICES
         }
-        assert await database.pool.fetchval("SELECT cpu_used FROM node") == sum(cpu for _, cpu in held.values())
+        (row,) = await database.pool.fetch("SELECT cpu_used, pods_used FROM node")
+        assert dict(row) == {"cpu_used": sum(cpu for _, cpu in held.values()), "pods_used": len(held)}
     async with database.transaction() as connection:
         assert list((await fleet_store.audit(connection)).violations) == []

@@ -9,10 +9,12 @@ import aiokafka
 import grpc
 import pytest
 
+from berth.auth import Authenticator
 from berth.grpc import connect
 from berth.topics import BINDINGS_SETTLED, JOBS_SUBMITTED, PLACEMENTS_DECIDED
 from berth.v1 import binding_pb2, jobs_pb2, placement_pb2
 from berth.v1.placement_pb2_grpc import PlacementServiceStub
+from binder.pods.engine import Engine
 from tests.integration.dead_letters import read_dead_letters
 from tests.services import System, job, node
 
@@ -102,6 +104,19 @@ async def engine_with_fleet(system: System) -> Any:
     await fleet_known(system, 2)
     async with connect(engine.endpoint("grpc")) as channel:
         yield PlacementServiceStub(channel)
+
+
+async def test_a_watch_says_when_it_listens_and_then_misses_nothing(system: System) -> None:
+    engine = system.service("placement-engine")
+    await engine.ready()
+    async with Engine(engine.endpoint("grpc"), Authenticator(None)) as caller, asyncio.timeout(60):
+        heard = caller.watch()
+        # Nothing happens, and still it is told that from now on nothing is missed.
+        assert await anext(heard) is None
+        placed = await caller.place(job("first"))
+        told = await anext(heard)
+        assert told is not None
+        assert told.job_id == placed.job_id
 
 
 async def test_poison_goes_to_the_dead_letter_topic_and_holds_nothing_up(system: System) -> None:

@@ -65,6 +65,7 @@ class History:
         self.results: list[CycleResult] = []
         # Dice of their own: the histories of the other seeds are as they were before there were such things.
         self.elsewhere = random.Random(f"elsewhere {seed}") if seed % 3 == 0 else None
+        self.pods = random.Random(f"pods {seed}") if seed % 4 == 1 else None
         self.domains = (PowerDomain("rack", "r0", 3000.0),) if self.dice.random() < 0.2 else ()
         self._fleet()
         self._queues()
@@ -89,6 +90,14 @@ class History:
             )
             if self.elsewhere is not None:
                 self.oracle.nodes[name] = self._by_others(self.oracle.nodes[name], self.elsewhere)
+            if self.pods is not None:
+                self.oracle.nodes[name] = self._crowded(self.oracle.nodes[name], self.pods)
+
+    @staticmethod
+    def _crowded(node: Node, dice: random.Random) -> Node:
+        """What it takes of pods, and what others have of that, anew."""
+        limit = dice.choice((None, 0, 1, 2, 2, 3, 4, 8))
+        return replace(node, pod_limit=limit, pods_elsewhere=dice.choice((0, 0, 0, 1, 3)))
 
     @staticmethod
     def _by_others(node: Node, dice: random.Random) -> Node:
@@ -258,6 +267,10 @@ class History:
             changed = self.elsewhere.choice(sorted(self.oracle.nodes))
             self.steps.append(f"         others on {changed}")
             self._declare(self._by_others(self.oracle.nodes[changed], self.elsewhere))
+        if self.pods is not None and self.pods.random() < 0.3:
+            changed = self.pods.choice(sorted(self.oracle.nodes))
+            self.steps.append(f"         pods of {changed}")
+            self._declare(self._crowded(self.oracle.nodes[changed], self.pods))
         self.cycle()
         if name == "pass_time" and not self.domains:
             # A plan that found nothing is not tried again at once: time has to pass first.
@@ -390,7 +403,13 @@ class History:
         for node in list(self.oracle.nodes.values()):
             free = tuple(replace(device, held_by="") for device in node.devices)
             clear = replace(
-                node, schedulable=True, devices=free, taints=(), cpu_milli_elsewhere=0, memory_bytes_elsewhere=0
+                node,
+                schedulable=True,
+                devices=free,
+                taints=(),
+                cpu_milli_elsewhere=0,
+                memory_bytes_elsewhere=0,
+                pods_elsewhere=0,
             )
             if clear != node:
                 self._declare(clear)

@@ -234,6 +234,9 @@ class Oracle:
         for name in {member.node for member in members}:
             node = self.nodes[name]
             there = [m for claim in self.held.values() for m in claim.members if m.node == name]
+            if node.pod_limit is not None:
+                pods = len(there) + node.pods_elsewhere
+                require(pods <= node.pod_limit, f"{name}: {pods} pods with those of others, {node.pod_limit} allowed")
             if any(member.cpu_milli for member in members if member.node == name):
                 cpu = sum(member.cpu_milli for member in there) + node.cpu_milli_elsewhere
                 require(cpu <= node.cpu_milli, f"{name}: cpu {cpu} with what others have")

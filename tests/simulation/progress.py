@@ -32,6 +32,8 @@ def could_hold(node: Node, job: Job) -> bool:
     fitting = sum(1 for device in node.devices if device.model in models and not device.held_by)
     cpu = node.cpu_milli - node.cpu_milli_elsewhere
     enough = fitting >= job.devices and cpu >= job.cpu_milli and node.power_cap_watts is None
+    if node.pod_limit is not None and node.pods_elsewhere >= node.pod_limit:
+        return False
     return enough and all(taint.effect == "PreferNoSchedule" for taint in node.taints)
 
 
@@ -61,6 +63,8 @@ def _gives_a_device(oracle: Oracle, claim: Claim, name: str, job: Job, now: floa
         return False
     others = [m for one in oracle.held.values() if one is not claim for m in one.members if m.node == name]
     if node.cpu_milli - node.cpu_milli_elsewhere - sum(member.cpu_milli for member in others) < job.cpu_milli:
+        return False
+    if node.pod_limit is not None and node.pods_elsewhere + len(others) >= node.pod_limit:
         return False
     shared = {device.device_id for member in others for device in member.devices}
     shared |= {device.device_id for device in node.devices if device.held_by}

@@ -214,6 +214,9 @@ def describe_node(status: Any) -> list[str]:
             ("Memory", f"{units.bytes_of(status.used_memory_bytes)} claimed of {units.bytes_of(node.memory_bytes)}"),
             ("Memory elsewhere", f"{units.bytes_of(node.memory_bytes_elsewhere)} held outside Berth"
              if node.memory_bytes_elsewhere else ""),
+            ("Pods", f"{status.used_pods} claimed of {node.pod_limit}" if node.HasField("pod_limit") else ""),
+            ("Pods elsewhere", f"{node.pods_elsewhere} outside Berth"
+             if node.HasField("pod_limit") and node.pods_elsewhere else ""),
             ("Memory used", units.bytes_of(kinds.optional(status, "memory_used_bytes"))),
             ("Power", units.watts(kinds.optional(status, "power_watts"))),
             ("Power cap", units.watts(node.power_cap_watts or None)),

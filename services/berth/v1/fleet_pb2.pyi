@@ -235,6 +235,8 @@ class Node(_message.Message):
     TAINTS_FIELD_NUMBER: _builtins.int
     CPU_MILLI_ELSEWHERE_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_ELSEWHERE_FIELD_NUMBER: _builtins.int
+    POD_LIMIT_FIELD_NUMBER: _builtins.int
+    PODS_ELSEWHERE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     pool: _builtins.str
     """Default "default"."""
@@ -256,6 +258,10 @@ class Node(_message.Message):
     cpu_milli_elsewhere: _builtins.int
     """What work outside Berth holds of cpu_milli and memory_bytes."""
     memory_bytes_elsewhere: _builtins.int
+    pod_limit: _builtins.int
+    """Most pods that the node runs at once (allocatable.pods). Absent: unknown, no limit."""
+    pods_elsewhere: _builtins.int
+    """Of pod_limit, what work outside Berth has."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
     @_builtins.property
@@ -294,12 +300,16 @@ class Node(_message.Message):
         taints: _abc.Iterable[Global___Taint] | None = ...,
         cpu_milli_elsewhere: _builtins.int = ...,
         memory_bytes_elsewhere: _builtins.int = ...,
+        pod_limit: _builtins.int | None = ...,
+        pods_elsewhere: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pod_limit", b"_pod_limit", "pod_limit", b"pod_limit", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cordon_reason", b"cordon_reason", "cpu_milli", b"cpu_milli", "cpu_milli_elsewhere", b"cpu_milli_elsewhere", "devices", b"devices", "executors", b"executors", "labels", b"labels", "memory_bytes", b"memory_bytes", "memory_bytes_elsewhere", b"memory_bytes_elsewhere", "name", b"name", "pool", b"pool", "power_cap_watts", b"power_cap_watts", "removed", b"removed", "schedulable", b"schedulable", "taints", b"taints", "telemetry_exempt", b"telemetry_exempt", "topology", b"topology", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pod_limit", b"_pod_limit", "boot_id", b"boot_id", "cordon_reason", b"cordon_reason", "cpu_milli", b"cpu_milli", "cpu_milli_elsewhere", b"cpu_milli_elsewhere", "devices", b"devices", "executors", b"executors", "labels", b"labels", "memory_bytes", b"memory_bytes", "memory_bytes_elsewhere", b"memory_bytes_elsewhere", "name", b"name", "pod_limit", b"pod_limit", "pods_elsewhere", b"pods_elsewhere", "pool", b"pool", "power_cap_watts", b"power_cap_watts", "removed", b"removed", "schedulable", b"schedulable", "taints", b"taints", "telemetry_exempt", b"telemetry_exempt", "topology", b"topology", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__pod_limit: _TypeAlias = _typing.Literal["pod_limit"]  # noqa: Y015
+    _WhichOneofArgType__pod_limit: _TypeAlias = _typing.Literal["_pod_limit", b"_pod_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pod_limit) -> _WhichOneofReturnType__pod_limit | None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
 

@@ -859,6 +859,7 @@ class NodeStatus(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     CPU_UTILISATION_FIELD_NUMBER: _builtins.int
     MEMORY_USED_BYTES_FIELD_NUMBER: _builtins.int
+    USED_PODS_FIELD_NUMBER: _builtins.int
     used_cpu_milli: _builtins.int
     used_memory_bytes: _builtins.int
     power_watts: _builtins.float
@@ -866,6 +867,8 @@ class NodeStatus(_message.Message):
     devices_free: _builtins.int
     cpu_utilisation: _builtins.float
     memory_used_bytes: _builtins.int
+    used_pods: _builtins.int
+    """Members of Berth's jobs there; each is one of its pod_limit."""
     @_builtins.property
     def node(self) -> _fleet_pb2.Node: ...
     @_builtins.property
@@ -882,10 +885,11 @@ class NodeStatus(_message.Message):
         devices: _abc.Iterable[Global___DeviceStatus] | None = ...,
         cpu_utilisation: _builtins.float | None = ...,
         memory_used_bytes: _builtins.int | None = ...,
+        used_pods: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "_cpu_utilisation", b"_cpu_utilisation", "_memory_used_bytes", b"_memory_used_bytes", "_power_watts", b"_power_watts", "age_seconds", b"age_seconds", "cpu_utilisation", b"cpu_utilisation", "memory_used_bytes", b"memory_used_bytes", "node", b"node", "power_watts", b"power_watts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "_cpu_utilisation", b"_cpu_utilisation", "_memory_used_bytes", b"_memory_used_bytes", "_power_watts", b"_power_watts", "age_seconds", b"age_seconds", "cpu_utilisation", b"cpu_utilisation", "devices", b"devices", "devices_free", b"devices_free", "memory_used_bytes", b"memory_used_bytes", "node", b"node", "power_watts", b"power_watts", "used_cpu_milli", b"used_cpu_milli", "used_memory_bytes", b"used_memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds", "_cpu_utilisation", b"_cpu_utilisation", "_memory_used_bytes", b"_memory_used_bytes", "_power_watts", b"_power_watts", "age_seconds", b"age_seconds", "cpu_utilisation", b"cpu_utilisation", "devices", b"devices", "devices_free", b"devices_free", "memory_used_bytes", b"memory_used_bytes", "node", b"node", "power_watts", b"power_watts", "used_cpu_milli", b"used_cpu_milli", "used_memory_bytes", b"used_memory_bytes", "used_pods", b"used_pods"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__age_seconds: _TypeAlias = _typing.Literal["age_seconds"]  # noqa: Y015
     _WhichOneofArgType__age_seconds: _TypeAlias = _typing.Literal["_age_seconds", b"_age_seconds"]  # noqa: Y015

@@ -27,6 +27,7 @@ from binder.executors.kubernetes_claims import ClaimAllocator, ClaimsRefused
 from binder.executors.kubernetes_logs import read_logs
 from binder.executors.kubernetes_looks import PodLooks
 from binder.executors.kubernetes_requests import UNDECIDED, PodRequests, is_undecided
+from binder.executors.kubernetes_rights import MissingRights
 
 __all__ = ["KubernetesExecutor"]
 
@@ -68,6 +69,7 @@ class KubernetesExecutor:
         self._requests = PodRequests(cluster.client, requests=requests, answer_seconds=answer_seconds)
         self._looks = PodLooks(cluster, self._requests, clock)
         self._claims = ClaimAllocator(cluster.client, cluster.claims, requests=requests)
+        self._rights = MissingRights()
         self._bind_seconds = bind_seconds
         self._namespaces = namespaces
         self._clock = clock
@@ -164,6 +166,10 @@ class KubernetesExecutor:
         except _NotFit as error:
             # 3. Not whole: nothing of it stays.
             return await self._undo(held, error)
+        except KubernetesError as error:
+            if missing_right := self._rights.lasting(error):
+                return await self._undo(held, _NotFit(missing_right, passing=True))
+            raise
         # 4. What is known now; the rest is read back.
         words = next((one for one in unclear if one), "")
         if words:
@@ -187,8 +193,15 @@ class KubernetesExecutor:
         for member in held.members:
             if member.pod.uid and member.idle:
                 pod = await self._looks.pod_of(held, member)
-                if pod is None or pod["spec"].get("resourceClaims"):
+                if pod is not None and not pod["spec"].get("resourceClaims"):
+                    continue
+                try:
                     await self._claims.release(pod, member.pod.uid, str(held.id))
+                except KubernetesError as error:
+                    # Nobody is helped by an attempt that never ends: the next one of this pod frees what it finds.
+                    if not (words := self._rights.lasting(error)):
+                        raise
+                    log.error("claims are not freed", pod=member.key, attempt=str(held.id), error=words)
 
     def _check_fit(self, member: HeldMember, *, whole: bool = False) -> None:
         """`whole`: all are bound. Else one that has ended, or is going, is no member of a gang that is to become so."""
@@ -221,6 +234,8 @@ class KubernetesExecutor:
                 # This one did nothing; an earlier one may still arrive.
                 member.doubtful = doubted
                 if error.status in UNDECIDED:
+                    if missing_right := self._rights.lasting(error):
+                        raise _NotFit(f"pod {member.key} cannot be bound: {missing_right}", passing=True) from error
                     return f"pod {member.key} cannot be bound: {error}"
                 if not error.conflict:
                     gone = error.not_found
@@ -233,7 +248,7 @@ class KubernetesExecutor:
                     await self._looks.at(held, member)
                 except (KubernetesError, Unanswered) as unread:
                     return f"pod {member.key}: {unread}"
-                if member.view.ours:
+                if member.view.ours and not member.view.deleting:
                     return ""
                 self._check_fit(member)
                 continue
@@ -300,6 +315,8 @@ class KubernetesExecutor:
                         raise _NotFit(f"pod {member.key} is there and not of this job", passing=False) from error
                     return
                 if is_undecided(error):
+                    if missing_right := self._rights.lasting(error):
+                        raise _NotFit(f"pod {member.key} cannot be made: {missing_right}", passing=True) from error
                     raise Unanswered(f"pod {member.key} cannot be made: {error}") from error
                 # A quota, a namespace that is ending and the like may pass; what is not valid never will be.
                 passing = error.status in (403, 409)

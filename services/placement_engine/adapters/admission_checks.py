@@ -11,7 +11,7 @@ conflict, and is looked at again. Without a clear answer nothing is assumed: the
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,7 +50,10 @@ VERSIONS = ("v1beta2", "v1beta1")
 LOOK_AGAIN_SECONDS = 30.0
 RESYNC_SECONDS = 10.0
 PROMISE_SECONDS = 60.0
-"""How long an admitted Workload's place counts as taken for the next ones: by then its pods are seen."""
+"""How long the place of a Workload that was found Ready counts as taken for the next ones: by then the other checks
+have answered."""
+ADMITTED_SECONDS = 10.0
+"""The same from when Kueue has admitted it: by then its pods are seen where they are."""
 SETTLED_SECONDS = 10.0
 """A fleet that grew or shrank less long ago rejects nobody for good: more nodes may be on their way."""
 ANSWERS = Counter("berth_admission_checks_total", "Answers to admission checks of Kueue.", ["state"])
@@ -136,10 +139,20 @@ class AdmissionChecks:
             assert thing is not None
             self._dirty[f"{kind} {key_of(thing)}"] = None
             self._wake.set()
-            if kind == "workload" and (new is None or not _holds_its_place(new)):
-                self._promises.pop(thing["metadata"]["uid"], None)
+            if kind == "workload":
+                self._review_promise(thing["metadata"]["uid"], new)
 
         return changed
+
+    def _review_promise(self, uid: str, workload: Object | None) -> None:
+        promise = self._promises.get(uid)
+        if promise is None:
+            return
+        if workload is None or not _holds_its_place(workload):
+            del self._promises[uid]
+        elif condition_of(workload, "Admitted") == "True":
+            until = min(promise.until, self._clock() + ADMITTED_SECONDS)
+            self._promises[uid] = replace(promise, until=until)
 
     async def _work(self) -> None:
         """One after the other: each answer counts with those before it."""

@@ -54,6 +54,8 @@ log = structlog.get_logger(__name__)
 LARGEST_BODY = 256 << 20
 HOLD_SECONDS = 30.0
 """How long a bound pod's devices are held for it at most: by then the fleet has told of it."""
+HOLD_WITHOUT_DEVICES_SECONDS = 5.0
+"""The same for a pod without devices, whose own name the fleet does not tell."""
 READ_BACKS, READ_BACK_SECONDS = 3, 0.5
 ANSWERS = Histogram("berth_extender_seconds", "Time to answer kube-scheduler.", ["verb", "status"])
 
@@ -77,6 +79,25 @@ class _Held:
     """ "<namespace>/<name>"."""
     node: str
     until: float
+    devices: bool
+    takes: "_Amounts"
+    told_at: "_Amounts"
+    """What others have of the node once this pod, and those bound before it, are among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Amounts:
+    pods: int = 0
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+
+    def __add__(self, other: "_Amounts") -> "_Amounts":
+        return _Amounts(
+            self.pods + other.pods, self.cpu_milli + other.cpu_milli, self.memory_bytes + other.memory_bytes
+        )
+
+    def reaches(self, other: "_Amounts") -> bool:
+        return self.pods >= other.pods and self.cpu_milli >= other.cpu_milli and self.memory_bytes >= other.memory_bytes
 
 
 class Extender:
@@ -218,8 +239,17 @@ class Extender:
             refusal = engine.survey(job, (asked.node,), now).refusals.get(asked.node)
             return f"berth: {asked.node}: {refusal.reason.message if refusal is not None else 'does not fit any more'}"
         engine.restore(Claim(job, (member,), placed_at=now, stoppable=False))
-        held = _Held(engine, f"{asked.namespace}/{asked.name}", asked.node, now + HOLD_SECONDS)
-        self._held[asked.uid] = held
+        takes = _Amounts(1, member.cpu_milli, member.memory_bytes)
+        before = [held.takes for held in self._held.values() if held.node == asked.node]
+        self._held[asked.uid] = _Held(
+            engine,
+            f"{asked.namespace}/{asked.name}",
+            asked.node,
+            until=now + (HOLD_SECONDS if member.devices else HOLD_WITHOUT_DEVICES_SECONDS),
+            devices=bool(member.devices),
+            takes=takes,
+            told_at=sum(before, self._of_others(asked.node)) + takes,
+        )
         # 2. The call.
         devices = ",".join(one.device_id for one in member.devices)
         binding = {
@@ -270,9 +300,19 @@ class Extender:
         now = self._clock()
         for uid, held in list(self._held.items()):
             node = self._world.nodes.get(held.node)
-            told = node is not None and any(device.held_by == held.pod for device in node.devices)
+            if held.devices:
+                told = node is not None and any(device.held_by == held.pod for device in node.devices)
+            else:
+                told = self._of_others(held.node).reaches(held.told_at)
             if told or now >= held.until:
                 self._release(uid)
+
+    def _of_others(self, node: str) -> _Amounts:
+        """What pods that Berth did not place have of it, those bound here included, as the fleet tells."""
+        record = self._world.nodes.get(node)
+        if record is None:
+            return _Amounts()
+        return _Amounts(record.pods_elsewhere, record.cpu_milli_elsewhere, record.memory_bytes_elsewhere)
 
 
 def _whose(pod: Object, asked: Binding) -> str | None:

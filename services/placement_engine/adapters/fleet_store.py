@@ -140,11 +140,14 @@ async def save_nodes(connection: Connection, nodes: Sequence[fleet_pb2.Node]) ->
     if not nodes:
         return
     await connection.execute(
-        """INSERT INTO node (name, pool, version, record, cpu_capacity, memory_capacity)
-           SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bigint[], $6::bigint[])
+        """INSERT INTO node (name, pool, version, record, cpu_capacity, memory_capacity, pod_capacity)
+           SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bigint[], $6::bigint[],
+               $7::bigint[])
            ON CONFLICT (name) DO UPDATE SET pool = excluded.pool, version = excluded.version, record = excluded.record,
                cpu_capacity = greatest(excluded.cpu_capacity, node.cpu_used),
-               memory_capacity = greatest(excluded.memory_capacity, node.memory_used)
+               memory_capacity = greatest(excluded.memory_capacity, node.memory_used),
+               pod_capacity = CASE WHEN excluded.pod_capacity IS NOT NULL
+                   THEN greatest(excluded.pod_capacity, node.pods_used) END
            WHERE node.version <= excluded.version""",
         [node.name for node in nodes],
         [node.pool or "default" for node in nodes],
@@ -152,6 +155,7 @@ async def save_nodes(connection: Connection, nodes: Sequence[fleet_pb2.Node]) ->
         [node.SerializeToString() for node in nodes],
         [node.cpu_milli for node in nodes],
         [node.memory_bytes for node in nodes],
+        [node.pod_limit if node.HasField("pod_limit") else None for node in nodes],
     )
     devices = {device.device_id: node.name for node in nodes for device in node.devices}
     await connection.execute(
@@ -179,10 +183,12 @@ _AUDIT = {
         FROM claim c LEFT JOIN device d USING (device_id) GROUP BY c.device_id
         HAVING sum(c.milli) > coalesce(max(d.capacity_milli), 0)""",
     "no node over capacity": """
-        SELECT n.name AS subject, format('cpu %s of %s, memory %s of %s', sum(h.cpu_milli), n.cpu_capacity,
-            sum(h.memory_bytes), n.memory_capacity) AS message
+        SELECT n.name AS subject, format('cpu %s of %s, memory %s of %s, pods %s of %s', sum(h.cpu_milli),
+            n.cpu_capacity, sum(h.memory_bytes), n.memory_capacity, count(*), coalesce(n.pod_capacity::text, 'any'))
+            AS message
         FROM host_claim h JOIN node n ON n.name = h.node GROUP BY n.name
-        HAVING sum(h.cpu_milli) > n.cpu_capacity OR sum(h.memory_bytes) > n.memory_capacity""",
+        HAVING sum(h.cpu_milli) > n.cpu_capacity OR sum(h.memory_bytes) > n.memory_capacity
+            OR count(*) > n.pod_capacity""",
     "only live jobs hold claims": """
         SELECT j.job_id AS subject, format('state %s', j.state) AS message FROM job j
         WHERE j.state NOT IN (2, 3, 4, 8) AND EXISTS (SELECT 1 FROM host_claim h WHERE h.job_id = j.job_id)""",

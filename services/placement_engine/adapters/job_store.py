@@ -229,7 +229,7 @@ async def free_claims(connection: Connection, job_ids: Sequence[str]) -> None:
     await _move_ledger(
         connection,
         [(row["device_id"], -row["milli"]) for row in devices],
-        [(row["node"], -row["cpu_milli"], -row["memory_bytes"]) for row in hosts],
+        [(row["node"], -row["cpu_milli"], -row["memory_bytes"], -1) for row in hosts],
     )
 
 
@@ -243,17 +243,17 @@ def _slices(claim: DeviceClaim) -> range:
 
 
 async def _move_ledger(
-    connection: Connection, devices: Iterable[tuple[str, int]], hosts: Iterable[tuple[str, int, int]]
+    connection: Connection, devices: Iterable[tuple[str, int]], hosts: Iterable[tuple[str, int, int, int]]
 ) -> bool:
-    """False: the ledger does not know one of these devices or nodes."""
+    """Milli by device; CPU, memory and pods by node. False: the ledger does not know one of these devices or nodes."""
     known = True
     by_device: dict[str, int] = {}
     for device_id, milli in devices:
         by_device[device_id] = by_device.get(device_id, 0) + milli
-    by_node: dict[str, tuple[int, int]] = {}
-    for node, cpu, memory in hosts:
-        before = by_node.get(node, (0, 0))
-        by_node[node] = (before[0] + cpu, before[1] + memory)
+    by_node: dict[str, tuple[int, int, int]] = {}
+    for node, cpu, memory, pods in hosts:
+        before = by_node.get(node, (0, 0, 0))
+        by_node[node] = (before[0] + cpu, before[1] + memory, before[2] + pods)
     if by_device:
         ids = sorted(by_device)
         moved = await connection.execute(
@@ -269,12 +269,14 @@ async def _move_ledger(
         names = sorted(by_node)
         moved = await connection.execute(
             """WITH held AS (SELECT name FROM node WHERE name = ANY($1::text[]) ORDER BY 1 FOR UPDATE)
-               UPDATE node n SET cpu_used = n.cpu_used + r.cpu, memory_used = n.memory_used + r.memory
-               FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS r (name, cpu, memory), held
+               UPDATE node n SET cpu_used = n.cpu_used + r.cpu, memory_used = n.memory_used + r.memory,
+                   pods_used = n.pods_used + r.pods
+               FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) AS r (name, cpu, memory, pods), held
                WHERE n.name = r.name AND held.name = n.name""",
             names,
             [by_node[one][0] for one in names],
             [by_node[one][1] for one in names],
+            [by_node[one][2] for one in names],
         )
         known = known and moved == f"UPDATE {len(names)}"
     return known
@@ -351,7 +353,7 @@ async def commit_placements(
     if not await _move_ledger(
         connection,
         [(claim.device_id, claim.milli) for _, _, claim in devices],
-        [(member.node, member.cpu_milli, member.memory_bytes) for _, member in hosts],
+        [(member.node, member.cpu_milli, member.memory_bytes, 1) for _, member in hosts],
     ):
         places = sorted({claim.device_id for _, _, claim in devices} | {member.node for _, member in hosts})
         raise NotInLedger(f"not all of these are in the ledger: {', '.join(places)}")

@@ -227,6 +227,8 @@ def node_from(record: fleet_pb2.Node) -> model.Node:
         taints=tuple(Taint(one.key, one.value, one.effect) for one in record.taints),
         cpu_milli_elsewhere=record.cpu_milli_elsewhere,
         memory_bytes_elsewhere=record.memory_bytes_elsewhere,
+        pod_limit=optional(record, "pod_limit"),
+        pods_elsewhere=record.pods_elsewhere,
     )
 
 
@@ -478,6 +480,7 @@ def node_status(view: NodeView, record: fleet_pb2.Node, *, with_devices: bool) -
         node=record,
         used_cpu_milli=view.used_cpu_milli,
         used_memory_bytes=view.used_memory_bytes,
+        used_pods=view.used_pods,
         devices_free=view.devices_free,
     )
     if view.age_seconds is not None:

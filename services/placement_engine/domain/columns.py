@@ -46,22 +46,23 @@ DEVICES = 4  # present devices in the row
 ACCELERATORS = 5  # present devices of the node that are not CPUs
 IDLE_WATTS = 6  # least draw of the row's idle devices, replaced by a job's own draw
 CPU_TOTAL = 7
-OWN = slice(SCHEDULABLE, CPU_TOTAL + 1)
+PODS = 8  # members that the node takes beside those it has; inf where no limit is known
+OWN = slice(SCHEDULABLE, PODS + 1)
 # ... then what it shares with others, also written together ...
-NODE_WATTS = 8  # W of headroom, least of node and the power domains above it; inf where no cap
-POWER = 9  # 0..1, part of the power budget left
-HEAT = 10  # 0..1, higher is cooler: the row, and a little of the domain around it
+NODE_WATTS = 9  # W of headroom, least of node and the power domains above it; inf where no cap
+POWER = 10  # 0..1, part of the power budget left
+HEAT = 11  # 0..1, higher is cooler: the row, and a little of the domain around it
 SHARED = slice(NODE_WATTS, HEAT + 1)
 # ... and what time alone changes.
-TIER = 11  # age of telemetry: see FRESH .. UNHEARD
-ROW_COLUMNS = 12
+TIER = 12  # age of telemetry: see FRESH .. UNHEARD
+ROW_COLUMNS = 13
 
 FRESH, AGEING, DEGRADED, UNSCHEDULABLE, UNHEARD = 0.0, 1.0, 2.0, 3.0, 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Some rows (k of them) of the fleet: device (9, slots, k), row (12, k), model (k), executors (k), node (k)."""
+    """Some rows (k of them) of the fleet: device (9, slots, k), row (13, k), model (k), executors (k), node (k)."""
 
     device: Floats
     row: Floats

@@ -191,6 +191,7 @@ class NodeFacts:
     fresh_starts: int = 0
     used_cpu: int = 0
     used_memory: int = 0
+    used_pods: int = 0
     pending_watts: int = 0
     """Expected draw of claims that the node's own telemetry does not show yet."""
     seen_watts: float = 0.0

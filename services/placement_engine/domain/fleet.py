@@ -268,6 +268,7 @@ class Fleet:
                 touched.append(device)
         facts.used_cpu -= member.cpu_milli
         facts.used_memory -= member.memory_bytes
+        facts.used_pods -= member.pods
         self._shift_pending(facts, hold, -1)
         self._write_after_claim(facts, touched)
         return hold
@@ -309,6 +310,7 @@ class Fleet:
                 touched.append(device)
         facts.used_cpu += member.cpu_milli
         facts.used_memory += member.memory_bytes
+        facts.used_pods += member.pods
         self._shift_pending(facts, hold, 1)
         return touched
 
@@ -502,6 +504,7 @@ class Fleet:
 
     def _write_rows(self, facts: NodeFacts) -> None:
         node, c = facts.node, self.columns
+        pods = math.inf if node.pod_limit is None else float(node.pod_limit - facts.used_pods - node.pods_elsewhere)
         for position, row in enumerate(facts.rows):
             idle = [d.idle_watts for d in row.devices if not d.holds]
             values = (
@@ -513,6 +516,7 @@ class Fleet:
                 float(facts.accelerators),
                 float(math.floor(min(idle))) if idle else 0.0,
                 float(node.cpu_milli),
+                pods,
             )
             if values != row.written:
                 row.written = values
@@ -554,6 +558,7 @@ def _same_but_for_others(old: Node, new: Node) -> bool:
         devices=old.devices,
         cpu_milli_elsewhere=old.cpu_milli_elsewhere,
         memory_bytes_elsewhere=old.memory_bytes_elsewhere,
+        pods_elsewhere=old.pods_elsewhere,
     )
     return bare == old and all(
         one == other or replace(other, held_by=one.held_by) == one

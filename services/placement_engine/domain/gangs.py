@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from placement_engine.domain.columns import CPU, FREE, HOST_MEMORY, PRIMARY, Bools, Floats, Ints
+from placement_engine.domain.columns import CPU, FREE, HOST_MEMORY, PODS, PRIMARY, Bools, Floats, Ints
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Expectation, Job, Member
 from placement_engine.domain.part_claims import Claimed, Part, PartClaims, several_devices
@@ -109,14 +109,16 @@ class Gangs:
             yield places[depth].domain == domain
 
     def _holds_in_sum(self, place: Container, parts: Sequence[Part]) -> Bools:
-        """Domains that have the devices, CPU and memory of the least of all groups together."""
+        """Domains that have the devices, CPU, memory and pods of the least of all groups together."""
         view = self._fleet.columns.view()
         rows, primary = np.arange(view.model.shape[0]), view.rows(PRIMARY)
+        members = sum(p.need.wished for p in parts)
         enough = np.ones(place.count, dtype=np.bool_)
         for free, demand in (
             (np.maximum(view.devices(FREE), 0.0).sum(axis=0), [p.job.milli_per_member for p in parts]),
             (view.rows(CPU) * primary, [p.job.cpu_milli for p in parts]),
             (view.rows(HOST_MEMORY) * primary, [p.job.memory_bytes for p in parts]),
+            (view.rows(PODS).clip(0, members) * primary, [1] * len(parts)),
         ):
             asked = sum(p.need.least * each for p, each in zip(parts, demand, strict=True))
             if asked:

@@ -86,6 +86,10 @@ class Node:
     cpu_milli_elsewhere: int = 0
     """Of `cpu_milli`, what work outside Berth has."""
     memory_bytes_elsewhere: int = 0
+    pod_limit: int | None = None
+    """Most members that it takes at once, whatever they ask for; None: not known, no limit."""
+    pods_elsewhere: int = 0
+    """Of `pod_limit`, what work outside Berth has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +344,8 @@ class Member:
     cpu_milli: int = 0
     memory_bytes: int = 0
     group: str = ""
+    pods: int = 1
+    """Of its node's `pod_limit`; 0 only for what is kept for a member whose pod another one will leave."""
 
 
 @dataclass(frozen=True, slots=True)

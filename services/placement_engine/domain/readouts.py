@@ -36,6 +36,7 @@ class NodeView:
     devices_free: int
     devices: tuple[DeviceView, ...]
     blocked: str = ""
+    used_pods: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,12 +162,12 @@ class Bookings:
     def _beyond_what_ends(self, booking: Booking) -> tuple[Member, ...]:
         """What must stay free now: the members, less what the jobs it waits for still hold there themselves."""
         milli: dict[tuple[str, str], int] = {}
-        host: dict[str, tuple[int, int]] = {}
+        host: dict[str, tuple[int, int, int]] = {}
         for job_id in booking.after if booking.keep is Keep.RESERVED else self._leaving(booking):
             claim = self._claims.get(job_id)
             for member in claim.members if claim is not None else ():
-                cpu, memory = host.get(member.node, (0, 0))
-                host[member.node] = cpu + member.cpu_milli, memory + member.memory_bytes
+                cpu, memory, pods = host.get(member.node, (0, 0, 0))
+                host[member.node] = cpu + member.cpu_milli, memory + member.memory_bytes, pods + member.pods
                 for device in member.devices:
                     key = member.node, device.device_id
                     milli[key] = milli.get(key, 0) + device.milli
@@ -180,16 +180,18 @@ class Bookings:
                 milli[key] = milli.get(key, 0) - covered
                 if device.milli > covered:
                     devices.append(replace(device, milli=device.milli - covered))
-            cpu, memory = host.get(member.node, (0, 0))
+            cpu, memory, pods = host.get(member.node, (0, 0, 0))
             less_cpu, less_memory = min(cpu, member.cpu_milli), min(memory, member.memory_bytes)
-            host[member.node] = cpu - less_cpu, memory - less_memory
+            less_pods = min(pods, member.pods)
+            host[member.node] = cpu - less_cpu, memory - less_memory, pods - less_pods
             left = replace(
                 member,
                 devices=tuple(devices),
                 cpu_milli=member.cpu_milli - less_cpu,
                 memory_bytes=member.memory_bytes - less_memory,
+                pods=member.pods - less_pods,
             )
-            if left.devices or left.cpu_milli or left.memory_bytes:
+            if left.devices or left.cpu_milli or left.memory_bytes or left.pods:
                 result.append(left)
         return tuple(result)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement_engine.domain.columns import CPU, HOST_MEMORY, MEMORY, NODE_WATTS, WATTS, Bools, Floats, Ints, View
+from placement_engine.domain.columns import CPU, HOST_MEMORY, MEMORY, NODE_WATTS, PODS, WATTS, Bools, Floats, Ints, View
 from placement_engine.domain.facts import DeviceFacts, RowFacts
 from placement_engine.domain.filters.power_headroom import member_watts
 from placement_engine.domain.fleet import Fleet
@@ -111,6 +111,7 @@ def members_per_row(view: View, usable: Bools, ask: Ask, limit: int) -> Ints:
         fits = np.minimum(fits, view.rows(CPU) // shape.cpu_milli)
     if shape.memory > 0:
         fits = np.minimum(fits, view.rows(HOST_MEMORY) // shape.memory)
+    fits = np.minimum(fits, np.maximum(view.rows(PODS), 0.0))
     added = member_watts(view, ask)
     room = view.rows(NODE_WATTS) / np.where(added > 0, added, 1.0)
     fits = np.minimum(fits, np.where(added > 0, np.floor(room), np.inf))

@@ -15,6 +15,7 @@ from placement_engine.domain.filters.capacity import Capacity
 from placement_engine.domain.filters.device_memory import DeviceMemory
 from placement_engine.domain.filters.held import Held
 from placement_engine.domain.filters.host_resources import HostResources
+from placement_engine.domain.filters.pod_limit import PodLimit
 from placement_engine.domain.filters.power_headroom import DevicePower, NodePower
 from placement_engine.domain.filters.queue_quota import QueueQuota
 from placement_engine.domain.filters.sharing import PartitionRoom
@@ -31,7 +32,7 @@ MOST_TOLD = 16
 of thousands of nodes counts equal ones."""
 
 CURABLE = frozenset[type](
-    {Capacity, Held, HostResources, NodePower, DevicePower, DeviceMemory, PartitionRoom, QueueQuota}
+    {Capacity, Held, HostResources, PodLimit, NodePower, DevicePower, DeviceMemory, PartitionRoom, QueueQuota}
 )
 """Filters that may pass once work has left the node: their classes, since two of one name may differ in this."""
 

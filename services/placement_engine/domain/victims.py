@@ -11,7 +11,9 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from placement_engine.domain.columns import CPU, FREE, Ints
+import numpy as np
+
+from placement_engine.domain.columns import CPU, FREE, PODS, Ints
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.forecast import could_use
 from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Member, PreemptionKind
@@ -220,7 +222,7 @@ Scope = tuple[Cost, list[list[Victim]]]
 def _scopes(fleet: Fleet, tables: Tables, job: Job, ask: Ask, useful: list[Victim]) -> list[Scope]:
     """Proposals of victims that sit together, the cheapest by estimate first."""
     room, need = _room(fleet, tables, ask)
-    steps = {row: _steps(found, int(room[row]), need) for row, found in _by_row(fleet, ask, useful).items()}
+    steps = {row: _steps(found, int(room[row]), need) for row, found in _by_row(fleet, ask, useful, need).items()}
     missing: dict[tuple[int, str], int] = {}
     scopes: dict[tuple[int, str], list[int]] = {}
     columns = fleet.columns
@@ -253,7 +255,14 @@ def _scopes(fleet: Fleet, tables: Tables, job: Job, ask: Ask, useful: list[Victi
 
 
 def _room(fleet: Fleet, tables: Tables, ask: Ask) -> tuple[Ints, int]:
-    """By row what is free for such members, and what one needs: thousandths of devices, or of CPU cores."""
+    """By row what is free for such members, and what one needs: thousandths of devices, or of CPU cores. Where pods are
+    what is short, no more is free than so many members need."""
+    room, need = _room_by_size(fleet, tables, ask)
+    pods = fleet.columns.row[PODS, : fleet.columns.rows].clip(min=0)
+    return np.minimum(room, pods * need).astype(int), need
+
+
+def _room_by_size(fleet: Fleet, tables: Tables, ask: Ask) -> tuple[Ints, int]:
     shape, columns = ask.shape, fleet.columns
     table = tables.get(shape)
     if shape.whole:
@@ -266,8 +275,9 @@ def _room(fleet: Fleet, tables: Tables, ask: Ask) -> tuple[Ints, int]:
     return columns.row[CPU, : columns.rows].clip(min=0).astype(int), max(1, shape.cpu_milli)
 
 
-def _by_row(fleet: Fleet, ask: Ask, useful: list[Victim]) -> dict[int, list[tuple[Victim, int]]]:
-    """Victims by row, in order of harm, with what each would free there; those that free nothing there last."""
+def _by_row(fleet: Fleet, ask: Ask, useful: list[Victim], need: int) -> dict[int, list[tuple[Victim, int]]]:
+    """Victims by row, in order of harm, with what each would free there; those that free nothing there last.
+    On a node without a pod left each pod counts as what one member needs."""
     found: dict[int, list[tuple[Victim, int]]] = {}
     others: dict[int, list[tuple[Victim, int]]] = {}
     for victim in useful:
@@ -276,13 +286,15 @@ def _by_row(fleet: Fleet, ask: Ask, useful: list[Victim]) -> dict[int, list[tupl
             facts = fleet.nodes.get(member.node)
             if facts is None or not ask.reach.admits(facts.number):
                 continue
+            no_pod_left = bool(fleet.columns.row[PODS, facts.rows[0].row] < 1)
             for row in facts.rows:
                 if not ask.shape.needs_devices:
-                    frees[facts.rows[0].row] = frees.get(facts.rows[0].row, 0) + member.cpu_milli
+                    freed = need if no_pod_left else member.cpu_milli
+                    frees[facts.rows[0].row] = frees.get(facts.rows[0].row, 0) + freed
                     break
                 if ask.allowed[row.model] and ask.in_time[row.model]:
-                    frees.setdefault(row.row, 0)
-            for claim in member.devices if ask.shape.needs_devices else ():
+                    frees[row.row] = frees.get(row.row, 0) + (need if no_pod_left else 0)
+            for claim in member.devices if ask.shape.needs_devices and not no_pod_left else ():
                 device = facts.devices.get(claim.device_id)
                 if device is not None and device.row in frees:
                     frees[device.row] += claim.milli

@@ -33,6 +33,7 @@ def node_view(fleet: Fleet, policy: Policy, name: str, now: float) -> NodeView |
         node=facts.node,
         used_cpu_milli=facts.used_cpu,
         used_memory_bytes=facts.used_memory,
+        used_pods=facts.used_pods,
         sample=facts.sample,
         age_seconds=age,
         devices_free=0 if blocked else sum(1 for d in devices if not d.blocked and d.used_milli == 0),
@@ -155,7 +156,7 @@ def _matching(fleet: Fleet, job: Job, shape: Shape) -> tuple[int, int]:
         node = fleet.nodes[name].node
         if job.executor and job.executor not in node.executors:
             continue
-        host = UNBOUNDED
+        host = UNBOUNDED if node.pod_limit is None else node.pod_limit
         if shape.cpu_milli > 0:
             host = min(host, node.cpu_milli // shape.cpu_milli)
         if shape.memory > 0:
@@ -190,7 +191,9 @@ def digest(fleet: Fleet, queues: Queues, claims: Mapping[str, Claim], kept: Sequ
     state = hashlib.sha256(repr(kept).encode())
     for name in sorted(fleet.nodes):
         facts = fleet.nodes[name]
-        state.update(repr((facts.node, facts.used_cpu, facts.used_memory, facts.pending_watts)).encode())
+        state.update(
+            repr((facts.node, facts.used_cpu, facts.used_memory, facts.used_pods, facts.pending_watts)).encode()
+        )
         state.update(repr((facts.sample, facts.draw, facts.total_watts, facts.fresh_starts)).encode())
         for row in facts.rows:
             # The tier follows from the time of the last cycle: it is no fact.

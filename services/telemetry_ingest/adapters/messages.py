@@ -67,6 +67,8 @@ def node_message(record: NodeRecord) -> fleet_pb2.Node:
         taints=[fleet_pb2.Taint(key=one.key, value=one.value, effect=one.effect) for one in record.taints],
         cpu_milli_elsewhere=record.cpu_milli_elsewhere,
         memory_bytes_elsewhere=record.memory_bytes_elsewhere,
+        pod_limit=record.pod_limit,
+        pods_elsewhere=record.pods_elsewhere,
     )
 
 
@@ -85,6 +87,7 @@ def node_record(message: fleet_pb2.Node, origin: str) -> NodeRecord:
         "write a name of letters, digits, dots and dashes, at most 253 characters",
     )
     check(message.cpu_milli >= 0, "cpu_milli", message.cpu_milli, "write at least 0")
+    check(message.pod_limit >= 0, "pod_limit", message.pod_limit, "write at least 0, or leave it out for no limit")
     check(message.memory_bytes >= 0, "memory_bytes", message.memory_bytes, "write at least 0")
     check(
         math.isfinite(message.power_cap_watts) and message.power_cap_watts >= 0,
@@ -149,6 +152,8 @@ def node_record(message: fleet_pb2.Node, origin: str) -> NodeRecord:
         taints=tuple(TaintRecord(one.key, one.value, one.effect) for one in message.taints),
         cpu_milli_elsewhere=message.cpu_milli_elsewhere,
         memory_bytes_elsewhere=message.memory_bytes_elsewhere,
+        pod_limit=message.pod_limit if message.HasField("pod_limit") else None,
+        pods_elsewhere=message.pods_elsewhere,
     )
 
 

@@ -98,6 +98,8 @@ class NodeRecord:
     taints: tuple[TaintRecord, ...] = ()
     cpu_milli_elsewhere: int = 0
     memory_bytes_elsewhere: int = 0
+    pod_limit: int | None = None
+    pods_elsewhere: int = 0
 
     @property
     def of_kubernetes(self) -> bool:

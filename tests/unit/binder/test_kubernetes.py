@@ -14,6 +14,7 @@ from binder.adapters.cluster import Cluster
 from binder.domain.attempt import Attempt, AttemptId, State
 from binder.domain.work import Assignment, Member, PodReference, Work
 from binder.executors.kubernetes import KubernetesExecutor
+from binder.executors.kubernetes_rights import LASTING_SECONDS, MissingRights
 
 
 class FakeRequests:
@@ -320,3 +321,88 @@ async def test_claims_of_a_pod_that_another_scheduler_bound_are_left_alone() -> 
     assert await gang.bind() == "REFUSED"
     assert gang.claims.freed == ["u-a"]
     await gang.executor.stop()
+
+
+def no_right(verb: str, resource: str, group: str = "") -> KubernetesError:
+    said = f'cannot {verb} resource "{resource}" in API group "{group}" in the namespace "default"'
+    return KubernetesError(403, "Forbidden", f'{resource} "a" is forbidden: User "system:berth" {said}')
+
+
+def may_not(verb: str, resource: str) -> str:
+    role = "ClusterRole berth-binder (deploy/kubernetes/rbac/binder.yaml)"
+    return f"Forbidden: Berth's binder may not {verb} {resource} in namespace default: grant it by {role}"
+
+
+class Clock:
+    def __init__(self, executor: KubernetesExecutor) -> None:
+        self.now = 0.0
+        executor._rights = MissingRights(lambda: self.now)
+
+
+async def bound(executor: KubernetesExecutor, work: Assignment) -> tuple[str, bool, str]:
+    answer = (await executor.bind([work]))[AttemptId("job", 1)]
+    return answer.seen.value, answer.retryable, answer.message
+
+
+async def test_a_right_that_is_missing_for_long_is_a_clear_failure_that_names_it() -> None:
+    create, bind = no_right("create", "pods"), no_right("create", "pods/binding")
+    cases = (
+        (made_of_a_manifest(1), create, f"pod default/job-1-0 cannot be made: {may_not('create', 'pods')}"),
+        (one(), bind, f"pod default/a cannot be bound: {may_not('create', 'pods/binding')}"),
+    )
+    for work, error, words in cases:
+        executor, _ = executor_on(*[error] * 4)
+        clock = Clock(executor)
+        assert (await bound(executor, work))[0] == "UNCLEAR"
+        clock.now += LASTING_SECONDS - 0.1
+        assert (await bound(executor, work))[0] == "UNCLEAR"
+        clock.now += 0.1
+        seen, retryable, message = await bound(executor, work)
+        assert (seen, retryable) == ("REFUSED", True)
+        assert message.partition(" cannot be ")[2] == words.partition(" cannot be ")[2]
+        assert message.startswith("pod default/")
+
+
+async def test_rights_that_a_server_which_has_just_started_does_not_know_are_no_answer() -> None:
+    """However often it starts anew."""
+    executor, _ = executor_on(*[no_right("create", "pods/binding")] * 3, None)
+    clock = Clock(executor)
+    for _ in range(3):
+        assert (await bound(executor, one()))[0] == "UNCLEAR"
+        clock.now += 1000
+    assert (await bound(executor, one()))[0] == "HELD"
+
+
+class ClaimsWithoutRights:
+    """Neither allocates nor frees."""
+
+    async def allocate(self, pod: Object, node_name: str, device_ids: Sequence[str], attempt: str) -> None:
+        raise no_right("update", "resourceclaims", "resource.k8s.io")
+
+    async def release(self, pod: Object | None, uid: str, attempt: str) -> None:
+        raise no_right("get", "resourceclaims", "resource.k8s.io")
+
+
+async def test_claims_without_rights_are_a_clear_failure_too() -> None:
+    executor, _ = executor_on()
+    clock = Clock(executor)
+    executor._claims = ClaimsWithoutRights()  # type: ignore[assignment]
+    executor._cluster.pods.objects["default/a"]["spec"]["resourceClaims"] = [{"name": "gpu", "resourceClaimName": "c"}]
+    seen = []
+    for _ in range(5):
+        seen.append(await bound(executor, one()))
+        clock.now += LASTING_SECONDS / 2
+    assert [state for state, _, _ in seen] == ["UNCLEAR"] * 4 + ["REFUSED"]
+    assert seen[-1][1:] == (True, may_not("update", "resourceclaims.resource.k8s.io"))
+
+
+async def test_a_pod_of_ours_that_goes_is_not_bound_whatever_a_conflict_says() -> None:
+    """A late answer of an earlier binding bound it, and somebody deletes it meanwhile."""
+    executor, requests = executor_on(KubernetesError(409, "Conflict", "changed"))
+    requests.pods["a"] = bound_pod("a", deletionTimestamp="2026-01-01T00:00:00Z", resourceVersion="2")
+    assert await bound(executor, one()) == (
+        "UNCLEAR", True, "pod default/a is being deleted; what was bound is being undone",
+    )  # fmt: skip
+    executor, requests = executor_on(KubernetesError(409, "Conflict", "changed"))
+    requests.pods["a"] = bound_pod("a", resourceVersion="2")
+    assert (await bound(executor, one()))[0] in ("HELD", "STARTED")

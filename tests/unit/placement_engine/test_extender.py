@@ -14,7 +14,7 @@ from berth.kubernetes.devices import DeviceResources
 from berth.kubernetes.pods.beside import job_beside
 from berth.v1 import fleet_pb2
 from placement_engine.adapters import extender as extender_module
-from placement_engine.adapters.extender import HOLD_SECONDS, Extender
+from placement_engine.adapters.extender import HOLD_SECONDS, HOLD_WITHOUT_DEVICES_SECONDS, Extender
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.model import Claim
 from placement_engine.handlers import Admission
@@ -185,6 +185,58 @@ async def test_devices_are_let_go_once_the_fleet_tells_or_after_a_while() -> Non
         made.now += HOLD_SECONDS
         made.extender.let_go()
         assert made.held() == []
+
+
+def of_others(made: Served, pods: int, cpu_milli: int = 0, memory_bytes: int = 0) -> None:
+    version = made.world.nodes["n1"].version + 1 if "n1" in made.world.nodes else 1
+    made.world.add_node(
+        fleet_pb2.Node(
+            name="n1",
+            version=version,
+            pods_elsewhere=pods,
+            cpu_milli_elsewhere=cpu_milli,
+            memory_bytes_elsewhere=memory_bytes,
+        )
+    )
+
+
+async def test_a_pod_without_devices_counts_once_as_soon_as_it_is_among_those_of_others() -> None:
+    kubernetes = FakeKubernetes()
+    async with served(kubernetes) as made:
+
+        def counted() -> list[str]:
+            made.extender.let_go()
+            return [uid for uid in ("p", "q") if made.engine.holds(f"extender-{uid}") is not None]
+
+        of_others(made, 3, 500, 1 << 30)
+        for uid in ("p", "q"):
+            kubernetes.pod = a_pod(uid, devices=0)
+            status, answer = await made.ask("bind", PodNamespace="default", PodName="p", PodUID=uid, Node="n1")
+            assert (status, answer) == (200, {"Error": ""})
+        assert counted() == ["p", "q"]
+        # Somebody else's came, which asks for less; then the first of both; then both.
+        of_others(made, 4, 600, 1 << 30)
+        assert counted() == ["p", "q"]
+        of_others(made, 4, 1500, 1 << 30)
+        assert counted() == ["q"]
+        of_others(made, 5, 2500, 1 << 30)
+        assert counted() == []
+
+
+async def test_a_pod_without_devices_is_let_go_after_a_short_while_all_the_same() -> None:
+    """Where as much of others ended meanwhile, nothing grew."""
+    kubernetes = FakeKubernetes()
+    kubernetes.pod = a_pod("p", devices=0)
+    async with served(kubernetes) as made:
+        of_others(made, 3, 3000)
+        assert await made.bind() == ""
+        of_others(made, 3, 3000)
+        made.now += HOLD_WITHOUT_DEVICES_SECONDS - 0.1
+        made.extender.let_go()
+        assert made.engine.holds("extender-p") is not None
+        made.now += 0.1
+        made.extender.let_go()
+        assert made.engine.holds("extender-p") is None
 
 
 async def test_a_pod_that_was_bound_here_is_not_stopped_for_a_job() -> None:

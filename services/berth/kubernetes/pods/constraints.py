@@ -102,6 +102,14 @@ def _found(spec: dict[str, Any]) -> Iterable[Unhonoured]:
     ]
     if ports:
         yield Unhonoured("hostPort", False, "a node whose port is taken will refuse the pod: spread such pods yourself")
+    if any(
+        "ephemeral-storage" in ((container.get("resources") or {}).get(kind) or {})
+        for container in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ()))
+        for kind in ("requests", "limits")
+    ):
+        yield Unhonoured(
+            "ephemeral-storage", False, "a node that is short of it will refuse the pod: select nodes that have it"
+        )
     for volume in spec.get("volumes") or ():
         if volume.get("persistentVolumeClaim") or volume.get("ephemeral"):
             yield Unhonoured("volumes", False, "where a volume is reachable is not looked at: select its nodes")

@@ -11,6 +11,7 @@ from placement_engine.domain.filters.held import Held
 from placement_engine.domain.filters.host_resources import HostResources
 from placement_engine.domain.filters.latency import LatencyTarget
 from placement_engine.domain.filters.node_selector import NodeSelector
+from placement_engine.domain.filters.pod_limit import PodLimit
 from placement_engine.domain.filters.pool import Pool
 from placement_engine.domain.filters.power_headroom import DevicePower, NodePower
 from placement_engine.domain.filters.queue_quota import QueueQuota
@@ -35,6 +36,7 @@ def row_filters(policy: Policy) -> tuple[RowFilter, ...]:
         Deadline(),
         Staleness(policy),
         HostResources(),
+        PodLimit(),
         NodePower(),
     )
 

@@ -43,13 +43,15 @@ TPU_TOPOLOGY, TPU_SLICE = "cloud.google.com/gke-tpu-topology", "cloud.google.com
 class NodeFacts:
     """A node as the cluster has it. `cordon_reason`: "" where it takes work. `problems`: what could not be read.
 
-    `devices` are all that the node has; the last `unavailable[resource]` of a resource's are not allocatable.
+    `pod_limit`: None where the node tells none. `devices` are all that the node has; the last
+    `unavailable[resource]` of a resource's are not allocatable.
     """
 
     name: str
     pool: str = "default"
     cpu_milli: int = 0
     memory_bytes: int = 0
+    pod_limit: int | None = None
     labels: tuple[tuple[str, str], ...] = ()
     topology: tuple[tuple[str, str], ...] = ()
     taints: tuple[TaintRecord, ...] = ()
@@ -94,6 +96,7 @@ def facts_of(node: Mapping[str, Any], resources: DeviceResources) -> NodeFacts:
         pool=labels.get(names.POOL) or "default",
         cpu_milli=amount(milli_at_most, "cpu"),
         memory_bytes=amount(units_at_most, "memory"),
+        pod_limit=amount(units_at_most, "pods") if "pods" in allocatable else None,
         labels=tuple(sorted(labels.items())),
         topology=_topology(labels),
         taints=_taints(spec.get("taints") or ()),

@@ -62,6 +62,8 @@ def record_of(
         taints=facts.taints,
         cpu_milli_elsewhere=sum(use.cpu_milli for use in uses if use.elsewhere),
         memory_bytes_elsewhere=sum(use.memory_bytes for use in uses if use.elsewhere),
+        pod_limit=facts.pod_limit,
+        pods_elsewhere=sum(1 for use in uses if use.elsewhere),
     )
 
 

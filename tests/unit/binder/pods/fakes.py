@@ -75,6 +75,8 @@ class FakeKubernetes:
 
 
 class FakeEngine:
+    """`before_watch`: what changes while nobody listens yet."""
+
     def __init__(self) -> None:
         self.jobs: dict[str, pb.Job] = {}
         self.placed: list[str] = []
@@ -120,13 +122,14 @@ class FakeEngine:
     async def active(self) -> list[pb.Job]:
         return [job for job in self.jobs.values() if job.state not in OVER]
 
-    async def watch(self) -> AsyncIterator[pb.Job]:
+    async def watch(self) -> AsyncIterator[pb.Job | None]:
         for change in self.before_watch:
             change()
         self.before_watch.clear()
         told: asyncio.Queue[pb.Job] = asyncio.Queue()
         self._watches.append(told)
         await asyncio.sleep(0)
+        yield None
         while True:
             yield await told.get()
 

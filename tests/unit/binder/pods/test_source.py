@@ -239,3 +239,17 @@ async def test_what_failed_long_before_a_restart_is_not_waited_for_again() -> No
             assert sides.engine.held() == before
             await passed(sides, 20)
             assert sides.engine.held() == {**before, "j6": (PENDING, ["uid-p"])}
+
+
+async def test_what_changed_before_the_watch_listened_is_heard_once_it_does() -> None:
+    sides = Sides()
+    sides.kubernetes.put(a_pod())
+    async with sides.mirrored():
+        async with sides.taken_up():
+            assert sides.engine.held() == {"j1": (PENDING, ["uid-p"])}
+        # Another binder has read the jobs, and does not listen yet, when this one's ends: no notice tells of it.
+        sides.source = sides.made()
+        sides.engine.before_watch.append(lambda: sides.engine.set("j1", FAILED))
+        async with sides.taken_up():
+            await passed(sides, 301)
+            assert sides.engine.held() == {"j1": (FAILED, ["uid-p"]), "j2": (PENDING, ["uid-p"])}

@@ -34,6 +34,7 @@ def test_all_that_is_read_of_a_node() -> None:
         pool="vision",
         cpu_milli=63_500,
         memory_bytes=500 << 30,
+        pod_limit=110,
         labels=(
             ("berth.dev/pool", "vision"),
             ("cloud.provider.com/topology-rack", "other"),

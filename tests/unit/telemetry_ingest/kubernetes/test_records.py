@@ -31,7 +31,9 @@ async def tell(world: World, node: dict[str, object], *pods: dict[str, object]) 
 
 async def test_a_node_of_the_cluster_whole() -> None:
     world = World()
-    node = a_node(resources={"nvidia.com/gpu": "1"}, labels=H100, taints=[{"key": "t", "effect": "NoSchedule"}])
+    node = a_node(
+        resources={"nvidia.com/gpu": "1", "pods": "110"}, labels=H100, taints=[{"key": "t", "effect": "NoSchedule"}]
+    )
     record = await tell(world, node, a_pod("p", {"cpu": "2", "memory": "1Gi", "nvidia.com/gpu": "1"}))
     assert record == NodeRecord(
         name="n1",
@@ -53,6 +55,8 @@ async def test_a_node_of_the_cluster_whole() -> None:
         taints=(TaintRecord("t", "", "NoSchedule"),),
         cpu_milli_elsewhere=2000,
         memory_bytes_elsewhere=1 << 30,
+        pod_limit=110,
+        pods_elsewhere=1,
     )  # fmt: skip
     # Nothing is lost on its way through the database and Kafka.
     assert node_record(node_message(record), FROM_KUBERNETES) == record

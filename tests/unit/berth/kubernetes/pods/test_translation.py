@@ -111,6 +111,7 @@ def test_what_is_not_looked_at_is_noted() -> None:
                 topologySpreadConstraints=[{"maxSkew": 1}],
                 volumes=[{"persistentVolumeClaim": {"claimName": "data"}}],
                 preemptionPolicy="Never",
+                requests={"cpu": "1", "ephemeral-storage": "1Gi"},
             )
         ],
         None,
@@ -119,6 +120,7 @@ def test_what_is_not_looked_at_is_noted() -> None:
     assert [note.partition(":")[0] for note in job.notes] == [
         "metadata.annotations[berth.dev/objektive]",
         "topologySpreadConstraints",
+        "ephemeral-storage",
         "volumes",
         "preemptionPolicy",
     ]
