@@ -1,6 +1,8 @@
 """`berth demo`: the whole system, once through, on this machine."""
 
 import asyncio
+import importlib.util
+import shutil
 import sys
 import time
 from collections import Counter
@@ -44,12 +46,21 @@ def demo(state: Path, nodes: int, context_file: Path | None) -> int:
     async def body() -> None:
         nonlocal code
         heading(f"Berth on this machine: four services, this machine as a node, {nodes} emulated nodes, 200 jobs")
-        options = Options(state, fresh=True, fleet_nodes=nodes, context_file=context_file)
+        serves = await asyncio.to_thread(why_no_model) is None
+        shutil.rmtree(state / "models", ignore_errors=True)
+        options = Options(
+            state,
+            fresh=True,
+            fleet_nodes=nodes,
+            context_file=context_file,
+            triton=serves,
+            environment={"BERTH_REPORT_SECONDS": "2"},
+        )
         async with EmbeddedSystem(options, say=note) as system:
             note(f"everything is ready after {time.monotonic() - begin:.1f} s")
             session = Session(system.context)
             watch = asyncio.ensure_future(system.watch())
-            show = asyncio.ensure_future(run(session, nodes))
+            show = asyncio.ensure_future(run(session, nodes, (state / "models").absolute() if serves else None))
             try:
                 await asyncio.wait({watch, show}, return_when=asyncio.FIRST_COMPLETED)
                 if not show.done():
@@ -76,8 +87,28 @@ def note(text: str) -> None:
     click.echo(f"  {text}".rstrip())
 
 
-async def run(session: Session, nodes: int) -> int:
-    """1. fleet  2. queues  3. submit and follow  4. summary, audit  5. explain, logs, trace."""
+def why_no_model() -> str | None:
+    """Why no model can be served here, in one line; None: one can."""
+    from berth.cli.demo_model import model_file
+    from berth.embedded.triton import fetch
+
+    if model_file() is None:
+        return "the example model is not beside this package: run it in the source tree"
+    if any(importlib.util.find_spec(name) is None for name in ("jax", "numpy")):
+        return "jax is not installed: pip install 'berth[models]'"
+    try:
+        fetch()
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+async def run(session: Session, nodes: int, models: Path | None) -> int:
+    """1. fleet  2. queues  3. submit and follow  4. summary, audit  5. explain, logs, trace  6. a model, if any can be.
+
+    `models`: folder for the model's package; None: none can be served here.
+    """
+    from berth.cli.demo_model import show_model
     from berth.observability import configure_tracing, shutdown_tracing
     from berth.v1 import fleet_pb2
     from berth.v1 import placement_pb2 as pb
@@ -102,7 +133,13 @@ async def run(session: Session, nodes: int) -> int:
         note(f"  {violation.invariant}: {violation.subject}: {violation.message}")
     await show_explanation(session, settled)
     await show_command(session, settled)
-    return 1 if lost or audit.violations or unfinished(settled) else 0
+    served = True
+    if models is None:
+        heading("One model, submitted once: left out")
+        note(why_no_model() or "")
+    else:
+        served = await show_model(session, heading, note, models)
+    return 1 if lost or audit.violations or unfinished(settled) or not served else 0
 
 
 async def until_fleet_is_known(session: Session, nodes: int) -> None:
