@@ -395,7 +395,7 @@ def test_every_reason_against_an_artefact_is_said(tmp_path: Path) -> None:
         "accelerator: 'H100-SXM': backend stand-in serves Groq-LPU-v1",
         "format: 'stablehlo': backend stand-in takes onnx: export the model as that",
         "content_bytes: '2000': backend stand-in takes at most 1000",
-        "memory_bytes: '1000000000000000': H100-SXM has 80000000000: split or quantise it",
+        "m needs 1.2e+06 GB with headroom, H100-SXM has 80 GB: take a smaller batch or precision, or a larger device",
     )
     assert backend.can_run(Artefact("m", "onnx", "d", 1000), accelerator("Groq-LPU-v1")).can
     assert backend.stacks == ("GroqWare",)
