@@ -4,8 +4,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import structlog
+
 from berth import catalogue
 from berth.auth import Authenticator
+from berth.backends import registry
+from berth.backends.contents import read_artefact
 from berth.grpc import GrpcServer
 from berth.kafka import KafkaBus
 from berth.outbox import OutboxRelay
@@ -23,12 +27,16 @@ from binder.domain.intake import Command
 from binder.executors.kubernetes import KubernetesExecutor
 from binder.executors.process import ProcessExecutor
 from binder.executors.simulated import SimulatedExecutor
+from binder.executors.triton import Times, TritonExecutor
+from binder.executors.triton_copies import read_servers
 from binder.handlers import Intake
 from binder.pods.wiring import Pods, open_pods
 from binder.settings import BinderSettings
 from binder.worker import Pace, Worker
 
 __all__ = ["EXECUTOR_TABLE", "GROUP", "SCHEMA", "build", "make_executors"]
+
+log = structlog.get_logger(__name__)
 
 SCHEMA = "binder"
 GROUP = "berth-binder"
@@ -60,10 +68,24 @@ def _kubernetes(settings: BinderSettings, cluster: Cluster | None) -> Executor:
     )
 
 
+def _triton(settings: BinderSettings, cluster: Cluster | None) -> Executor:
+    found = registry.backends(settings.backends, settings.state_dir)
+    for problem in found.problems:
+        log.warning("a backend is left out", problem=problem)
+    return TritonExecutor(
+        read_servers(settings.triton_servers),
+        found.backends,
+        read=read_artefact,
+        clock=time.time,
+        times=Times(bind=0.8 * settings.bind_timeout_seconds, grace=settings.triton_grace_seconds),
+    )
+
+
 EXECUTOR_TABLE: Mapping[str, Callable[[BinderSettings, Cluster | None], Executor]] = {
     "process": _process,
     "simulated": _simulated,
     "kubernetes": _kubernetes,
+    "triton": _triton,
 }
 
 
