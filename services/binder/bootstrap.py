@@ -4,9 +4,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import structlog
+
 from berth import catalogue
 from berth.auth import Authenticator
-from berth.backends import onnx, triton_python, xla
+from berth.backends import registry
 from berth.backends.contents import read_artefact
 from berth.grpc import GrpcServer
 from berth.kafka import KafkaBus
@@ -33,6 +35,8 @@ from binder.settings import BinderSettings
 from binder.worker import Pace, Worker
 
 __all__ = ["EXECUTOR_TABLE", "GROUP", "SCHEMA", "build", "make_executors"]
+
+log = structlog.get_logger(__name__)
 
 SCHEMA = "binder"
 GROUP = "berth-binder"
@@ -65,9 +69,12 @@ def _kubernetes(settings: BinderSettings, cluster: Cluster | None) -> Executor:
 
 
 def _triton(settings: BinderSettings, cluster: Cluster | None) -> Executor:
+    found = registry.backends(settings.backends, settings.state_dir)
+    for problem in found.problems:
+        log.warning("a backend is left out", problem=problem)
     return TritonExecutor(
         read_servers(settings.triton_servers),
-        (xla.backend(), onnx.backend(), triton_python.backend()),
+        found.backends,
         read=read_artefact,
         clock=time.time,
         times=Times(bind=0.8 * settings.bind_timeout_seconds, grace=settings.triton_grace_seconds),

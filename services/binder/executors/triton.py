@@ -19,6 +19,7 @@ import structlog
 
 from berth import catalogue
 from berth.backends.base import Backend, Health, Placement, Refused, Serving, Unanswered
+from berth.backends.registry import on
 from berth.backends.triton_client import TritonClient
 from berth.backends.triton_serving import TritonServing
 from berth.errors import InvalidInput
@@ -319,16 +320,17 @@ class TritonExecutor:
         held = self._held.get(assignment.id)
         known = held.backends.get(member.member) if held is not None else None
         found = Serving(Health.ABSENT, message=NO_SUCH_MODEL)
-        for backend in (known,) if known is not None else self._distinct():
+        for backend in (known,) if known is not None else self._distinct(placement):
             found = await backend.look(name, placement)
             if found.health is not Health.ABSENT:
                 return found
         return found
 
-    def _distinct(self) -> list[Backend]:
-        """All on Triton look alike: one speaks for them."""
-        on_triton = [one for one in self._backends if isinstance(one, TritonServing)]
-        return [*on_triton[:1], *(one for one in self._backends if not isinstance(one, TritonServing))]
+    def _distinct(self, placement: Placement) -> list[Backend]:
+        """Of those that serve such a device at all; all on Triton look alike: one speaks for them."""
+        there = on(placement.accelerator, self._backends)
+        on_triton = [one for one in there if isinstance(one, TritonServing)]
+        return [*on_triton[:1], *(one for one in there if not isinstance(one, TritonServing))]
 
     async def _end(self, held: _Held, before: asyncio.Task[Observation] | None) -> Observation:
         """Unloads, once what this instance was loading has been answered."""
@@ -359,7 +361,7 @@ class TritonExecutor:
             # No server of that node is known: nothing was loaded there.
             return
         known = held.backends.get(member.member)
-        for backend in (known,) if known is not None else self._distinct():
+        for backend in (known,) if known is not None else self._distinct(placement):
             await backend.release(served_name(held.assignment, member), placement)
 
     def _started(self, assignment: Assignment, seen: Sequence[Serving]) -> Observation:
