@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from berth.backends.declaration import read_backends
 from berth.errors import InvalidInput
 from berth.settings import ServiceSettings
 from binder.executors.triton_copies import read_servers
@@ -66,6 +67,16 @@ class BinderSettings(ServiceSettings):
     def _servers(cls, value: str) -> str:
         try:
             read_servers(value)
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("backends")
+    @classmethod
+    def _sound_backends(cls, value: Path | None) -> Path | None:
+        try:
+            if value is not None:
+                read_backends(value)
         except InvalidInput as error:
             raise ValueError(str(error)) from error
         return value

@@ -99,7 +99,8 @@ class Ingest:
         self._reported: dict[str, tuple[str, int]] = {}
         self._declared: tuple[NodeDeclaration, ...] = ()
         self.triton_servers: dict[str, str] = {}
-        """Node to the address of its Triton server, of those that are declared."""
+        """Node to the address of its Triton server, by the targets file, else by the cluster's annotation."""
+        self._cluster_servers: dict[str, str] = {}
         self._found: tuple[Target, ...] = ()
         # Nodes of a cluster: an agent's own name of a device to the fleet's.
         self._agent_devices: dict[str, dict[str, str]] = {}
@@ -111,6 +112,7 @@ class Ingest:
 
     async def on_targets(self, declarations: Sequence[NodeDeclaration]) -> None:
         """A new, valid targets file."""
+        self._serve(declarations)
         await self._change(lambda: self.inventory.plan_targets(declarations, self._clock.wall()))
         self._declared = tuple(declarations)
         self._retarget()
@@ -127,8 +129,6 @@ class Ingest:
         pages = {target.url for target in declared}
         wanted = [*declared, *(target for target in self._found if target.url not in pages)]
         self._targets = {target: self._targets.get(target) or TargetStatus(target) for target in wanted}
-        self.triton_servers = {one.name: one.triton for one in self._declared if one.triton}
-        self.inventory.forget_triton(self.triton_servers)
         sources: dict[str, set[str]] = {declaration.name: set() for declaration in self._declared}
         for target in wanted:
             sources.setdefault(target.node, set()).add(target.source)
@@ -137,6 +137,11 @@ class Ingest:
         self.board.retain(kept, always=AGENT)
         TARGETS.set(len(self._targets))
         self._targets_changed(wanted)
+
+    def _serve(self, declarations: Iterable[NodeDeclaration]) -> None:
+        declared = {one.name: one.triton for one in declarations if one.triton}
+        self.triton_servers = {**self._cluster_servers, **declared}
+        self.inventory.forget_triton(self.triton_servers)
 
     def targets(self) -> list[TargetStatus]:
         return sorted(self._targets.values(), key=lambda status: (status.target.node, status.target.url))
@@ -277,6 +282,13 @@ class Ingest:
         self._cordons.update((facts.name, facts.cordon_reason) for facts, _ in nodes)
         for name in gone:
             self._cordons.pop(name, None)
+            self._cluster_servers.pop(name, None)
+        for facts, _ in nodes:
+            if facts.triton:
+                self._cluster_servers[facts.name] = facts.triton
+            else:
+                self._cluster_servers.pop(facts.name, None)
+        self._serve(self._declared)
 
         def plan() -> list[NodeRecord]:
             records = [

@@ -8,22 +8,20 @@ import psutil
 import pytest
 
 from berth.embedded.triton import unavailable
-from binder.settings import EXECUTORS
 from tests.e2e.processes import Berth, berth, processes_of
 
 READY_SECONDS = 120.0
 
 
 def executors(dev: Berth) -> list[str]:
-    [node] = json.loads(dev.call("get", "nodes", "-o", "json").stdout)["items"]
-    return list(node["node"].get("executors", []))
+    nodes = json.loads(dev.call("get", "nodes", "-o", "json").stdout)["items"]
+    return [executor for node in nodes for executor in node["node"].get("executors", [])]
 
 
 def tritons(dev: Berth) -> list[psutil.Process]:
     return [process for process in processes_of(dev.state) if process.name() == "tritonserver"]
 
 
-@pytest.mark.skipif("triton" not in EXECUTORS, reason="the binder has no executor triton")
 @pytest.mark.timeout(240)
 def test_a_system_with_triton_offers_it_mends_it_and_ends_it(tmp_path: Path) -> None:
     if reason := unavailable():

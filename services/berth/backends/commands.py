@@ -28,6 +28,7 @@ from berth.backends.vendor_processes import Ran, last_lines
 from berth.catalogue import Accelerator
 from berth.embedded.process import free_port
 from berth.models.artefact import Artefact
+from berth.models.support import fits
 
 __all__ = ["CommandBackend"]
 
@@ -68,7 +69,7 @@ class CommandBackend:
         """Asks the check command, where there is one, once for an artefact and accelerator; that blocks."""
         declared = self.declaration
         reasons = []
-        if accelerator.name not in declared.accelerators and accelerator.stack not in declared.stacks:
+        if not self._serves(accelerator):
             served = ", ".join((*declared.accelerators, *declared.stacks))
             reasons.append(f"accelerator: {accelerator.name!r}: backend {self.name} serves {served}")
         if artefact.format not in declared.formats:
@@ -78,12 +79,12 @@ class CommandBackend:
             reasons.append(
                 f"content_bytes: '{artefact.content_bytes}': backend {self.name} takes at most {declared.most_bytes}"
             )
-        needed = artefact.analysis.memory_bytes if artefact.analysis is not None else None
-        if needed is not None and accelerator.memory_bytes is not None and needed > accelerator.memory_bytes:
-            reasons.append(
-                f"memory_bytes: '{needed}': {accelerator.name} has {accelerator.memory_bytes}: split or quantise it"
-            )
+        if too_large := fits(artefact, accelerator):
+            reasons.append(too_large)
         return Verdict(tuple(reasons) or self._check(artefact, accelerator))
+
+    def _serves(self, accelerator: Accelerator) -> bool:
+        return accelerator.name in self.declaration.accelerators or accelerator.stack in self.declaration.stacks
 
     async def prepare(self, artefact: Artefact, content: Path, placement: Placement) -> Prepared:
         """Compiles once for each artefact, command and parameters: what was compiled is kept and used again."""

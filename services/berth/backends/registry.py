@@ -18,7 +18,18 @@ from berth.backends.declaration import read_backends
 from berth.catalogue import Accelerator
 from berth.models.artefact import Artefact
 
-__all__ = ["BUILT_IN", "GROUP", "Choice", "Offer", "Registry", "backends", "choose", "reasons_by_accelerator"]
+__all__ = [
+    "BUILT_IN",
+    "GROUP",
+    "Choice",
+    "Offer",
+    "Registry",
+    "accelerators_for",
+    "backends",
+    "choose",
+    "on",
+    "reasons_by_accelerator",
+]
 
 GROUP = "berth.backends"
 BUILT_IN = {
@@ -117,6 +128,17 @@ def reasons_by_accelerator(
     """The choice for each accelerator of the catalogue, by its name; those with a backend are where it may go."""
     entries = catalogue.load() if accelerators is None else accelerators
     return {entry.name: choose(artefact, entry, among) for entry in entries}
+
+
+def accelerators_for(artefact: Artefact, among: Sequence[Backend]) -> tuple[str, ...]:
+    """Catalogue names on which some backend runs it: what a job that serves it may ask for. Empty: nowhere."""
+    return tuple(name for name, choice in reasons_by_accelerator(artefact, among).items() if choice.backend is not None)
+
+
+def on(accelerator: str, among: Sequence[Backend]) -> tuple[Backend, ...]:
+    """Those that serve its stack at all: whom to ask what is served there, where it is not known who serves it."""
+    entry = catalogue.by_name(accelerator)
+    return tuple(one for one in among if entry is not None and entry.stack in one.stacks)
 
 
 def _offer(backend: Backend, origin: str) -> Offer:

@@ -142,7 +142,7 @@ class Inventory:
             before = self.nodes.get(declared.name) or NodeRecord(declared.name)
             if before.of_kubernetes:
                 # A cluster knows no power budgets; all else is its own to say.
-                executors = _with_triton(before.executors, bool(declared.triton) and self._offers_triton(before))
+                executors = _with_triton(before.executors, self._triton_ready.get(before.name, False))
                 planned.append(replace(before, power_cap_watts=declared.power_cap_watts, executors=executors))
                 continue
             after = replace(
@@ -168,7 +168,11 @@ class Inventory:
             if record.origin == FROM_TARGETS and not record.removed and record.name not in names
         ]
         planned += [
-            replace(record, power_cap_watts=0.0, executors=_with_triton(record.executors, False))
+            replace(
+                record,
+                power_cap_watts=0.0,
+                executors=_with_triton(record.executors, self._triton_ready.get(record.name, False)),
+            )
             for record in self.nodes.values()
             if record.of_kubernetes and record.name not in names
         ]

@@ -13,10 +13,12 @@ import pytest
 
 from berth.embedded.triton import TritonServer, unavailable
 from berth.errors import InvalidInput, NotFound
+from berth.kubernetes.devices import DeviceResources
 from telemetry_ingest.adapters.triton_health import TritonHealth
 from telemetry_ingest.domain.counters import Counters
 from telemetry_ingest.domain.formats import detect, normalise
 from telemetry_ingest.domain.inventory import FROM_KUBERNETES, DeviceRecord, NodeRecord
+from telemetry_ingest.domain.kubernetes.nodes import NodeFacts, facts_of
 from telemetry_ingest.domain.model import DeviceReading, NodeReading, Observation
 from telemetry_ingest.domain.targets import NodeDeclaration, Target, parse_targets
 from tests.unit.telemetry_ingest import pages
@@ -211,6 +213,32 @@ async def test_a_cluster_that_tells_of_its_node_again_does_not_take_triton_from_
     assert executors(world) == ("kubernetes", "triton")
     await world.ingest.on_targets([])
     told()
+    assert executors(world) == ("kubernetes",)
+
+
+async def test_a_cluster_names_a_nodes_server_by_an_annotation() -> None:
+    world = World()
+    resources = DeviceResources.read(None)
+
+    async def told(address: str) -> NodeFacts:
+        metadata = {"name": "n1", "annotations": {"berth.dev/triton": address} if address else None}
+        facts = facts_of({"metadata": metadata}, resources)
+        await world.ingest.on_cluster([(facts, ())], resources)
+        return facts
+
+    await told("http://10.0.0.7:8000/")
+    assert world.ingest.triton_servers == {"n1": "http://10.0.0.7:8000"}
+    assert executors(world) == ("kubernetes",)
+    await world.ingest.on_triton("n1", True)
+    await told("http://10.0.0.7:8000")
+    # A targets file that says nothing of it takes nothing from it.
+    await world.ingest.on_targets([])
+    assert executors(world) == ("kubernetes", "triton")
+    wrong = await told("10.0.0.7; rm")
+    assert "annotation berth.dev/triton: '10.0.0.7; rm': write an address such as" in wrong.problems[-1]
+    assert (executors(world), world.ingest.triton_servers) == (("kubernetes",), {})
+    await told("")
+    await world.ingest.on_triton("n1", True)
     assert executors(world) == ("kubernetes",)
 
 

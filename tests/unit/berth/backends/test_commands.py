@@ -138,6 +138,19 @@ async def test_the_same_model_is_compiled_once_and_served_once(site: Site) -> No
     assert site.calls() == ["compile", "serve"]
 
 
+async def test_of_several_launchers_of_one_intent_one_becomes_the_command(site: Site) -> None:
+    backend = site.backend()
+    await backend.serve("a", await site.prepared(backend), PLACEMENT)
+    environment = {"STAND_IN_LOG": str(site.root / "log")}
+    # As a binder does that was killed between its start of the launcher and its own next step.
+    launchers = [vendor_processes.spawn(site.folder("a"), environment) for _ in range(3)]
+    await until(lambda: not any(launcher.start_time(pid) for pid in launchers))
+    for pid in launchers:
+        assert vendor_processes.reap(pid) == 0
+    assert site.calls() == ["compile", "serve"]
+    assert len(site.processes()) == 2
+
+
 async def test_a_name_that_serves_another_model_is_refused_and_stays(site: Site) -> None:
     backend = site.backend()
     await backend.serve("a", await site.prepared(backend), PLACEMENT)
@@ -395,7 +408,7 @@ def test_every_reason_against_an_artefact_is_said(tmp_path: Path) -> None:
         "accelerator: 'H100-SXM': backend stand-in serves Groq-LPU-v1",
         "format: 'stablehlo': backend stand-in takes onnx: export the model as that",
         "content_bytes: '2000': backend stand-in takes at most 1000",
-        "memory_bytes: '1000000000000000': H100-SXM has 80000000000: split or quantise it",
+        "m needs 1.2e+06 GB with headroom, H100-SXM has 80 GB: take a smaller batch or precision, or a larger device",
     )
     assert backend.can_run(Artefact("m", "onnx", "d", 1000), accelerator("Groq-LPU-v1")).can
     assert backend.stacks == ("GroqWare",)

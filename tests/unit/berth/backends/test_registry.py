@@ -14,7 +14,7 @@ from berth.backends import registry
 from berth.backends.base import Verdict
 from berth.backends.commands import CommandBackend
 from berth.backends.declaration import parse_backends
-from berth.backends.registry import Choice, backends, choose, reasons_by_accelerator
+from berth.backends.registry import Choice, accelerators_for, backends, choose, on, reasons_by_accelerator
 from berth.cli.commands.backends import backends as command
 from berth.errors import InvalidInput
 from berth.models.artefact import Artefact
@@ -123,7 +123,9 @@ def test_an_artefact_may_go_where_some_backend_takes_it(tmp_path: Path) -> None:
     }
     among = [CommandBackend(one, tmp_path) for one in parse_backends(document)]
     choices = reasons_by_accelerator(ARTEFACT, among)
-    assert {name for name, choice in choices.items() if choice.backend} == {"SN40L", "Cerebras-WSE-2", "Cerebras-WSE-3"}
+    taking = ("Cerebras-WSE-2", "Cerebras-WSE-3", "SN40L")
+    assert accelerators_for(ARTEFACT, among) == taking
+    assert [on(name, among) for name in (*taking, "H100-SXM", "nothing")] == [tuple(among)] * 3 + [()] * 2
     assert list(choices) == [entry.name for entry in catalogue.load()]
     assert all(choice.reasons for choice in choices.values() if choice.backend is None)
 
