@@ -7,18 +7,25 @@ Executions of several instances overlap: no more seconds are counted than went b
 once every member has LEAST_SECONDS of it; until then it stays in the mark.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
+import structlog
+
+from berth.backends.base import Refused, Unanswered
+from berth.errors import InvalidInput
 from binder.domain.attempt import AttemptId
 from binder.domain.executor import Asked, Reading
 from binder.domain.report import Line, joined
-from binder.domain.work import Assignment
+from binder.domain.work import Assignment, Member
 
 __all__ = ["Latencies", "Statistics", "compute_latencies", "counters_of", "reading_of", "triton_reports"]
+
+log = structlog.get_logger(__name__)
 
 LEAST_SECONDS: Final = 1.0
 """Below it the profile store sets a span aside."""
@@ -28,8 +35,9 @@ Counters: TypeAlias = Mapping[int, tuple[int, int]]
 """By batch size: executions, and nanoseconds in all of them."""
 Latencies: TypeAlias = tuple[float | None, float | None]
 """Median and 99th percentile of an execution, seconds."""
-Statistics: TypeAlias = Callable[[Assignment, int], Awaitable[Mapping[str, Any] | None]]
-"""Of a member's model, as the server gives them; None where it does not serve it (any more)."""
+Statistics: TypeAlias = Callable[[Assignment, Member], Awaitable[Mapping[str, Any] | None]]
+"""Of a member's model, as the server gives them; None where it does not serve it (any more). It may raise Refused,
+Unanswered and InvalidInput."""
 
 
 def counters_of(statistics: Mapping[str, Any]) -> dict[int, tuple[int, int]]:
@@ -134,23 +142,23 @@ async def triton_reports(
 ) -> dict[AttemptId, Reading]:
     """`Reporting.reports` of an executor whose models a Triton server serves. A member that does not answer is asked
     again the next time; what was done since the last look before an unload stays untold."""
-    found: dict[AttemptId, Reading] = {}
-    for each in asked:
-        attempt = each.assignment.attempt
-        if each.ended or attempt.started_at is None:
-            continue
-        counters: dict[int, Counters] = {}
-        for member in each.assignment.work.members:
-            told = await statistics(each.assignment, member.member)
+    running = [each for each in asked if not each.ended and each.assignment.attempt.started_at is not None]
+    readings = await asyncio.gather(*(_reading(each, statistics, clock) for each in running))
+    return {each.assignment.id: reading for each, reading in zip(running, readings, strict=True) if reading is not None}
+
+
+async def _reading(each: Asked, statistics: Statistics, clock: Callable[[], float]) -> Reading | None:
+    attempt, members = each.assignment.attempt, each.assignment.work.members
+    counters: dict[int, Counters] = {}
+    for member in members:
+        try:
+            told = await statistics(each.assignment, member)
             if told is not None:
                 counters[member.member] = counters_of(told)
-        if counters:
-            found[attempt.id] = reading_of(
-                each.mark,
-                counters,
-                members=len(each.assignment.work.members),
-                started_at=attempt.started_at,
-                at=clock(),
-                latencies={},
-            )
-    return found
+        except (Unanswered, Refused, InvalidInput, ValueError) as error:
+            log.info("a server did not say how fast a model is", attempt=str(attempt.id), error=str(error))
+    if not counters or attempt.started_at is None:
+        return None
+    return reading_of(
+        each.mark, counters, members=len(members), started_at=attempt.started_at, at=clock(), latencies={}
+    )
