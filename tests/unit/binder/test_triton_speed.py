@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from berth.backends.base import Unanswered
 from berth.embedded.triton import TritonServer, unavailable
 from binder.domain.executor import Asked, Reading
-from binder.domain.work import Assignment
+from binder.domain.work import Assignment, Member
 from binder.executors.triton_speed import compute_latencies, counters_of, reading_of, triton_reports
 from tests.unit.binder.builders import make_command
 
@@ -108,6 +109,26 @@ def test_whatever_it_counts_speeds_are_sound_and_never_more_than_was_done(
     assert json.loads(counts.mark or "{}") is not None
 
 
+async def test_a_server_that_does_not_answer_spoils_no_other_reading() -> None:
+    good, gone, broken, over = (
+        replace(one, attempt=replace(one.attempt, started_at=0.0))
+        for one in (make_command(name, "none") for name in ("good", "gone", "broken", "over"))
+    )
+
+    async def statistics(assignment: Assignment, member: Member) -> Mapping[str, Any] | None:
+        if assignment is gone:
+            raise Unanswered("no answer")
+        if assignment is over:
+            raise AssertionError("what has ended has no model any more")
+        phases = {phase: {"count": 4, "ns": SECOND} for phase in ("compute_input", "compute_infer", "compute_output")}
+        return {"batch_stats": [{} if assignment is broken else {"batch_size": 2, **phases}]}
+
+    asked = [Asked(one, "", ended=one is over) for one in (good, gone, broken, over)]
+    readings = await triton_reports(asked, statistics, lambda: 100.0)
+    assert list(readings) == [good.id]
+    assert [(speed.units, speed.seconds) for speed in readings[good.id].speeds] == [(8.0, 3.0)]
+
+
 MODEL = """
 import os, sys
 sys.path[:0] = os.environ["BERTH_TRITON_PYTHONPATH"].split(":")
@@ -147,7 +168,7 @@ class Client:
         tensor = {"name": "IN", "shape": [batch, 1], "datatype": "FP32", "data": [1.0] * batch}
         await self.post("models/m/infer", {"inputs": [tensor]})
 
-    async def statistics(self, assignment: Assignment, member: int) -> Mapping[str, Any] | None:
+    async def statistics(self, assignment: Assignment, member: Member) -> Mapping[str, Any] | None:
         async with self.session.get(f"{self.server.address}/v2/models/m/stats") as answer:
             found = await answer.json()
         return dict(found["model_stats"][0]) if answer.status == 200 else None
