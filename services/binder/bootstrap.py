@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from berth import catalogue
 from berth.auth import Authenticator
+from berth.backends import onnx, triton_python, xla
+from berth.backends.contents import read_artefact
 from berth.grpc import GrpcServer
 from berth.kafka import KafkaBus
 from berth.outbox import OutboxRelay
@@ -24,6 +26,8 @@ from binder.domain.intake import Command
 from binder.executors.kubernetes import KubernetesExecutor
 from binder.executors.process import ProcessExecutor
 from binder.executors.simulated import SimulatedExecutor
+from binder.executors.triton import Times, TritonExecutor
+from binder.executors.triton_copies import read_servers
 from binder.handlers import Intake
 from binder.observing import Observer
 from binder.pods.wiring import Pods, open_pods
@@ -62,10 +66,21 @@ def _kubernetes(settings: BinderSettings, cluster: Cluster | None) -> Executor:
     )
 
 
+def _triton(settings: BinderSettings, cluster: Cluster | None) -> Executor:
+    return TritonExecutor(
+        read_servers(settings.triton_servers),
+        (xla.backend(), onnx.backend(), triton_python.backend()),
+        read=read_artefact,
+        clock=time.time,
+        times=Times(bind=0.8 * settings.bind_timeout_seconds, grace=settings.triton_grace_seconds),
+    )
+
+
 EXECUTOR_TABLE: Mapping[str, Callable[[BinderSettings, Cluster | None], Executor]] = {
     "process": _process,
     "simulated": _simulated,
     "kubernetes": _kubernetes,
+    "triton": _triton,
 }
 
 

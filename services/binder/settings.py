@@ -5,11 +5,13 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from berth.errors import InvalidInput
 from berth.settings import ServiceSettings
+from binder.executors.triton_copies import read_servers
 
 __all__ = ["EXECUTORS", "BinderSettings"]
 
-EXECUTORS = ("process", "simulated", "kubernetes")
+EXECUTORS = ("process", "simulated", "kubernetes", "triton")
 DEFAULT_EXECUTORS = ("process", "simulated")
 
 
@@ -33,6 +35,11 @@ class BinderSettings(ServiceSettings):
     only_nodes: Annotated[frozenset[str], NoDecode] = frozenset()
     """Comma-separated names of nodes that are this machine, for `process`. Empty: every node is."""
 
+    triton_servers: str = ""
+    """Of each node its Triton server: a template such as `http://{node}:8000`, or `node=url,node=url`."""
+    triton_grace_seconds: float = Field(default=60.0, gt=0)
+    """How long a Triton server may be gone before what it served has failed."""
+
     kubernetes_requests: int = Field(default=64, ge=1, le=1000)
     """To the API server at once."""
     manifest_namespaces: Annotated[tuple[str, ...], NoDecode] = ("default",)
@@ -50,6 +57,24 @@ class BinderSettings(ServiceSettings):
         if unknown or not value:
             raise ValueError(f"unknown executors {unknown}: choose from {', '.join(EXECUTORS)}, at least one")
         return tuple(dict.fromkeys(value))
+
+    @field_validator("triton_servers")
+    @classmethod
+    def _servers(cls, value: str) -> str:
+        try:
+            read_servers(value)
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @model_validator(mode="after")
+    def _with_servers(self) -> Self:
+        if "triton" in self.executors and not self.triton_servers:
+            raise ValueError(
+                "BERTH_EXECUTORS has triton, and BERTH_TRITON_SERVERS is empty: write http://{node}:8000, or "
+                "node=http://host:8000,node=..."
+            )
+        return self
 
     @model_validator(mode="after")
     def _with_a_cluster(self) -> Self:

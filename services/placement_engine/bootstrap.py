@@ -155,7 +155,7 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
         pools = Pools(settings, database, world, relay)
         await pools.refresh()
         admission = Admission(authenticator, lambda: world.queues, lambda: set(pools.planners), pools.capacity)
-        outcomes = Outcomes(Retry(attempts=settings.bind_attempts))
+        outcomes = Outcomes(Retry(attempts=settings.bind_attempts), pools.capacity)
         news = JobNews(dsn, pools.changed)
 
         for topic, handle in (

@@ -10,7 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -24,7 +24,7 @@ from berth.observability import new_traceparent, parse_traceparent, record_span
 from berth.outbox import append
 from berth.postgres import Connection
 from berth.topics import CLOUDEVENTS_JSON, JSON, PROTOBUF
-from berth.v1 import fleet_pb2, jobs_pb2
+from berth.v1 import fleet_pb2, jobs_pb2, placement_pb2
 from placement_engine.adapters import job_store, translate
 from placement_engine.adapters.job_store import Accepted, Submission
 from placement_engine.domain.job_state import Event, JobRow, JobState, Retry, advance, cancel
@@ -213,6 +213,7 @@ class Outcomes:
     """What the binder tells: moves jobs, frees claims, wakes the planner."""
 
     retry: Retry
+    capacity: Capacity = lambda spec: None
 
     async def on_settled(self, connection: Connection, records: list[Record]) -> Sequence[DeadLetter]:
         return await self._apply(connection, records, translate.settled_event)
@@ -239,13 +240,26 @@ class Outcomes:
         for event in events:
             row = after.get(event.job_id)
             if row is not None:
-                after[event.job_id], free = advance(row, event, self.retry)
+                moved, free = advance(row, event, self.retry)
+                after[event.job_id] = self._elsewhere(row, moved)
                 if free:
                     freed.append(event.job_id)
         await job_store.free_claims(connection, freed)
         await job_store.save_jobs(connection, [row for job_id, row in after.items() if row is not before[job_id]])
         await job_store.notify(connection, job_store.PLAN_CHANNEL, sorted(set(freed)))
         return dead
+
+    def _elsewhere(self, before: JobRow, after: JobRow) -> JobRow:
+        """A job that was refused where it was placed is placed elsewhere, where there is room for it at all."""
+        if after.bind_failures <= before.bind_failures:
+            return after
+        decision = placement_pb2.Decision.FromString(before.members)
+        spec = jobs_pb2.JobSpec.FromString(before.spec)
+        refused = tuple(dict.fromkeys((*before.refused_nodes, *(member.node for member in decision.members))))
+        found = self.capacity(translate.away_from(spec, refused))
+        if found is None or found.members < (spec.min_replicas or spec.replicas):
+            refused = ()
+        return replace(after, refused_nodes=refused)
 
 
 @dataclass(frozen=True, slots=True)

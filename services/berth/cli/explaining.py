@@ -68,6 +68,8 @@ def describe_job(job: Any) -> list[str]:
             ("Attempt", str(job.attempt)),
             ("Executor", spec.executor),
             ("Command", " ".join(spec.command.argv)),
+            ("Model", spec.model.uri),
+            ("Endpoints", ", ".join(job.endpoints)),
             ("Labels", ", ".join(f"{key}={spec.labels[key]}" for key in sorted(spec.labels))),
             ("Trace", job.traceparent.split("-")[1] if job.traceparent.count("-") == 3 else ""),
         ]

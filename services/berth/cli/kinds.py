@@ -98,6 +98,7 @@ JOB: Kind[jobs_pb2.Job] = Kind(
         Column("OBJECTIVE", lambda job: _enum(job.spec, "objective", "OBJECTIVE_"), wide=True),
         Column("ATTEMPT", lambda job: str(job.attempt), wide=True, right=True),
         Column("PREEMPTED", lambda job: str(job.preemptions), wide=True, right=True),
+        Column("ENDPOINTS", lambda job: short_list(list(job.endpoints)), wide=True),
         Column("ID", lambda job: job.job_id, wide=True),
         Column("MESSAGE", lambda job: job.message, wide=True),
     ),

@@ -186,8 +186,19 @@ def _payload(reader: "_Reader", spec: pb.JobSpec) -> None:
         # Written out as a mapping it is as good as a text of its own.
         spec.kubernetes.manifest = manifest if isinstance(manifest, str) else json.dumps(manifest, default=str)
     if "model" in given:
-        model = reader.mapping("model", ("uri", "name"))
-        spec.model.uri, spec.model.name = str(model.get("uri", "")), str(model.get("name", ""))
+        _model(reader, spec.model)
+
+
+def _model(reader: "_Reader", model: pb.ModelPayload) -> None:
+    fields = ("uri", "name", "digest", "max_batch_size", "instances", "parameters")
+    given = reader.mapping("model", fields)
+    inner = _Reader({key: value for key, value in given.items() if key in fields}, fields, "model.")
+    for name in ("uri", "name", "digest"):
+        setattr(model, name, inner.text(name) or "")
+    model.max_batch_size, model.instances = inner.integer("max_batch_size", 0), inner.integer("instances", 0)
+    for key, value in inner.mapping("parameters").items():
+        model.parameters[str(key)] = str(value)
+    reader.errors.extend(inner.errors)
 
 
 class _Reader:

@@ -35,6 +35,8 @@ MAX_REPLICAS = 65536
 MAX_DEVICES = 4096
 MAX_GROUPS = 64
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,31}")
 _NAME_REMEDY = "write 1 to 63 of a-z, 0-9, '-' and '.', starting and ending with a letter or digit"
 
@@ -87,6 +89,8 @@ def validate(spec: pb.JobSpec) -> pb.JobSpec:
         check(bool(made.command.argv), "command", "", "the process executor needs a command")
     if made.executor == "kubernetes" or made.HasField("kubernetes"):
         _check_kubernetes(check, made)
+    if made.executor == "triton" or made.HasField("model"):
+        _check_model(check, made)
     for field in ("latency_target", "expected_duration", "checkpoint_interval"):
         if any(given.name == field for given, _ in made.ListFields()):
             seconds = getattr(made, field).ToNanoseconds() / 1e9
@@ -121,6 +125,25 @@ def _check_kubernetes(check: Check, made: pb.JobSpec) -> None:
             check(bool(getattr(pod, field)), f"{where}.{field}", "", f"write the pod's metadata.{field}")
         check(pod.uid not in seen, f"{where}.uid", pod.uid, "name each pod once")
         seen.add(pod.uid)
+
+
+def _check_model(check: Check, made: pb.JobSpec) -> None:
+    model = made.model
+    check(
+        bool(model.uri.strip()) and ("://" not in model.uri or model.uri.startswith("file://")), "model.uri", model.uri,
+        "write a path, or file:///..., that the binder can read",
+    )  # fmt: skip
+    check(
+        not model.name or bool(_MODEL_NAME.fullmatch(model.name)), "model.name", model.name,
+        "write 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit",
+    )  # fmt: skip
+    check(
+        not model.digest or bool(_DIGEST.fullmatch(model.digest)), "model.digest", model.digest,
+        "write the SHA-256 of the artefact as 64 hexadecimal digits, or leave it out",
+    )  # fmt: skip
+    for field, most in (("max_batch_size", 65536), ("instances", 1024)):
+        value = getattr(model, field)
+        check(0 <= value <= most, f"model.{field}", value, f"write 0 to {most}")
 
 
 def _groups(made: pb.JobSpec) -> list[tuple[int, pb.MemberGroup]]:

@@ -9,10 +9,11 @@ from berth.kafka import Record
 from berth.outbox import OutgoingRecord
 from berth.topics import BINDINGS_SETTLED, JOBS_LIFECYCLE, cloud_event_headers
 from berth.v1 import binding_pb2 as pb
+from berth.v1.jobs_pb2 import JobSpec
 from binder.domain.attempt import Attempt, AttemptId, Event, Lifecycle, LifecycleKind, Outcome, Settled, State
 from binder.domain.intake import BindCommand, Command, ReleaseCommand
 from binder.domain.report import Speed
-from binder.domain.work import Assignment, DeviceClaim, Member, PodReference, Work
+from binder.domain.work import Assignment, DeviceClaim, Member, Model, PodReference, Work
 from binder.domain.work import Command as RunCommand
 
 __all__ = ["Undecodable", "attempt_message", "command_of", "observed", "outgoing", "work_of"]
@@ -78,7 +79,9 @@ def command_of(record: Record) -> Command:
     if action == "release":
         return ReleaseCommand(attempt_id, decided.version, decided.release.reason, decided_at, traceparent)
     spec = decided.bind.spec
-    by_payload = {"command": "process", "kubernetes": "kubernetes"}.get(spec.WhichOneof("payload") or "", "simulated")
+    by_payload = {"command": "process", "kubernetes": "kubernetes", "model": "triton"}.get(
+        spec.WhichOneof("payload") or "", "simulated"
+    )
     return BindCommand(
         id=attempt_id,
         version=decided.version,
@@ -116,10 +119,22 @@ def work_of(bind: bytes) -> Work:
         members=tuple(sorted(members, key=lambda member: member.member)),
         command=command,
         manifest=spec.kubernetes.manifest if spec.HasField("kubernetes") else "",
-        model_uri=spec.model.uri if spec.HasField("model") else "",
+        model=_model_of(spec) if spec.HasField("model") else None,
         expected_seconds=expected,
         pods=tuple(PodReference(one.namespace, one.name, one.uid) for one in spec.kubernetes.pods),
         workload=spec.workload,
+    )
+
+
+def _model_of(spec: JobSpec) -> Model:
+    model = spec.model
+    return Model(
+        uri=model.uri,
+        name=model.name or spec.name,
+        digest=model.digest.lower(),
+        max_batch_size=model.max_batch_size,
+        instances=model.instances or 1,
+        parameters=dict(model.parameters),
     )
 
 
@@ -156,6 +171,7 @@ def _lifecycle(attempt: Attempt, event: Lifecycle) -> tuple[str, str, bytes]:
         event=_KINDS[event.kind],
         message=event.message,
         exit_code=event.exit_code,
+        endpoints=event.endpoints,
     )
     message.occurred_at.FromNanoseconds(int(event.at * 1e9))
     return JOBS_LIFECYCLE, "berth.v1.JobLifecycle", message.SerializeToString()

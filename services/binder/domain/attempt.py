@@ -73,7 +73,8 @@ class Seen(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """`at`: when it happened. `started_at`: when the members started, where they did. Seconds since the epoch."""
+    """`at`: when it happened. `started_at`: when the members started, where they did. Seconds since the epoch.
+    `endpoints`: with STARTED of a served model, where each member takes requests."""
 
     seen: Seen
     at: float
@@ -81,6 +82,7 @@ class Observation:
     exit_code: int | None = None
     retryable: bool = True
     started_at: float | None = None
+    endpoints: tuple[str, ...] = ()
 
 
 class Outcome(StrEnum):
@@ -112,6 +114,7 @@ class Lifecycle:
     at: float
     message: str = ""
     exit_code: int | None = None
+    endpoints: tuple[str, ...] = ()
 
 
 Event: TypeAlias = Settled | Lifecycle
@@ -163,7 +166,8 @@ def transition(attempt: Attempt, observation: Observation) -> tuple[Attempt, tup
         case Seen.HELD:
             step.bound(observation.at)
         case Seen.STARTED:
-            step.started(observation.at if observation.started_at is None else observation.started_at)
+            at = observation.at if observation.started_at is None else observation.started_at
+            step.started(at, observation.endpoints)
         case Seen.SUCCEEDED:
             step.started(observation.at if observation.started_at is None else observation.started_at)
             step.end(LifecycleKind.SUCCEEDED, observation)
@@ -213,11 +217,11 @@ class _Step:
             self.attempt, state=State.BOUND, bound_at=at, message="", published=self.attempt.published + 1
         )
 
-    def started(self, at: float) -> None:
+    def started(self, at: float, endpoints: tuple[str, ...] = ()) -> None:
         self.bound(at)
         if self.attempt.started_at is not None:
             return
-        self.events.append(Lifecycle(self._version(), LifecycleKind.STARTED, at))
+        self.events.append(Lifecycle(self._version(), LifecycleKind.STARTED, at, endpoints=endpoints))
         self.attempt = replace(self.attempt, state=State.RUNNING, started_at=at, published=self.attempt.published + 1)
 
     def refused(self, observation: Observation) -> None:

@@ -1,11 +1,11 @@
 """What an attempt asks an executor to hold."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from binder.domain.attempt import Attempt, AttemptId
 
-__all__ = ["Assignment", "Command", "DeviceClaim", "Member", "PodReference", "Work"]
+__all__ = ["Assignment", "Command", "DeviceClaim", "Member", "Model", "PodReference", "Work"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,21 @@ class PodReference:
 
 
 @dataclass(frozen=True, slots=True)
+class Model:
+    """What a server is to serve, one copy a member. `digest`: SHA-256 of the content in hex, "": any content.
+    `max_batch_size` 0: requests are not joined. `instances`: copies on each device, at least 1."""
+
+    uri: str
+    name: str
+    digest: str = ""
+    max_batch_size: int = 0
+    instances: int = 1
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
-    """`command`, `manifest` or `pods` (Kubernetes), or `model_uri` (a server), as the job's payload says; else none.
+    """`command`, `manifest` or `pods` (Kubernetes), or `model` (a server), as the job's payload says; else none.
 
     `pods` are one a member of the wished gang, in the members' order. `expected_seconds` None: not stated.
     `workload`: its name in the profile store, "" where the job names none.
@@ -60,7 +73,7 @@ class Work:
     members: tuple[Member, ...]
     command: Command | None = None
     manifest: str = ""
-    model_uri: str = ""
+    model: Model | None = None
     expected_seconds: float | None = None
     pods: tuple[PodReference, ...] = ()
     workload: str = ""

@@ -33,7 +33,7 @@ __all__ = [
 COLUMNS = (
     "job_id, tenant, name, queue, pool, spec, traceparent, submitted_at, accepted_at, state, message, attempt, "
     "version, placed_at, bound_at, started_at, finished_at, not_before, settled_version, lifecycle_version, members, "
-    "requeue, bind_failures, preemptions"
+    "requeue, bind_failures, preemptions, endpoints, refused_nodes"
 )
 PLAN_CHANNEL = "berth_plan"
 WATCH_CHANNEL = "berth_watch"
@@ -89,6 +89,8 @@ class Placement:
 def job_row(row: Any) -> JobRow:
     values = dict(row)
     values["state"] = JobState(values["state"])
+    for name in ("endpoints", "refused_nodes"):
+        values[name] = tuple(values[name])
     return JobRow(**values)
 
 
@@ -189,12 +191,15 @@ async def save_jobs(connection: Connection, rows: Sequence[JobRow]) -> None:
                bound_at = r.bound_at, started_at = r.started_at, finished_at = r.finished_at,
                not_before = r.not_before, settled_version = r.settled_version,
                lifecycle_version = r.lifecycle_version, members = r.members, requeue = r.requeue,
-               bind_failures = r.bind_failures, preemptions = r.preemptions
+               bind_failures = r.bind_failures, preemptions = r.preemptions,
+               endpoints = ARRAY(SELECT json_array_elements_text(r.endpoints::json)),
+               refused_nodes = ARRAY(SELECT json_array_elements_text(r.refused_nodes::json))
            FROM unnest($1::text[], $2::smallint[], $3::text[], $4::bigint[], $5::float8[], $6::float8[], $7::float8[],
                        $8::float8[], $9::float8[], $10::bigint[], $11::bigint[], $12::bytea[], $13::boolean[],
-                       $14::int[], $15::int[])
+                       $14::int[], $15::int[], $16::text[], $17::text[])
              AS r (job_id, state, message, version, placed_at, bound_at, started_at, finished_at, not_before,
-                   settled_version, lifecycle_version, members, requeue, bind_failures, preemptions)
+                   settled_version, lifecycle_version, members, requeue, bind_failures, preemptions,
+                   endpoints, refused_nodes)
            WHERE j.job_id = r.job_id""",
         [row.job_id for row in rows],
         [int(row.state) for row in rows],
@@ -211,6 +216,9 @@ async def save_jobs(connection: Connection, rows: Sequence[JobRow]) -> None:
         [row.requeue for row in rows],
         [row.bind_failures for row in rows],
         [row.preemptions for row in rows],
+        # Arrays of one length each are all that unnest takes side by side: these go as JSON.
+        [json.dumps(row.endpoints) for row in rows],
+        [json.dumps(row.refused_nodes) for row in rows],
     )
     await notify(connection, WATCH_CHANNEL, [row.job_id for row in rows])
 

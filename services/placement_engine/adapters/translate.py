@@ -7,7 +7,7 @@ from berth.catalogue import Accelerator as CatalogueEntry
 from berth.v1 import binding_pb2, fleet_pb2, jobs_pb2, placement_pb2, profiles_pb2, telemetry_pb2
 from placement_engine.domain import model
 from placement_engine.domain.job_state import Event, EventKind, JobRow
-from placement_engine.domain.node_constraints import NodeConstraints, NodeRequirement, Taint, Toleration
+from placement_engine.domain.node_constraints import NAME_KEY, NodeConstraints, NodeRequirement, Taint, Toleration
 from placement_engine.domain.readouts import DeviceView, NodeView
 from placement_engine.simulation.whatif.compare import Changes, Comparison
 
@@ -127,14 +127,27 @@ def character(record: jobs_pb2.WorkloadCharacter) -> model.Character:
 
 
 def waiting_job(row: JobRow) -> model.Job:
-    """The job as the core plans it: its next attempt."""
+    """The job as the core plans it: its next attempt, away from nodes that refused it."""
     return job_from_spec(
-        jobs_pb2.JobSpec.FromString(row.spec),
+        away_from(jobs_pb2.JobSpec.FromString(row.spec), row.refused_nodes),
         job_id=row.job_id,
         submitted_at=row.accepted_at,
         attempt=row.attempt + 1,
         not_before=row.not_before,
     )
+
+
+def away_from(spec: jobs_pb2.JobSpec, nodes: Iterable[str]) -> jobs_pb2.JobSpec:
+    """The spec with these nodes left out, also for member groups that have conditions of their own."""
+    names = sorted(nodes)
+    if names:
+        own = [group.nodes for group in spec.member_groups if group.HasField("nodes")]
+        for constraints in (spec.nodes, *own):
+            if not constraints.required:
+                constraints.required.add()
+            for term in constraints.required:
+                term.requirements.add(key=NAME_KEY, operator="NotIn", values=names)
+    return spec
 
 
 def held_claim(row: JobRow) -> model.Claim:
@@ -329,6 +342,7 @@ def job_to(row: JobRow) -> jobs_pb2.Job:
         version=row.version,
         traceparent=row.traceparent,
         preemptions=row.preemptions,
+        endpoints=row.endpoints,
     )
     job.spec.ParseFromString(row.spec)
     for field in ("submitted_at", "accepted_at", "placed_at", "bound_at", "started_at", "finished_at"):
@@ -540,4 +554,5 @@ def lifecycle_event(value: bytes) -> Event | None:
         version=record.version,
         at=record.occurred_at.ToNanoseconds() / 1e9,
         message=record.message,
+        endpoints=tuple(record.endpoints),
     )

@@ -48,7 +48,8 @@ class JobRow:
     """A job as stored. Times are seconds since the epoch.
 
     `requeue`: a release that is under way ends in waiting again, not in a cancel. `bind_failures`: of binds in
-    a row. `preemptions`: how often it was stopped for others.
+    a row. `preemptions`: how often it was stopped for others. `endpoints`: where a served model takes requests while
+    it is bound. `refused_nodes`: those whose executor refused it, in a row.
     """
 
     job_id: str
@@ -75,6 +76,8 @@ class JobRow:
     requeue: bool = False
     bind_failures: int = 0
     preemptions: int = 0
+    endpoints: tuple[str, ...] = ()
+    refused_nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class Event:
     at: float
     message: str = ""
     retryable: bool = False
+    endpoints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +127,15 @@ def advance(row: JobRow, event: Event, retry: Retry) -> tuple[JobRow, bool]:
                 state=JobState.BOUND if forward else row.state,
                 message=event.message if forward else row.message,
                 bind_failures=0,
+                refused_nodes=(),
             ), False
         case EventKind.BIND_UNKNOWN:
             return replace(row, message=event.message or "bind outcome not known yet; the claim is held"), False
         case EventKind.STARTED:
             forward = row.state in (JobState.PLACED, JobState.BOUND)
-            return replace(row, started_at=event.at, state=JobState.RUNNING if forward else row.state), False
+            return replace(
+                row, started_at=event.at, state=JobState.RUNNING if forward else row.state, endpoints=event.endpoints
+            ), False
         case EventKind.BIND_FAILED | EventKind.RELEASED if row.state is JobState.RELEASING and row.requeue:
             return _wait_again(row, row.message), True
         case EventKind.BIND_FAILED if (
@@ -151,6 +158,7 @@ def advance(row: JobRow, event: Event, retry: Retry) -> tuple[JobRow, bool]:
         message=event.message or row.message,
         finished_at=event.at,
         requeue=False,
+        endpoints=(),
     ), True
 
 
@@ -164,6 +172,7 @@ def _wait_again(row: JobRow, message: str) -> JobRow:
         bound_at=None,
         started_at=None,
         requeue=False,
+        endpoints=(),
     )
 
 

@@ -1,0 +1,146 @@
+"""NVIDIA Triton's HTTP API, as far as Berth needs it.
+
+Triton says no in its own words: those are kept in Refused. Whatever leaves open whether a change happened (no
+connection, no answer in time, a 5xx from the server or from something in front of it) is Unanswered.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+
+from berth.backends.base import Refused, Unanswered
+
+__all__ = ["TritonClient"]
+
+ANSWER_SECONDS = 10.0
+WORDS = 2000
+
+# Triton answers 500 to a configuration that it cannot read, and has then changed nothing.
+_NO_ALL_THE_SAME = ("failed to poll from model repository",)
+# What it says of a model that it does not have, or not ready: no error, an answer.
+_NOT_THERE = ("is not found", "has no available versions", "is not available", "is not at ready state")
+
+
+class TritonClient:
+    """One server. `answer_seconds`: for what it answers at once; `load_seconds`: for loading and unloading a model."""
+
+    def __init__(self, address: str, *, answer_seconds: float = ANSWER_SECONDS, load_seconds: float = 600.0) -> None:
+        self.address = address.rstrip("/")
+        self._answer_seconds = answer_seconds
+        self._load_seconds = load_seconds
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def ready(self) -> bool:
+        """Whether the server takes requests. No answer is no."""
+        try:
+            status, _ = await self._ask("GET", "/v2/health/ready")
+        except Unanswered:
+            return False
+        return status == 200
+
+    async def index(self) -> list[dict[str, Any]]:
+        """Models of the repository's folders. What was loaded with its files is not among them: see `loaded`."""
+        return list(await self._document("POST", "/v2/repository/index", {}))
+
+    async def loaded(self) -> tuple[str, ...]:
+        """Names of all models that are ready."""
+        found = await self._document("GET", "/v2/models/stats")
+        return tuple(dict.fromkeys(str(one["name"]) for one in found["model_stats"]))
+
+    async def load(self, name: str, configuration: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """Returns once the model is ready. The same again changes nothing. Raises Refused, Unanswered."""
+        parameters: dict[str, str] = {"config": json.dumps({**configuration, "name": name}, sort_keys=True)}
+        for path in sorted(files):
+            parameters[f"file:{path}"] = base64.b64encode(files[path]).decode()
+        path = f"/v2/repository/models/{_quoted(name)}/load"
+        await self._document("POST", path, {"parameters": parameters}, seconds=self._load_seconds)
+
+    async def unload(self, name: str) -> None:
+        """Triton waits for a load of it that is under way; what is not there is no error. Raises Unanswered."""
+        path = f"/v2/repository/models/{_quoted(name)}/unload"
+        await self._document("POST", path, {}, seconds=self._load_seconds)
+
+    async def model_ready(self, name: str) -> bool:
+        status, words = await self._ask("GET", f"/v2/models/{_quoted(name)}/ready")
+        if status >= 500:
+            raise Unanswered(f"Triton at {self.address}: {status}: {words[:WORDS]}")
+        return status == 200
+
+    async def configuration(self, name: str) -> dict[str, Any] | None:
+        """As the server holds it; None where it has no such model, or has it not ready. Raises Unanswered."""
+        return await self._of_model(f"/v2/models/{_quoted(name)}/config")
+
+    async def statistics(self, name: str) -> dict[str, Any] | None:
+        """Counts and nanoseconds since it was loaded; None where it is not ready."""
+        found = await self._of_model(f"/v2/models/{_quoted(name)}/stats")
+        return None if found is None else dict(found["model_stats"][0])
+
+    async def infer(self, name: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A request and its answer as JSON. Raises Refused with Triton's words, Unanswered."""
+        found = await self._document("POST", f"/v2/models/{_quoted(name)}/infer", request, seconds=self._load_seconds)
+        return dict(found)
+
+    async def _of_model(self, path: str) -> dict[str, Any] | None:
+        status, words = await self._ask("GET", path)
+        if status != 200 and any(one in words for one in _NOT_THERE):
+            return None
+        return dict(self._read(status, words))
+
+    async def _document(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None
+    ) -> Any:
+        return self._read(*await self._ask(method, path, body, seconds=seconds))
+
+    def _read(self, status: int, text: str) -> Any:
+        if status == 200:
+            try:
+                return json.loads(text) if text else {}
+            except ValueError as error:
+                raise Unanswered(f"{self.address} is no Triton server: it answered {text[:200]!r}") from error
+        words = _words(text)
+        if 400 <= status < 500 or any(one in words for one in _NO_ALL_THE_SAME):
+            raise Refused(words or f"Triton at {self.address} answered {status}")
+        raise Unanswered(f"Triton at {self.address}: {status}: {words}")
+
+    async def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None
+    ) -> tuple[int, str]:
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        limit = aiohttp.ClientTimeout(total=seconds or self._answer_seconds, sock_connect=self._answer_seconds)
+        try:
+            async with self._session.request(method, self.address + path, json=body, timeout=limit) as answer:
+                return answer.status, await answer.text(errors="replace")
+        except TimeoutError as error:
+            raise Unanswered(f"Triton at {self.address} gave no answer in time") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unanswered(f"Triton at {self.address} cannot be asked: {error}") from error
+
+
+def _words(text: str) -> str:
+    """What stands in {"error": ...}, else the text."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text.strip()[:WORDS]
+    words = found.get("error", text) if isinstance(found, dict) else text
+    return str(words).strip()[:WORDS]
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")

@@ -1,0 +1,78 @@
+"""The backend triton-python: a Triton model folder as it is, with the instance group of the placement."""
+
+import asyncio
+from pathlib import Path
+
+from berth import catalogue
+from berth.backends import pbtxt
+from berth.backends.base import Placement, Prepared, Refused, Verdict
+from berth.backends.batching import whole_number
+from berth.backends.triton_serving import TritonServing, fits, instance_group, prepared_digest, strings
+from berth.catalogue import Accelerator
+from berth.errors import InvalidInput
+from berth.models.artefact import Artefact
+
+__all__ = ["TritonFolderBackend", "backend"]
+
+MOST_BYTES = 2**31
+CONFIGURATION = "config.pbtxt"
+
+
+class TritonFolderBackend(TritonServing):
+    name = "triton-python"
+    stacks = ("CUDA", "oneDNN")
+
+    def can_run(self, artefact: Artefact, accelerator: Accelerator) -> Verdict:
+        if artefact.format != "triton":
+            return Verdict((f"format: {artefact.format!r}: the backend triton-python serves model folders",))
+        if accelerator.stack not in self.stacks:
+            words = f"{accelerator.name}: Triton runs on {', '.join(self.stacks)}"
+            return Verdict((f"stack: {accelerator.stack!r}: {words}",))
+        return Verdict(fits(artefact, accelerator))
+
+    async def prepare(self, artefact: Artefact, content: Path, placement: Placement) -> Prepared:
+        accelerator = catalogue.by_name(placement.accelerator)
+        if accelerator is None:
+            raise Refused(f"accelerator: {placement.accelerator!r}: not in the catalogue")
+        verdict = self.can_run(artefact, accelerator)
+        if not verdict.can:
+            raise Refused("; ".join(verdict.reasons))
+        files = await asyncio.to_thread(_files, content)
+        try:
+            configuration = pbtxt.parse(files.pop(CONFIGURATION).decode("utf-8"))
+        except (InvalidInput, UnicodeDecodeError) as error:
+            raise Refused(f"{content.name}: {error}") from error
+        given = dict(placement.parameters)
+        configuration.pop("name", None)
+        most = whole_number("max_batch_size", given.pop("max_batch_size", "0"), 0)
+        if most:
+            configuration["max_batch_size"] = most
+        instances = whole_number("instances", given.pop("instances", "1"), 1)
+        configuration["instance_group"] = instance_group(placement, accelerator, "berth", instances)
+        kept = {key: value for key, value in given.items() if not key.startswith("berth_")}
+        configuration["parameters"] = {**configuration.get("parameters", {}), **strings(kept)}
+        return Prepared(self.name, prepared_digest(self.name, configuration, files), files, configuration)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """By path in the folder. Raises Refused."""
+    if not (folder / CONFIGURATION).is_file():
+        raise Refused(f"{folder.name}: {CONFIGURATION}: not there: name a Triton model folder")
+    found: dict[str, bytes] = {}
+    total = 0
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if not path.is_file() or "__pycache__" in relative.parts:
+            continue
+        total += path.stat().st_size
+        if total > MOST_BYTES:
+            raise Refused(f"{folder.name}: more than {MOST_BYTES} bytes: Triton's load API takes less in one request")
+        found[relative.as_posix()] = path.read_bytes()
+    if not any(name.split("/")[0].isdigit() for name in found):
+        raise Refused(f"{folder.name}: no version folder: put the model into {folder.name}/1")
+    return found
+
+
+def backend() -> TritonFolderBackend:
+    """For the registry."""
+    return TritonFolderBackend()

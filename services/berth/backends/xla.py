@@ -1,0 +1,91 @@
+"""The backend xla: one jax.export artefact, served by Triton's Python backend on CPU, CUDA, ROCm or TPU."""
+
+import asyncio
+import importlib.resources
+from pathlib import Path
+from typing import Any
+
+from berth import catalogue
+from berth.backends.base import Placement, Prepared, Refused, Verdict
+from berth.backends.batching import batching_of, whole_number
+from berth.backends.triton_serving import (
+    PLATFORMS,
+    TritonServing,
+    fits,
+    instance_group,
+    platform_of,
+    prepared_digest,
+    strings,
+    tensors,
+)
+from berth.catalogue import Accelerator
+from berth.models.artefact import Artefact
+
+__all__ = ["XlaBackend", "backend"]
+
+
+class XlaBackend(TritonServing):
+    name = "xla"
+    stacks = tuple(PLATFORMS)
+
+    def can_run(self, artefact: Artefact, accelerator: Accelerator) -> Verdict:
+        if artefact.format != "jax-export":
+            words = "the backend xla serves jax-export: make one with `berth model export`"
+            return Verdict((f"format: {artefact.format!r}: {words}",))
+        platform = platform_of(accelerator)
+        if not platform:
+            words = f"{accelerator.name}: XLA does not run there: choose one of {', '.join(PLATFORMS)}"
+            return Verdict((f"stack: {accelerator.stack!r}: {words}",))
+        reasons = []
+        if artefact.platforms and platform not in artefact.platforms:
+            words = f"it was lowered for {', '.join(artefact.platforms)}: export it for {platform} too"
+            reasons.append(f"platforms: {platform!r}: {words}")
+        return Verdict((*reasons, *fits(artefact, accelerator)))
+
+    async def prepare(self, artefact: Artefact, content: Path, placement: Placement) -> Prepared:
+        accelerator = catalogue.by_name(placement.accelerator)
+        if accelerator is None:
+            raise Refused(f"accelerator: {placement.accelerator!r}: not in the catalogue")
+        verdict = self.can_run(artefact, accelerator)
+        if not verdict.can:
+            raise Refused("; ".join(verdict.reasons))
+        program = await asyncio.to_thread(content.read_bytes)
+        model = importlib.resources.files("berth.backends") / "triton_xla_model.py"
+        configuration, rows = described(artefact, placement, accelerator)
+        configuration["parameters"] |= strings(
+            {
+                "berth_platform": platform_of(accelerator),
+                "berth_devices": ",".join(str(index) for index in placement.indices),
+                "berth_rows": str(rows),
+            }
+        )
+        files = {"1/model.jax_export": program, "1/model.py": model.read_bytes()}
+        return Prepared(self.name, prepared_digest(self.name, configuration, files), files, configuration)
+
+
+def described(artefact: Artefact, placement: Placement, accelerator: Accelerator) -> tuple[dict[str, Any], int]:
+    """A model configuration for Triton's Python backend, and the rows that the program takes (0: any).
+
+    Of the placement's parameters `max_batch_size`, `instances` and `max_queue_delay_microseconds` are Triton's own;
+    the rest goes into the model's parameters. Raises Refused.
+    """
+    given = dict(placement.parameters)
+    batching = batching_of(artefact, whole_number("max_batch_size", given.pop("max_batch_size", "0"), 0))
+    instances = whole_number("instances", given.pop("instances", "1"), 1)
+    delay = whole_number("max_queue_delay_microseconds", given.pop("max_queue_delay_microseconds", "0"), 0)
+    configuration: dict[str, Any] = {
+        "backend": "python",
+        "max_batch_size": batching.most,
+        "input": tensors(artefact.inputs, "input", batched=batching.most > 0),
+        "output": tensors(artefact.outputs, "output", batched=batching.most > 0),
+        "instance_group": instance_group(placement, accelerator, "berth", instances),
+        "parameters": strings({key: value for key, value in given.items() if not key.startswith("berth_")}),
+    }
+    if batching.most > 0:
+        configuration["dynamic_batching"] = {"max_queue_delay_microseconds": delay} if delay else {}
+    return configuration, batching.rows
+
+
+def backend() -> XlaBackend:
+    """For the registry."""
+    return XlaBackend()

@@ -1,0 +1,418 @@
+"""The executor `triton`: every member of an attempt is one copy of a model on the server of its node.
+
+    bind     each member: find the server, choose a backend, prepare, serve; one refusal unloads the others
+    watch    every few seconds each copy is looked at: what vanished is loaded again, by the same attempt
+    release  waits for a load of its own on its way, unloads, and looks until it is gone
+
+A copy's name on the server is made from the attempt and the member, so that no load of an old attempt can meet a newer
+one. What was released here is remembered and looked for again for a while: a load that was on its way in the network
+meanwhile is unloaded. The state is on the servers: another instance reads it back.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from berth import catalogue
+from berth.backends.base import Backend, Health, Placement, Refused, Serving, Unanswered
+from berth.backends.triton_client import TritonClient
+from berth.backends.triton_serving import TritonServing
+from berth.errors import InvalidInput
+from berth.models.artefact import Artefact
+from binder.domain.attempt import AttemptId, Observation, Seen
+from binder.domain.executor import Asked, LogPiece, Observations, Reading, Sink
+from binder.domain.work import Assignment, Member
+from binder.executors.triton_copies import (
+    NO_SUCH_MODEL,
+    Servers,
+    content_of,
+    placement_of,
+    served_name,
+)
+from binder.executors.triton_speed import triton_reports
+
+__all__ = ["Times", "TritonExecutor"]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds. `bind`: how long a call waits before it says UNCLEAR and the rest comes by the sink; `watch`: between
+    looks at what is served; `grace`: how long a server may be gone before its attempts have failed; `remember`: how
+    long what was released is looked for again."""
+
+    bind: float = 12.0
+    watch: float = 2.0
+    grace: float = 60.0
+    remember: float = 600.0
+
+
+@dataclass(slots=True)
+class _Held:
+    """An attempt that this instance loads, serves or ends. One task at a time works on it."""
+
+    assignment: Assignment
+    task: asyncio.Task[Observation] | None = None
+    serving: bool = False
+    releasing: bool = False
+    last: Observation | None = None
+    gone_since: float | None = None
+    backends: dict[int, Backend] = field(default_factory=dict)
+
+
+class TritonExecutor:
+    """`backends`: the first that can run the artefact on the member's accelerator serves it. `read`: an artefact from
+    its path; it blocks and raises InvalidInput. `clock`: seconds since the epoch."""
+
+    batch = 16
+
+    def __init__(
+        self,
+        servers: Servers,
+        backends: Sequence[Backend],
+        *,
+        read: Callable[[Path], Artefact],
+        clock: Callable[[], float],
+        times: Times | None = None,
+    ) -> None:
+        self._servers = servers
+        self._backends = tuple(backends)
+        self._read = read
+        self._clock = clock
+        self._times = times or Times()
+        self._held: dict[AttemptId, _Held] = {}
+        self._released: dict[AttemptId, tuple[float, Assignment]] = {}
+        self._sink: Sink | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self, sink: Sink) -> None:
+        self._sink = sink
+        self._watching = asyncio.create_task(self._watch(), name="triton-executor")
+
+    async def stop(self) -> None:
+        tasks = [held.task for held in self._held.values() if held.task is not None]
+        if self._watching is not None:
+            tasks.append(self._watching)  # type: ignore[arg-type]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._sink = self._watching = None
+        self._held.clear()
+        for backend in self._backends:
+            close = getattr(backend, "close", None)
+            if close is not None:
+                await close()
+
+    async def bind(self, assignments: Sequence[Assignment]) -> Observations:
+        return await self._all(assignments, self._bind)
+
+    async def read_back(self, assignments: Sequence[Assignment]) -> Observations:
+        return await self._all(assignments, self._read_back)
+
+    async def release(self, assignments: Sequence[Assignment]) -> Observations:
+        return await self._all(assignments, self._release)
+
+    async def reports(self, asked: Sequence[Asked]) -> Mapping[AttemptId, Reading]:
+        return await triton_reports(asked, self._statistics, self._clock)
+
+    async def _statistics(self, assignment: Assignment, member: Member) -> Mapping[str, Any] | None:
+        async with TritonClient(placement_of(assignment, member, self._servers).address) as client:
+            return await client.statistics(served_name(assignment, member))
+
+    async def logs(
+        self, assignment: Assignment, member: int, *, follow: bool, tail_lines: int
+    ) -> AsyncIterator[LogPiece]:
+        """What each server says of its copy: whether it is ready, and its counts since it was loaded."""
+        for each in assignment.work.members:
+            if member in (-1, each.member):
+                yield LogPiece(each.member, "stdout", (await self._told(assignment, each) + "\n").encode())
+
+    async def _told(self, assignment: Assignment, member: Member) -> str:
+        name = served_name(assignment, member)
+        try:
+            placement = placement_of(assignment, member, self._servers)
+            serving = await self._look(assignment, member)
+            words = f"{name} on {member.node}: {serving.health.value} {serving.endpoint or placement.address}"
+            async with TritonClient(placement.address) as client:
+                found = await client.statistics(name)
+        except (Refused, Unanswered, InvalidInput) as error:
+            return f"{name} on {member.node}: {error}"
+        if serving.message:
+            words += f": {serving.message}"
+        if found is None:
+            return words
+        stats = found["inference_stats"]
+        good, bad = stats["success"], stats["fail"]
+        mean = f", {int(good['ns']) / int(good['count']) / 1e6:.2f} ms each" if int(good["count"]) else ""
+        counts = f"{found['inference_count']} answers in {found['execution_count']} runs"
+        return f"{words}: {counts}{mean}, {bad['count']} failed"
+
+    async def _all(
+        self, assignments: Sequence[Assignment], call: Callable[[Assignment], Coroutine[Any, Any, Observation]]
+    ) -> Observations:
+        seen = await asyncio.gather(*(call(each) for each in assignments))
+        return {each.id: one for each, one in zip(assignments, seen, strict=True)}
+
+    async def _bind(self, assignment: Assignment) -> Observation:
+        if assignment.id in self._released:
+            return Observation(Seen.RELEASED, self._clock())
+        held = self._held.setdefault(assignment.id, _Held(assignment))
+        if held.releasing:
+            return Observation(Seen.UNCLEAR, self._clock(), "it is being released")
+        if held.task is None:
+            self._begin(held, self._load(held))
+        return await self._outcome(held)
+
+    async def _read_back(self, assignment: Assignment) -> Observation:
+        if assignment.id in self._released:
+            return Observation(Seen.RELEASED, self._clock())
+        held = self._held.get(assignment.id)
+        if held is not None and held.task is not None:
+            return await self._outcome(held)
+        try:
+            seen = [await self._look(assignment, member) for member in assignment.work.members]
+        except Unanswered as error:
+            if assignment.attempt.bound_at is not None and not assignment.attempt.release_wanted:
+                # Bound before a restart: from now on its server's silence is counted.
+                self._held.setdefault(assignment.id, _Held(assignment, serving=True))
+            return Observation(Seen.UNCLEAR, self._clock(), str(error))
+        except (Refused, InvalidInput) as error:
+            return Observation(Seen.ABSENT, self._clock(), str(error))
+        ready = [one.health is Health.READY for one in seen]
+        if all(ready):
+            held = self._held.setdefault(assignment.id, _Held(assignment))
+            held.serving, held.gone_since = True, None
+            return self._started(assignment, seen)
+        if assignment.attempt.bound_at is not None and not assignment.attempt.release_wanted:
+            held = self._held.setdefault(assignment.id, _Held(assignment))
+            held.serving = True
+            self._begin(held, self._load_again(held))
+            return await self._outcome(held)
+        if any(ready):
+            return Observation(Seen.PARTIAL, self._clock(), f"{sum(ready)} of {len(ready)} copies are loaded")
+        return Observation(Seen.ABSENT, self._clock(), seen[0].message)
+
+    async def _release(self, assignment: Assignment) -> Observation:
+        if assignment.id in self._released:
+            return Observation(Seen.RELEASED, self._clock())
+        held = self._held.setdefault(assignment.id, _Held(assignment))
+        if not held.releasing:
+            held.releasing = True
+            before = held.task
+            held.task = None
+            self._begin(held, self._end(held, before))
+        elif held.task is None:
+            self._begin(held, self._end(held, None))
+        return await self._outcome(held)
+
+    def _begin(self, held: _Held, work: Coroutine[Any, Any, Observation]) -> None:
+        """A task that goes on when the call that began it is given up: Triton goes on too."""
+        task = asyncio.create_task(work)
+        held.task, held.last = task, None
+
+        def done(ended: asyncio.Task[Observation]) -> None:
+            if ended.cancelled():
+                return
+            if held.task is ended:
+                held.task = None
+            error = ended.exception()
+            if error is not None:
+                log.error("executor failed", attempt=str(held.assignment.id), error=repr(error))
+                return
+            held.last = ended.result()
+            self._concluded(held, ended.result())
+
+        task.add_done_callback(done)
+
+    async def _outcome(self, held: _Held) -> Observation:
+        """Of its task, where that ends in time."""
+        assert held.task is not None
+        task = held.task
+        await asyncio.wait([task], timeout=self._times.bind)
+        if task.done() and not task.cancelled() and task.exception() is None:
+            return task.result()
+        error = task.exception() if task.done() and not task.cancelled() else None
+        words = f"the executor failed: {error!r}" if error is not None else "Triton is at it: loading or unloading"
+        return Observation(Seen.UNCLEAR, self._clock(), words)
+
+    def _concluded(self, held: _Held, seen: Observation) -> None:
+        """Also told by the sink: the call may have ended long ago. Telling twice changes nothing."""
+        now = self._clock()
+        match seen.seen:
+            case Seen.STARTED:
+                held.serving, held.gone_since = True, None
+            case Seen.RELEASED | Seen.FAILED:
+                self._held.pop(held.assignment.id, None)
+                self._released[held.assignment.id] = (now, held.assignment)
+            case Seen.REFUSED:
+                self._held.pop(held.assignment.id, None)
+            case _:
+                if not held.serving and not held.releasing:
+                    self._held.pop(held.assignment.id, None)
+        if self._sink is not None and seen.seen is not Seen.UNCLEAR:
+            self._sink({held.assignment.id: seen})
+
+    async def _load(self, held: _Held) -> Observation:
+        """Loads every member's copy, or none."""
+        assignment = held.assignment
+        members = assignment.work.members
+        done = await asyncio.gather(*(self._serve(held, member) for member in members), return_exceptions=True)
+        refusals = [one for one in done if isinstance(one, (Refused, InvalidInput))]
+        failures = [one for one in done if isinstance(one, BaseException)]
+        if not failures:
+            return self._started(assignment, [one for one in done if isinstance(one, Serving)])
+        for one in failures:
+            if not isinstance(one, (Refused, InvalidInput, Unanswered)):
+                raise one
+        if not refusals:
+            return Observation(Seen.UNCLEAR, self._clock(), str(failures[0]))
+        words = str(refusals[0])
+        log.info("a model was refused", attempt=str(assignment.id), words=words)
+        try:
+            await self._unload(held)
+        except Unanswered as error:
+            # Not said as a refusal before the others are gone: the claim must not be free while they hold devices.
+            return Observation(Seen.UNCLEAR, self._clock(), f"{words}; and the other members' copies: {error}")
+        # What is wrong with the job itself is wrong on every node.
+        retryable = any(isinstance(one, Refused) for one in refusals)
+        return Observation(Seen.REFUSED, self._clock(), words, retryable=retryable)
+
+    async def _load_again(self, held: _Held) -> Observation:
+        """What is bound and vanished: the claims still stand and a copy has no state, so the same attempt loads it."""
+        log.warning("a model vanished and is loaded again", attempt=str(held.assignment.id))
+        seen = await self._load(held)
+        if seen.seen is Seen.REFUSED:
+            return Observation(Seen.FAILED, seen.at, f"it vanished and could not be loaded again: {seen.message}")
+        return seen
+
+    async def _serve(self, held: _Held, member: Member) -> Serving:
+        assignment = held.assignment
+        placement = placement_of(assignment, member, self._servers)
+        path, artefact = await asyncio.to_thread(content_of, assignment, self._read)
+        backend = await asyncio.to_thread(self._choose, artefact, placement)
+        prepared = await backend.prepare(artefact, path, placement)
+        if held.releasing:
+            raise Refused("it is being released")
+        held.backends[member.member] = backend
+        serving = await backend.serve(served_name(assignment, member), prepared, placement)
+        if serving.health is Health.FAILED:
+            raise Refused(serving.message)
+        if serving.health is not Health.READY:
+            raise Unanswered(serving.message or f"{serving.health.value} on {member.node}")
+        return serving
+
+    def _choose(self, artefact: Artefact, placement: Placement) -> Backend:
+        accelerator = catalogue.by_name(placement.accelerator)
+        if accelerator is None:
+            raise Refused(f"accelerator: {placement.accelerator!r}: not in the catalogue")
+        reasons: list[str] = []
+        for backend in self._backends:
+            verdict = backend.can_run(artefact, accelerator)
+            if verdict.can:
+                return backend
+            if not all(one.startswith("format:") for one in verdict.reasons):
+                reasons += verdict.reasons
+        words = "; ".join(reasons) or f"format: {artefact.format!r}: no backend serves it"
+        raise Refused(f"{placement.accelerator} on {placement.node}: {words}")
+
+    async def _look(self, assignment: Assignment, member: Member) -> Serving:
+        """By whichever backend has it: what is served says nothing of its backend from outside."""
+        placement = placement_of(assignment, member, self._servers)
+        name = served_name(assignment, member)
+        held = self._held.get(assignment.id)
+        known = held.backends.get(member.member) if held is not None else None
+        found = Serving(Health.ABSENT, message=NO_SUCH_MODEL)
+        for backend in (known,) if known is not None else self._distinct():
+            found = await backend.look(name, placement)
+            if found.health is not Health.ABSENT:
+                return found
+        return found
+
+    def _distinct(self) -> list[Backend]:
+        """All on Triton look alike: one speaks for them."""
+        on_triton = [one for one in self._backends if isinstance(one, TritonServing)]
+        return [*on_triton[:1], *(one for one in self._backends if not isinstance(one, TritonServing))]
+
+    async def _end(self, held: _Held, before: asyncio.Task[Observation] | None) -> Observation:
+        """Unloads, once what this instance was loading has been answered."""
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            await self._unload(held)
+        except Unanswered as error:
+            now = self._clock()
+            held.gone_since = held.gone_since or now
+            if now - held.gone_since < self._times.grace:
+                return Observation(Seen.UNCLEAR, now, str(error))
+            log.warning("released without the server's word", attempt=str(held.assignment.id), error=str(error))
+        return Observation(Seen.RELEASED, self._clock())
+
+    async def _unload(self, held: _Held) -> None:
+        """Every member's copy. Raises Unanswered where one is not surely gone."""
+        members = held.assignment.work.members
+        done = await asyncio.gather(*(self._unload_one(held, one) for one in members), return_exceptions=True)
+        for one in done:
+            if isinstance(one, BaseException):
+                raise one
+
+    async def _unload_one(self, held: _Held, member: Member) -> None:
+        try:
+            placement = placement_of(held.assignment, member, self._servers)
+        except (Refused, InvalidInput):
+            # No server of that node is known: nothing was loaded there.
+            return
+        known = held.backends.get(member.member)
+        for backend in (known,) if known is not None else self._distinct():
+            await backend.release(served_name(held.assignment, member), placement)
+
+    def _started(self, assignment: Assignment, seen: Sequence[Serving]) -> Observation:
+        now = self._clock()
+        at = assignment.attempt.started_at
+        return Observation(
+            Seen.STARTED, now, started_at=now if at is None else at, endpoints=tuple(one.endpoint for one in seen)
+        )
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._times.watch)
+            idle = [held for held in self._held.values() if held.serving and held.task is None and not held.releasing]
+            try:
+                await asyncio.gather(*(self._check(held) for held in idle))
+                await self._sweep()
+            # A server says something unheard of: the others are looked at all the same, at the next turn.
+            except Exception:
+                log.exception("watching failed")
+
+    async def _check(self, held: _Held) -> None:
+        try:
+            seen = [await self._look(held.assignment, member) for member in held.assignment.work.members]
+        except (Unanswered, Refused) as error:
+            now = self._clock()
+            held.gone_since = held.gone_since or now
+            if now - held.gone_since >= self._times.grace and held.task is None and not held.releasing:
+                words = f"its server was gone for more than {self._times.grace:g} s: {error}"
+                self._concluded(held, Observation(Seen.FAILED, now, words))
+            return
+        held.gone_since = None
+        if held.task is None and not held.releasing and any(one.health is not Health.READY for one in seen):
+            self._begin(held, self._load_again(held))
+
+    async def _sweep(self) -> None:
+        """What was released and is there all the same is unloaded: a load was on its way, or the server was away."""
+        now = self._clock()
+        for attempt, (at, assignment) in list(self._released.items()):
+            if now - at > self._times.remember:
+                del self._released[attempt]
+                continue
+            for member in assignment.work.members:
+                try:
+                    if (await self._look(assignment, member)).health is not Health.ABSENT:
+                        log.warning("a released model was there again", attempt=str(attempt))
+                        await self._unload_one(_Held(assignment), member)
+                except (Unanswered, Refused, InvalidInput):
+                    continue

@@ -1,0 +1,113 @@
+"""Where a member's copy of a model goes, under which name, and what it is made of."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from berth.backends.base import Placement, Refused
+from berth.backends.triton_serving import OWNER
+from berth.errors import InvalidInput
+from berth.models.artefact import Artefact
+from binder.domain.work import Assignment, Member
+
+__all__ = ["NO_SUCH_MODEL", "Servers", "content_of", "placement_of", "read_servers", "served_name"]
+
+NO_SUCH_MODEL = "no server has it"
+FIELD = "BERTH_TRITON_SERVERS"
+_REMEDY = "write http://{node}:8000, or node=http://host:8000,node=..."
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The address of each node's server: `by_node`, else `template` with the node's name in it."""
+
+    template: str = ""
+    by_node: Mapping[str, str] = field(default_factory=dict)
+
+    def address(self, node: str) -> str:
+        """ "" where none is known."""
+        return self.by_node.get(node) or self.template.replace("{node}", node)
+
+
+def read_servers(text: str) -> Servers:
+    """Raises InvalidInput."""
+    text = text.strip()
+    if "{node}" in text:
+        _check_url(text.replace("{node}", "node"), text)
+        return Servers(template=text.rstrip("/"))
+    found: dict[str, str] = {}
+    for part in (one.strip() for one in text.split(",") if one.strip()):
+        node, equals, address = part.partition("=")
+        if not equals or not node.strip():
+            raise InvalidInput.of(FIELD, part, _REMEDY)
+        if node.strip() in found:
+            raise InvalidInput.of(FIELD, part, f"node {node.strip()!r} stands twice: keep one")
+        _check_url(address.strip(), part)
+        found[node.strip()] = address.strip().rstrip("/")
+    return Servers(by_node=found)
+
+
+def _check_url(address: str, shown: str) -> None:
+    try:
+        parts = urlsplit(address)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        sound = False
+    if not sound or parts.query or parts.fragment or parts.path.strip("/"):
+        raise InvalidInput.of(FIELD, shown, _REMEDY)
+
+
+def served_name(assignment: Assignment, member: Member) -> str:
+    """On the server: of this attempt and member alone, and of the same ones always."""
+    whose = hashlib.sha256(f"{assignment.id}.{member.member}".encode()).hexdigest()[:12]
+    model = assignment.work.model
+    return f"{model.name if model is not None else 'model'}-{whose}"
+
+
+def placement_of(assignment: Assignment, member: Member, servers: Servers) -> Placement:
+    """A member without devices is on the node's CPU. Raises Refused."""
+    model = assignment.work.model
+    if model is None:
+        raise InvalidInput.of("model", "none", "the executor triton serves a model: give the job a `model`")
+    kinds = sorted({claim.model for claim in member.devices})
+    if len(kinds) > 1:
+        raise Refused(f"member {member.member}: {', '.join(kinds)}: a copy is on devices of one model: ask for one")
+    address = servers.address(member.node)
+    if not address:
+        known = ", ".join(sorted(servers.by_node)) or "none"
+        raise Refused(f"node {member.node}: no Triton server is known: name it in {FIELD} (known: {known})")
+    wished = {"max_batch_size": str(model.max_batch_size), "instances": str(model.instances)}
+    return Placement(
+        node=member.node,
+        accelerator=kinds[0] if kinds else "CPU",
+        indices=tuple(sorted(claim.index for claim in member.devices)),
+        address=address,
+        parameters={**model.parameters, **wished, OWNER: f"{assignment.id}.{member.member}"},
+    )
+
+
+def content_of(assignment: Assignment, read: Callable[[Path], Artefact]) -> tuple[Path, Artefact]:
+    """The model's path and what is in it. Blocks. Raises InvalidInput."""
+    model = assignment.work.model
+    assert model is not None, "placement_of has seen to it"
+    path = local_path(model.uri)
+    try:
+        artefact = read(path)
+    except OSError as error:
+        raise InvalidInput.of("model.uri", model.uri, f"the binder cannot read it: {error.strerror}") from error
+    if model.digest and artefact.digest != model.digest:
+        words = f"the content is {artefact.digest}: another model lies there; submit with its digest, or none"
+        raise InvalidInput.of("model.digest", model.digest, words)
+    return path, artefact
+
+
+def local_path(uri: str) -> Path:
+    """Raises InvalidInput."""
+    if "://" not in uri:
+        return Path(uri)
+    parts = urlsplit(uri)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise InvalidInput.of("model.uri", uri, "write a path, or file:///..., that the binder can read")
+    return Path(unquote(parts.path))
