@@ -250,6 +250,9 @@ async def test_observed_speed_becomes_a_profile_of_its_own_and_is_announced(
     async with running(settings_for(database_dsn, kafka_bootstrap)) as stub:
         await send(producer, *first, an_observation(job_id, 4, 42.0, workload=workload))
         assert (await learnt(stub, workload, 4)).spans == 4
+        again = an_observation(job_id, 4, 42.0, workload=workload)
+        await send(producer, again, an_observation(job_id, 5, 42.0, workload=workload), again)
+        assert (await learnt(stub, workload, 5)).spans == 5
         page = await stub.ListProfiles(pb.ListProfilesRequest(workload=workload))
         assert [one.version for one in page.profiles] == [1, 1]
 
