@@ -57,6 +57,13 @@ class TritonPythonModel:
         given = json.loads(args["model_config"])["parameters"]
         if "trouble" in given:
             raise RuntimeError("no weights of " + given["trouble"]["string_value"])
+        if "first_refuses" in given:
+            # The first server that is asked refuses for good.
+            place = given["first_refuses"]["string_value"]
+            if not os.path.exists(place):
+                open(place, "w").write(os.getcwd())
+            if open(place).read() == os.getcwd():
+                raise RuntimeError("this server has no room")
         if "slow" in given:
             import time
             time.sleep(float(given["slow"]["string_value"]))

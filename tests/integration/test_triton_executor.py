@@ -1,6 +1,7 @@
-"""The executor `triton` on real Triton servers: all members or none, read back after a crash, surely gone after a release."""
+"""The executor `triton` on real Triton servers: all members or none, read back after a crash, gone after a release."""
 
 import asyncio
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -161,8 +162,7 @@ async def test_refusals_say_tritons_words_and_whether_another_node_can_help(
             assignment = replace(assignment, attempt=make_attempt(f"r{words[:9]}", executor="triton", tries=1))
             refused = await bind(made, assignment)
             assert (refused.seen, refused.retryable) == (Seen.REFUSED, retryable), refused
-            with pytest.raises(AssertionError, match=words):
-                raise AssertionError(refused.message)
+            assert re.search(words, refused.message), refused.message
     assert await loaded(servers[0]) == set()
 
 
@@ -185,7 +185,7 @@ async def test_a_binder_killed_while_loading_is_followed_by_one_that_leaves_one_
     other = wanted("killed-and-cancelled", folder, "n2", parameters={"slow": "1"})
     async with executor(servers, bind=0.3) as (made, _):
         assert {seen.seen for seen in (await made.bind([one, other])).values()} == {Seen.UNCLEAR}
-    async with executor(servers) as (made, told):
+    async with executor(servers) as (made, _):
         # Triton cannot tell a model that it is loading from none: to bind it again is right in both cases.
         assert (await made.read_back([one]))[one.id].seen is Seen.ABSENT
         assert (await made.release([other]))[other.id].seen is Seen.RELEASED
@@ -206,18 +206,13 @@ async def test_an_older_attempt_never_meets_a_newer_one(
         assert (await made.release([old]))[old.id].seen is Seen.RELEASED
         assert await loaded(servers[0]) == {served_name(new, new.work.members[0])}
         # A load of the old one that was on its way in the network all the while.
-        late, _ = await late_load(old, folder, servers)
+        async with executor(servers) as (other, _):
+            assert (await bind(other, old)).seen is Seen.STARTED
+        late = served_name(old, old.work.members[0])
         async with asyncio.timeout(10):
-            while late in await loaded(servers[0]):
+            while late in await loaded(servers[0]):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         assert (await made.release([new]))[new.id].seen is Seen.RELEASED
-
-
-async def late_load(
-    assignment: Assignment, folder: Path, servers: tuple[TritonServer, TritonServer]
-) -> tuple[str, Observation]:
-    async with executor(servers) as (other, _):
-        return served_name(assignment, assignment.work.members[0]), await bind(other, assignment)
 
 
 async def test_what_vanishes_is_loaded_again_and_a_server_that_stays_away_fails_it(
@@ -230,7 +225,7 @@ async def test_what_vanishes_is_loaded_again_and_a_server_that_stays_away_fails_
             own.kill()
             await own.start()
             async with asyncio.timeout(20):
-                while not await loaded(own):
+                while not await loaded(own):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             assert await ask(bound.endpoints[0], [1.0, 2.0, 3.0], name="x") == [3.0, 6.0, 9.0]
             assert {one.seen for one in told.seen} == {Seen.STARTED}
