@@ -8,6 +8,7 @@ import asyncio
 import os
 import platform
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,9 +44,13 @@ async def run_agent(
     executors: Sequence[str] = ("process",),
     topology: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
+    triton: str = "",
 ) -> None:
-    """Reports every `interval` seconds until cancelled. Comes back with back-off after each failure."""
-    host = Host(node_name, executors=executors, topology=topology or {}, labels=labels or {})
+    """Reports every `interval` seconds until cancelled. Comes back with back-off after each failure.
+
+    `triton`: address of this node's Triton server; the node offers the executor of that name while it is ready.
+    """
+    host = Host(node_name, executors=executors, topology=topology or {}, labels=labels or {}, triton=triton)
     tries = delays(first=0.2, longest=10.0)
     try:
         while True:
@@ -89,12 +94,15 @@ class Host:
     executors: Sequence[str] = ("process",)
     topology: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    triton: str = ""
     nvml: Any = None
     powercap: Path = POWERCAP
     _sequence: int = field(init=False)
     _boot_id: str = field(init=False)
     _joules: tuple[float, float] | None = field(init=False, default=None)
     _cpu_seen: bool = field(init=False, default=False)
+    _triton_ready: bool = field(init=False, default=False)
+    _triton_late: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         # An agent that starts again within one boot must go on above its predecessor.
@@ -157,7 +165,7 @@ class Host:
             memory_bytes=memory.total,
             topology=dict(self.topology),
             labels=dict(self.labels),
-            executors=list(self.executors),
+            executors=[*self.executors, *self._triton_executor()],
             schedulable=True,
             boot_id=self._boot_id,
         )
@@ -175,6 +183,22 @@ class Host:
             memory_total_bytes=memory.total,
         )
         return inventory, telemetry
+
+    def _triton_executor(self) -> tuple[str, ...]:
+        if not self.triton:
+            return ()
+        try:
+            with urllib.request.urlopen(f"{self.triton.rstrip('/')}/v2/health/ready", timeout=2.0) as answer:
+                ready, self._triton_late = answer.status == 200, False
+        except TimeoutError:
+            # It may only be busy, once.
+            ready, self._triton_late = self._triton_ready and not self._triton_late, True
+        except (OSError, ValueError):
+            ready, self._triton_late = False, False
+        if ready != self._triton_ready:
+            log.info("triton server", address=self.triton, ready=ready)
+        self._triton_ready = ready
+        return ("triton",) if ready else ()
 
     def _gpus(self) -> Iterator[tuple[fleet_pb2.Device, telemetry_pb2.DeviceSample]]:
         nvml = self.nvml

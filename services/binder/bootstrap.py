@@ -4,12 +4,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import structlog
+
 from berth import catalogue
 from berth.auth import Authenticator
-from berth.backends import onnx, triton_python, xla
-from berth.backends.contents import read_artefact
+from berth.backends import registry
 from berth.grpc import GrpcServer
 from berth.kafka import KafkaBus
+from berth.models.artefact_file import open_artefact
 from berth.outbox import OutboxRelay
 from berth.postgres import Connection, Database
 from berth.service import App, authority_key
@@ -35,6 +37,8 @@ from binder.settings import BinderSettings
 from binder.worker import Pace, Worker
 
 __all__ = ["EXECUTOR_TABLE", "GROUP", "SCHEMA", "build", "make_executors"]
+
+log = structlog.get_logger(__name__)
 
 SCHEMA = "binder"
 GROUP = "berth-binder"
@@ -67,10 +71,13 @@ def _kubernetes(settings: BinderSettings, cluster: Cluster | None) -> Executor:
 
 
 def _triton(settings: BinderSettings, cluster: Cluster | None) -> Executor:
+    found = registry.backends(settings.backends, settings.state_dir)
+    for problem in found.problems:
+        log.warning("a backend is left out", problem=problem)
     return TritonExecutor(
         read_servers(settings.triton_servers),
-        (xla.backend(), onnx.backend(), triton_python.backend()),
-        read=read_artefact,
+        found.backends,
+        read=open_artefact,
         clock=time.time,
         times=Times(bind=0.8 * settings.bind_timeout_seconds, grace=settings.triton_grace_seconds),
     )

@@ -1,10 +1,12 @@
 """Settings of the binder, from the environment."""
 
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from berth.backends.declaration import read_backends
 from berth.errors import InvalidInput
 from berth.settings import ServiceSettings
 from binder.executors.triton_copies import read_servers
@@ -35,6 +37,8 @@ class BinderSettings(ServiceSettings):
     only_nodes: Annotated[frozenset[str], NoDecode] = frozenset()
     """Comma-separated names of nodes that are this machine, for `process`. Empty: every node is."""
 
+    backends: Path | None = None
+    """YAML: backends by command templates; see berth.backends.declaration."""
     triton_servers: str = ""
     """Of each node its Triton server: a template such as `http://{node}:8000`, or `node=url,node=url`."""
     triton_grace_seconds: float = Field(default=60.0, gt=0)
@@ -63,6 +67,16 @@ class BinderSettings(ServiceSettings):
     def _servers(cls, value: str) -> str:
         try:
             read_servers(value)
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("backends")
+    @classmethod
+    def _sound_backends(cls, value: Path | None) -> Path | None:
+        try:
+            if value is not None:
+                read_backends(value)
         except InvalidInput as error:
             raise ValueError(str(error)) from error
         return value

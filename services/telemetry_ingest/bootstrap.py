@@ -25,6 +25,7 @@ from telemetry_ingest.adapters.publisher import TelemetryPublisher
 from telemetry_ingest.adapters.scraper import Scraper
 from telemetry_ingest.adapters.store import PostgresInventory
 from telemetry_ingest.adapters.target_file import TargetFile
+from telemetry_ingest.adapters.triton_health import TritonHealth
 from telemetry_ingest.domain.board import Board
 from telemetry_ingest.domain.inventory import Inventory
 from telemetry_ingest.handlers import Clock, Ingest, KnownModel
@@ -63,6 +64,13 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
             timeout_seconds=settings.scrape_timeout_seconds,
             concurrency=settings.scrape_concurrency,
         )
+        triton_health = TritonHealth(
+            lambda: ingest.triton_servers,
+            ingest.on_triton,
+            interval_seconds=settings.scrape_interval_seconds,
+            timeout_seconds=settings.scrape_timeout_seconds,
+            concurrency=settings.scrape_concurrency,
+        )
         publisher = TelemetryPublisher(
             lambda: make_producer(settings.kafka_bootstrap),
             drain=ingest.drain,
@@ -73,6 +81,7 @@ async def build(settings: ServiceSettings) -> AsyncIterator[App]:
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "outbox": relay.run,
             "scraper": scraper.run,
+            "triton": triton_health.run,
             "publisher": publisher.run,
             "republish": lambda: _republish(store, settings.republish_seconds),
         }

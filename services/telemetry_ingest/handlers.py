@@ -15,7 +15,7 @@ from berth.errors import InvalidInput, NotFound
 from berth.kubernetes.devices import DeviceResources
 from telemetry_ingest.domain.board import Board, NodeSnapshot, SourceReading
 from telemetry_ingest.domain.counters import Counters
-from telemetry_ingest.domain.formats import normalise
+from telemetry_ingest.domain.formats import normalise, triton
 from telemetry_ingest.domain.inventory import AGENT, DeviceRecord, Inventory, NodeRecord
 from telemetry_ingest.domain.kubernetes.nodes import NodeFacts
 from telemetry_ingest.domain.kubernetes.pods import PodUse
@@ -98,6 +98,9 @@ class Ingest:
         self._node_sources: dict[str, frozenset[str]] = {}
         self._reported: dict[str, tuple[str, int]] = {}
         self._declared: tuple[NodeDeclaration, ...] = ()
+        self.triton_servers: dict[str, str] = {}
+        """Node to the address of its Triton server, by the targets file, else by the cluster's annotation."""
+        self._cluster_servers: dict[str, str] = {}
         self._found: tuple[Target, ...] = ()
         # Nodes of a cluster: an agent's own name of a device to the fleet's.
         self._agent_devices: dict[str, dict[str, str]] = {}
@@ -109,6 +112,7 @@ class Ingest:
 
     async def on_targets(self, declarations: Sequence[NodeDeclaration]) -> None:
         """A new, valid targets file."""
+        self._serve(declarations)
         await self._change(lambda: self.inventory.plan_targets(declarations, self._clock.wall()))
         self._declared = tuple(declarations)
         self._retarget()
@@ -134,6 +138,11 @@ class Ingest:
         TARGETS.set(len(self._targets))
         self._targets_changed(wanted)
 
+    def _serve(self, declarations: Iterable[NodeDeclaration]) -> None:
+        declared = {one.name: one.triton for one in declarations if one.triton}
+        self.triton_servers = {**self._cluster_servers, **declared}
+        self.inventory.forget_triton(self.triton_servers)
+
     def targets(self) -> list[TargetStatus]:
         return sorted(self._targets.values(), key=lambda status: (status.target.node, status.target.url))
 
@@ -158,15 +167,27 @@ class Ingest:
 
         observation = await asyncio.to_thread(read) if len(text) > LARGE_PAGE else read()
         observation = self._joined(target.node, observation)
-        await self._settle(status, observation, received)
+        if observation.fills:
+            observation = self._of_others(target.node, observation)
+        else:
+            await self._settle(status, observation, received)
         if target not in self._targets:
             return
-        self.inventory.heard(target.node, target.source, (device.device_id for device in observation.devices))
+        named = () if observation.fills else tuple(device.device_id for device in observation.devices)
+        self.inventory.heard(target.node, target.source, named)
         readings = tuple((device.device_id, device.reading) for device in observation.devices)
         self.board.put(
             target.node,
             target.source,
-            SourceReading(readings, observation.node, received, monotonic, observation.shared, observation.source_time),
+            SourceReading(
+                readings,
+                observation.node,
+                received,
+                monotonic,
+                observation.shared,
+                observation.source_time,
+                fills=observation.fills,
+            ),
         )
         status.healthy, status.last_error = True, ""
         status.last_success, status.devices = received, len(observation.devices)
@@ -207,6 +228,21 @@ class Ingest:
         )
         status.settled = (said, boot_id, memory_bytes, self.inventory.nodes[target.node].version)
 
+    def _of_others(self, node: str, observation: Observation) -> Observation:
+        """Of a page that makes no devices: those that the node has. Raises NotFound for an undeclared node."""
+        record = self.inventory.nodes.get(node)
+        if record is None or record.removed:
+            raise NotFound(f"node: {node!r}: not declared; add it to the targets file, or send its inventory")
+        own = {device.device_id for device in record.devices}
+        return replace(observation, devices=tuple(one for one in observation.devices if one.device_id in own))
+
+    async def on_triton(self, node: str, ready: bool) -> None:
+        """The node's Triton server answered that it is ready, or is not."""
+        if node not in self.triton_servers:
+            return
+        self.inventory.heard_triton(node, ready)
+        await self._change(lambda: self.inventory.plan_triton(node, ready, self._clock.wall()))
+
     def on_scrape_failed(self, target: Target, message: str) -> None:
         """A target gave no page, or one that is of no use. What it said before grows old by itself."""
         status = self._targets.get(target)
@@ -246,6 +282,13 @@ class Ingest:
         self._cordons.update((facts.name, facts.cordon_reason) for facts, _ in nodes)
         for name in gone:
             self._cordons.pop(name, None)
+            self._cluster_servers.pop(name, None)
+        for facts, _ in nodes:
+            if facts.triton:
+                self._cluster_servers[facts.name] = facts.triton
+            else:
+                self._cluster_servers.pop(facts.name, None)
+        self._serve(self._declared)
 
         def plan() -> list[NodeRecord]:
             records = [
@@ -286,6 +329,7 @@ class Ingest:
         known = replace(reported, devices=tuple(map(self._named, reported.devices)))
         await self._change(lambda: self.inventory.plan_agent(known, self._clock.wall()))
         self.inventory.heard(reported.name, AGENT, (device.device_id for device in reported.devices))
+        self.inventory.heard_agent(reported)
 
     def on_agent_telemetry(self, node: str, boot_id: str, sequence: int, reading: SourceReading) -> None:
         """An agent's telemetry of its own node.
@@ -372,7 +416,9 @@ class Ingest:
         self._count_nodes()
 
     def _sources(self, node: str) -> frozenset[str]:
-        return self._node_sources.get(node, frozenset()) | ({AGENT} if node in self._reported else frozenset())
+        # Of Triton's page nobody waits to hear which devices there are.
+        scraped = {one for one in self._node_sources.get(node, ()) if not one.startswith(f"{triton.NAME} ")}
+        return frozenset(scraped) | ({AGENT} if node in self._reported else frozenset())
 
     def _count_nodes(self) -> None:
         NODES.set(sum(not record.removed for record in self.inventory.nodes.values()))

@@ -74,7 +74,7 @@ async def test_a_model_is_served_moved_and_unloaded(system: System, tmp_path: Pa
             assert moved.attempt == 2
             assert [member.node for member in moved.members] == [{"n1": "n2", "n2": "n1"}[refusing]]
             assert len(moved.endpoints) == 1
-            assert await ask(moved.endpoints[0], [1.0, 2.0, 3.0], name="x") == [3.0, 6.0, 9.0]
+            assert await ask(moved.endpoints[0], [1.0, 2.0, 3.0]) == [3.0, 6.0, 9.0]
 
             # 2. The binder is killed between its intent and the outcome: one copy, whoever loaded it.
             await stub.PlaceJob(placement_pb2.PlaceJobRequest(spec=inference("killed", folder, slow="1.5")))

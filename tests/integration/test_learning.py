@@ -175,7 +175,7 @@ async def test_a_served_models_speed_comes_back_as_a_profile(
             )
             for told in range(1, 4):
                 for _ in range(11):
-                    await ask(started.endpoints[0], [1.0, 2.0, 3.0], name="x")
+                    await ask(started.endpoints[0], [1.0, 2.0, 3.0])
                 await harness.until(lambda wanted=told: len(observations(records, job_id)) >= wanted)
             found = await learnt(stub, workload, 3)
             assert (found.accelerator, found.devices, found.configuration) == ("CPU", 1, "batch=1 observed")

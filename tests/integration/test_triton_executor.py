@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from berth.backends import onnx, triton_python, xla
-from berth.backends.contents import content_digest, read_artefact
 from berth.backends.triton_client import TritonClient
 from berth.embedded.triton import TritonServer
+from berth.models.artefact_file import digest_of, open_artefact
 from binder.domain.attempt import Observation, Seen
 from binder.domain.work import Assignment, DeviceClaim, Member, Model, Work
 from binder.executors.triton import Times, TritonExecutor
@@ -63,7 +63,7 @@ async def executor(
     made = TritonExecutor(
         Servers(by_node={"n1": servers[0].address, "n2": servers[1].address}),
         (xla.backend(), onnx.backend(), triton_python.backend()),
-        read=read_artefact,
+        read=open_artefact,
         clock=time.time,
         times=Times(**{"bind": 20.0, "watch": 0.2, "grace": 60.0, **times}),
     )
@@ -100,7 +100,7 @@ async def test_an_artefact_is_bound_read_back_after_a_crash_and_released(
     from tests.serving import double
 
     path = exported(tmp_path / "double.jax_export")
-    assignment = wanted("artefact", path.as_uri(), digest=content_digest(path)[0])
+    assignment = wanted("artefact", path.as_uri(), digest=digest_of(path))
     async with executor(servers) as (made, _):
         bound = await bind(made, assignment)
         assert bound.seen is Seen.STARTED
@@ -129,11 +129,11 @@ async def test_a_gang_is_loaded_whole_or_not_at_all(servers: tuple[TritonServer,
             f"{server.address}/v2/models/{served_name(gang, member)}"
             for server, member in zip(servers, gang.work.members, strict=True)
         )
-        assert await ask(bound.endpoints[1], [1.0, 2.0, 3.0], name="x") == [3.0, 6.0, 9.0]
+        assert await ask(bound.endpoints[1], [1.0, 2.0, 3.0]) == [3.0, 6.0, 9.0]
         elsewhere = wanted("half", folder, "n1", "n3")
         refused = await bind(made, elsewhere)
         assert (refused.seen, refused.retryable) == (Seen.REFUSED, True)
-        assert "node n3: no Triton server is known: name it in BERTH_TRITON_SERVERS (known: n1, n2)" in refused.message
+        assert "node n3: address: '': no Triton server is known: name it in BERTH_TRITON_SERVERS" in refused.message
         # Of the half gang nothing is left, and the whole one is as it was.
         assert await loaded(servers[0]) == {served_name(gang, gang.work.members[0])}
         assert (await made.release([gang]))[gang.id].seen is Seen.RELEASED
@@ -152,9 +152,9 @@ async def test_refusals_say_tritons_words_and_whether_another_node_can_help(
         (wanted("words", folder, parameters={"trouble": "the moon"}), "RuntimeError: no weights of the moon", True),
         (replace(on_a_gpu, work=replace(on_a_gpu.work, members=(gpu,))), "unsupported gpu id 0", True),
         (replace(on_a_gpu, work=replace(on_a_gpu.work, members=(groq,))), "accelerator: 'Groq LPU'", True),
-        (wanted("corrupt", corrupt), "model.uri: .*no artefact that jax can read", False),
-        (wanted("absent", tmp_path / "nothing"), "model.uri: .*not there, or not readable by the binder", False),
-        (wanted("scheme", "s3://bucket/model"), "model.uri: 's3://bucket/model': write a path, or file:///", False),
+        (wanted("corrupt", corrupt), "file: .*broken, or none of these", False),
+        (wanted("absent", tmp_path / "nothing"), "No such file or directory: name a file that can be read", False),
+        (wanted("scheme", "s3://bucket/model"), "model.uri: 's3://bucket/model': write a path, or file:///path", False),
         (wanted("digest", folder, digest="0" * 64), "model.digest: '0{64}': the content is [0-9a-f]{64}", False),
     ]
     async with executor(servers) as (made, _):
@@ -227,7 +227,7 @@ async def test_what_vanishes_is_loaded_again_and_a_server_that_stays_away_fails_
             async with asyncio.timeout(20):
                 while not await loaded(own):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
-            assert await ask(bound.endpoints[0], [1.0, 2.0, 3.0], name="x") == [3.0, 6.0, 9.0]
+            assert await ask(bound.endpoints[0], [1.0, 2.0, 3.0]) == [3.0, 6.0, 9.0]
             assert {one.seen for one in told.seen} == {Seen.STARTED}
             own.kill()
             failed = await told.until(Seen.FAILED)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from berth.backends.declaration import parse_backends
 from berth.kubernetes.client import Kubernetes, Object
 from berth.settings import ServiceSettings
 from binder.settings import BinderSettings
@@ -144,6 +145,22 @@ def test_the_chart_is_sound_and_refuses_values_that_are_not(helm: Helm) -> None:
         with pytest.raises(AssertionError) as refused:
             helm.template("--set", values)
         assert said in str(refused.value)
+
+
+def test_the_operators_backends_reach_the_binder_alone(helm: Helm, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    example = yaml.safe_load((ROOT / "examples/backends.yaml").read_text())
+    values.write_text(yaml.safe_dump(example))
+    rendered = helm.template("--values", str(values))
+    written = {one["metadata"]["name"]: one for one in documents(rendered) if one["kind"] == "ConfigMap"}
+    assert parse_backends(yaml.safe_load(written["berth-backends"]["data"]["backends.yaml"])) == parse_backends(example)
+    for name, deployment in deployments(rendered).items():
+        [container] = deployment["spec"]["template"]["spec"]["containers"]
+        read = {one["name"]: one.get("value") for one in container["env"]}.get("BERTH_BACKENDS")
+        mounted = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "backends"]
+        assert (read, mounted) == (
+            ("/etc/berth/backends/backends.yaml", ["/etc/berth/backends"]) if name == "binder" else (None, [])
+        )
 
 
 @pytest.mark.parametrize("tool", ["helm", "kustomize", "helm with everything"])

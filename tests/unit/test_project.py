@@ -190,6 +190,7 @@ def test_the_job_file_of_the_readme_is_a_job_and_shows_every_field() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_example_is_valid(path: Path) -> None:
+    from berth.backends.declaration import parse_backends
     from berth.cli.declarations import parse_declarations
     from berth.device_plugin.reading import parse_inventory
     from berth.jobs import parse_document
@@ -199,6 +200,8 @@ def test_every_example_is_valid(path: Path) -> None:
         assert [parse_document(document).name for document in documents]
     elif "resources" in documents[0]:
         assert parse_inventory(documents[0]).resources
+    elif "backends" in documents[0]:
+        assert parse_backends(documents[0])
     else:
         declared = parse_declarations(documents)
         assert declared.nodes or declared.queues

@@ -29,6 +29,7 @@ from berth.embedded.context import Context, context_path, process_started
 from berth.embedded.kafka import EmbeddedKafka
 from berth.embedded.postgres import EmbeddedPostgres
 from berth.embedded.process import Child, end_all, free_port, module_command, spawn
+from berth.embedded.triton import TritonServer
 
 __all__ = ["SERVICES", "EmbeddedSystem", "Options", "SystemFailed", "node_name"]
 
@@ -55,6 +56,8 @@ class Options:
     """A broker that runs elsewhere; empty: the embedded one."""
     postgres: str = ""
     """DSN of a server that runs elsewhere; empty: the embedded one."""
+    triton: bool = False
+    """Start a Triton server, which serves models as this machine's."""
     kubeconfig: Path | None = None
     """Of a cluster that is scheduled too; None: none is."""
     context_file: Path | None = None
@@ -76,6 +79,7 @@ class EmbeddedSystem:
         self._children: dict[str, Child] = {}
         self._kafka: EmbeddedKafka | None = None
         self._postgres: EmbeddedPostgres | None = None
+        self._triton: TritonServer | None = None
         self._environment: dict[str, str] = {}
         self._endpoints: dict[str, dict[str, str]] = {}
         self._restarts: dict[str, list[float]] = {}
@@ -96,9 +100,15 @@ class EmbeddedSystem:
     async def __aexit__(self, *_: object) -> None:
         self._stop()
 
+    @property
+    def triton(self) -> TritonServer | None:
+        """The server that this system started."""
+        return self._triton
+
     def pids(self) -> dict[str, int]:
         """Process ids of the running parts, by name."""
-        servers = [part.child for part in (self._kafka, self._postgres) if part is not None and part.child is not None]
+        parts = (self._kafka, self._postgres, self._triton)
+        servers = [part.child for part in parts if part is not None and part.child is not None]
         return {child.name: child.pid for child in (*self._children.values(), *servers) if child.running()}
 
     async def watch(self) -> None:
@@ -108,6 +118,8 @@ class EmbeddedSystem:
             for part in (self._kafka, self._postgres):
                 if part is not None and part.child is not None and not part.child.running():
                     raise SystemFailed(f"{part.child.name} ended:\n{part.child.last_lines()}")
+            if self._triton is not None and self._triton.child is not None and not self._triton.child.running():
+                await self._restart("triton", self._triton.child)
             for name, child in list(self._children.items()):
                 if not child.running():
                     await self._restart(name, child)
@@ -117,6 +129,8 @@ class EmbeddedSystem:
     async def _start(self) -> None:
         self._prepare_state()
         await asyncio.gather(self._start_kafka(), self._start_postgres())
+        # Alone: where it cannot start, the others are whole and can be ended.
+        await self._start_triton()
         self._environment = self._shared_environment()
         for name in SERVICES:
             self._spawn_service(name, {"grpc": self._engine} if name == "placement_engine" else {})
@@ -165,6 +179,18 @@ class EmbeddedSystem:
         self._postgres = EmbeddedPostgres(self._state / "postgres")
         await self._postgres.start()
 
+    async def _start_triton(self) -> None:
+        """Also again, on the same ports and empty: the binder loads what it finds gone."""
+        if not self._options.triton:
+            return
+        if self._triton is None:
+            self._say("starting a Triton server (fetched the first time)")
+            self._triton = TritonServer(self._state / "triton")
+        try:
+            await self._triton.start()
+        except RuntimeError as error:
+            raise SystemFailed(str(error)) from None
+
     def _shared_environment(self) -> dict[str, str]:
         environment = {
             "BERTH_KAFKA_BOOTSTRAP": self._kafka.bootstrap if self._kafka else self._options.kafka,
@@ -188,6 +214,10 @@ class EmbeddedSystem:
                 "BERTH_EXECUTORS": "process,simulated,kubernetes",
                 "BERTH_ENGINE": self._engine,
             }
+        if self._triton is not None:
+            executors = environment.get("BERTH_EXECUTORS", "process,simulated")
+            environment["BERTH_EXECUTORS"] = f"{executors},triton"
+            environment["BERTH_TRITON_SERVERS"] = f"{node_name()}={self._triton.address}"
         return {**environment, **self._options.environment}
 
     def _spawn_service(self, name: str, listen: dict[str, str]) -> None:
@@ -203,12 +233,14 @@ class EmbeddedSystem:
         )
 
     def _spawn_agent(self) -> None:
+        triton = ("--triton", self._triton.address) if self._triton is not None else ()
         self._children["agent"] = spawn(
             "agent",
             module_command(
                 "berth.cli.main",
                 "agent",
                 *("--telemetry", self._endpoints["telemetry_ingest"]["grpc"], "--node", node_name()),
+                *triton,
             ),
             log=self._state / "logs" / "agent.log",
             environment=self._environment,
@@ -270,6 +302,8 @@ class EmbeddedSystem:
         self._say(f"{name} ended with {child.popen.returncode}; starting it again")
         if name == "agent":
             self._spawn_agent()
+        elif name == "triton":
+            await self._start_triton()
         elif name == "fleet":
             self._spawn_fleet()
         else:
@@ -288,6 +322,9 @@ class EmbeddedSystem:
         if killed:
             self._say(f"had to kill: {', '.join(killed)}")
         self._terminate_jobs()
+        if self._triton is not None:
+            # After the binder, which would take its end for one of the models'.
+            self._triton.stop(grace_seconds=GRACE_SECONDS)
         if self._kafka is not None:
             self._kafka.stop()
         if self._postgres is not None:

@@ -78,6 +78,8 @@ ACCELERATOR = f"{DOMAIN}/accelerator"
 EXPORTER = f"{DOMAIN}/exporter"
 """Annotation of a pod: it is an exporter of its node's devices; the value is the format of its page, or "auto"."""
 
+TRITON = f"{DOMAIN}/triton"
+"""Annotation of a node: the address of its Triton server, such as http://10.0.0.7:8000."""
 # Labels of a node: topology.berth.dev/rack=r7 puts it into the domain r7 of the level "rack".
 TOPOLOGY_PREFIX = f"topology.{DOMAIN}/"
 

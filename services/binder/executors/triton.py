@@ -19,10 +19,12 @@ import structlog
 
 from berth import catalogue
 from berth.backends.base import Backend, Health, Placement, Refused, Serving, Unanswered
+from berth.backends.registry import on
 from berth.backends.triton_client import TritonClient
 from berth.backends.triton_serving import TritonServing
 from berth.errors import InvalidInput
 from berth.models.artefact import Artefact
+from berth.models.artefact_file import Opened
 from binder.domain.attempt import AttemptId, Observation, Seen
 from binder.domain.executor import Asked, LogPiece, Observations, Reading, Sink
 from binder.domain.work import Assignment, Member
@@ -76,7 +78,7 @@ class TritonExecutor:
         servers: Servers,
         backends: Sequence[Backend],
         *,
-        read: Callable[[Path], Artefact],
+        read: Callable[[Path], Opened],
         clock: Callable[[], float],
         times: Times | None = None,
     ) -> None:
@@ -293,9 +295,9 @@ class TritonExecutor:
     async def _serve(self, held: _Held, member: Member) -> Serving:
         assignment = held.assignment
         placement = placement_of(assignment, member, self._servers)
-        path, artefact = await asyncio.to_thread(content_of, assignment, self._read)
-        backend = await asyncio.to_thread(self._choose, artefact, placement)
-        prepared = await backend.prepare(artefact, path, placement)
+        opened = await asyncio.to_thread(content_of, assignment, self._read)
+        backend = await asyncio.to_thread(self._choose, opened.artefact, placement)
+        prepared = await backend.prepare(opened.artefact, opened.content, placement)
         if held.releasing:
             raise Refused("it is being released")
         held.backends[member.member] = backend
@@ -327,16 +329,17 @@ class TritonExecutor:
         held = self._held.get(assignment.id)
         known = held.backends.get(member.member) if held is not None else None
         found = Serving(Health.ABSENT, message=NO_SUCH_MODEL)
-        for backend in (known,) if known is not None else self._distinct():
+        for backend in (known,) if known is not None else self._distinct(placement):
             found = await backend.look(name, placement)
             if found.health is not Health.ABSENT:
                 return found
         return found
 
-    def _distinct(self) -> list[Backend]:
-        """All on Triton look alike: one speaks for them."""
-        on_triton = [one for one in self._backends if isinstance(one, TritonServing)]
-        return [*on_triton[:1], *(one for one in self._backends if not isinstance(one, TritonServing))]
+    def _distinct(self, placement: Placement) -> list[Backend]:
+        """Of those that serve such a device at all; all on Triton look alike: one speaks for them."""
+        there = on(placement.accelerator, self._backends)
+        on_triton = [one for one in there if isinstance(one, TritonServing) and placement.address]
+        return [*on_triton[:1], *(one for one in there if not isinstance(one, TritonServing))]
 
     async def _end(self, held: _Held, before: asyncio.Task[Observation] | None) -> Observation:
         """Unloads, once what this instance was loading has been answered."""
@@ -364,11 +367,16 @@ class TritonExecutor:
         try:
             placement = placement_of(held.assignment, member, self._servers)
         except (Refused, InvalidInput):
-            # No server of that node is known: nothing was loaded there.
+            # It never had a place where it could have been loaded.
             return
         known = held.backends.get(member.member)
-        for backend in (known,) if known is not None else self._distinct():
-            await backend.release(served_name(held.assignment, member), placement)
+        for backend in (known,) if known is not None else self._distinct(placement):
+            try:
+                await backend.release(served_name(held.assignment, member), placement)
+            except Refused as error:
+                # Without a server of its node nothing was loaded.
+                if placement.address:
+                    raise Unanswered(str(error)) from error
 
     def _started(self, assignment: Assignment, seen: Sequence[Serving]) -> Observation:
         now = self._clock()

@@ -134,8 +134,8 @@ UNBOUNDED = 10**9
 
 def matching_capacity(fleet: Fleet, job: Job, without: Collection[str] = ()) -> MatchingCapacity:
     """Nominal sizes, of all nodes but those `without`: claims, health, heat and cordons pass, so they are not counted
-    against the job. The answer is the same for jobs of one shape, whatever their number of members: it is kept by shape.
-    """
+    against the job. The answer is the same for jobs of one shape, whatever their number of members: it is kept by
+    shape."""
     shape = shape_of(job)
     sizes = [_matching(fleet, job, shape.at(count), without) for count in counts_of(fleet, shape)]
     devices, members = max(sizes, key=lambda size: size[1])

@@ -14,7 +14,10 @@ __all__ = ["Board", "NodeSnapshot", "SourceReading"]
 
 @dataclass(frozen=True, slots=True)
 class SourceReading:
-    """One page or report. `received_at` and `source_time`: seconds since the epoch; `monotonic` orders them."""
+    """One page or report. `received_at` and `source_time`: seconds since the epoch; `monotonic` orders them.
+
+    `fills`: it says only what the node's other sources leave open.
+    """
 
     devices: tuple[tuple[str, DeviceReading], ...]
     node: NodeReading
@@ -22,6 +25,7 @@ class SourceReading:
     monotonic: float
     shared: DeviceReading | None = None
     source_time: float | None = None
+    fills: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +93,20 @@ class Board:
             return None
         newest = max(source.monotonic for source in entry.sources.values())
         sources = [source for source in entry.sources.values() if newest - source.monotonic <= self._keep_seconds]
+        sources.sort(key=lambda source: source.fills)
         devices: dict[str, DeviceReading] = {}
         shared: DeviceReading | None = None
         for source in sources:
-            devices.update(source.devices)
+            if source.fills:
+                for identity, reading in source.devices:
+                    devices[identity] = _filled(devices[identity], reading) if identity in devices else reading
+            else:
+                devices.update(source.devices)
             shared = source.shared or shared
         if shared is not None:
             devices = {identity: _filled(reading, shared) for identity, reading in devices.items()}
         # The oldest source with devices dates the record: what it says must not look younger than it is.
-        dating = [source for source in sources if source.devices] or sources
+        dating = [source for source in sources if source.devices and not source.fills] or sources
         oldest = min(dating, key=lambda source: source.monotonic)
         entry.sequence += 1
         node = sources[0].node

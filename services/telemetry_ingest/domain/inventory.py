@@ -18,6 +18,7 @@ __all__ = [
     "FROM_KUBERNETES",
     "FROM_OPERATOR",
     "FROM_TARGETS",
+    "TRITON",
     "DeviceRecord",
     "Inventory",
     "NodeRecord",
@@ -29,6 +30,9 @@ FROM_TARGETS = "targets"
 FROM_OPERATOR = "operator"
 FROM_AGENT = "agent"
 FROM_KUBERNETES = "kubernetes"
+
+TRITON = "triton"
+"""The executor of a node whose Triton server is ready."""
 
 CORDON_PREFIX = "Kubernetes: "
 """How a cordon reason begins that the cluster gave, not an operator of Berth."""
@@ -109,6 +113,9 @@ class Inventory:
         self._owner: dict[str, str] = {}
         # Node to source (a url, or AGENT) to the devices on its last page. Empty after a restart.
         self._seen: dict[str, dict[str, frozenset[str]]] = {}
+        # Whether the Triton server of a node is ready; nothing where none is declared, or none has answered yet.
+        self._triton_ready: dict[str, bool] = {}
+        self._triton_of_agent: dict[str, bool] = {}
         self.commit(records)
 
     def commit(self, records: Iterable[NodeRecord]) -> None:
@@ -133,7 +140,8 @@ class Inventory:
             before = self.nodes.get(declared.name) or NodeRecord(declared.name)
             if before.of_kubernetes:
                 # A cluster knows no power budgets; all else is its own to say.
-                planned.append(replace(before, power_cap_watts=declared.power_cap_watts))
+                executors = _with_triton(before.executors, self._triton_ready.get(before.name, False))
+                planned.append(replace(before, power_cap_watts=declared.power_cap_watts, executors=executors))
                 continue
             after = replace(
                 before,
@@ -143,7 +151,9 @@ class Inventory:
                 cpu_milli=declared.cpu_milli or before.cpu_milli,
                 memory_bytes=declared.memory_bytes or before.memory_bytes,
                 power_cap_watts=declared.power_cap_watts,
-                executors=declared.executors,
+                executors=_with_triton(declared.executors, self._offers_triton(before))
+                if declared.triton
+                else declared.executors,
                 telemetry_exempt=False,
                 removed=False,
                 origin=FROM_TARGETS,
@@ -156,11 +166,40 @@ class Inventory:
             if record.origin == FROM_TARGETS and not record.removed and record.name not in names
         ]
         planned += [
-            replace(record, power_cap_watts=0.0)
+            replace(
+                record,
+                power_cap_watts=0.0,
+                executors=_with_triton(record.executors, self._triton_ready.get(record.name, False)),
+            )
             for record in self.nodes.values()
-            if record.of_kubernetes and record.power_cap_watts and record.name not in names
+            if record.of_kubernetes and record.name not in names
         ]
         return self._changed(planned, now)
+
+    def _offers_triton(self, before: NodeRecord) -> bool:
+        """Of a node with a declared server: until that is heard, what was known of it before a restart stands."""
+        known = TRITON in before.executors and not before.removed
+        return self._triton_ready.get(before.name, known)
+
+    def plan_triton(self, node: str, ready: bool, now: float) -> list[NodeRecord]:
+        """Its Triton server is ready, or is not."""
+        before = self.nodes.get(node)
+        if before is None or before.removed:
+            return []
+        return self._changed([replace(before, executors=_with_triton(before.executors, ready))], now)
+
+    def heard_triton(self, node: str, ready: bool) -> None:
+        """Remembers it for a targets file that is read again."""
+        self._triton_ready[node] = ready
+
+    def forget_triton(self, keep: Iterable[str]) -> None:
+        """Drops the memory of the servers of other nodes."""
+        kept = set(keep)
+        self._triton_ready = {node: ready for node, ready in self._triton_ready.items() if node in kept}
+
+    def heard_agent(self, reported: NodeRecord) -> None:
+        """Remembers, after the commit, whether the node's agent offered its Triton server."""
+        self._triton_of_agent[reported.name] = TRITON in reported.executors
 
     def plan_operator(self, records: Sequence[NodeRecord], now: float) -> list[NodeRecord]:
         """Static nodes as an operator declares them. Raises InvalidInput, then nothing is applied."""
@@ -214,6 +253,11 @@ class Inventory:
         self, records: Sequence[NodeRecord], now: float, *, gone: Iterable[str] = ()
     ) -> list[NodeRecord]:
         """Nodes of the cluster as it has them now; those that are `gone` from it are removed."""
+        # The cluster knows nothing of a Triton server that the targets file names.
+        records = [
+            replace(record, executors=_with_triton(record.executors, self._triton_ready.get(record.name, False)))
+            for record in records
+        ]
         removed = [
             replace(record, removed=True)
             for name in gone
@@ -292,7 +336,7 @@ class Inventory:
                 before,
                 cpu_milli=before.cpu_milli or reported.cpu_milli,
                 memory_bytes=before.memory_bytes or reported.memory_bytes,
-                executors=tuple(dict.fromkeys((*before.executors, *reported.executors))),
+                executors=self._joined_executors(before, reported),
             )
         scratch = Inventory()
         scratch.nodes = {**self.nodes, base.name: base}
@@ -302,6 +346,14 @@ class Inventory:
             base.name, AGENT, reported.devices, sources=sources, now=now, boot_id=reported.boot_id
         )
         return self._changed(planned or [base], now)
+
+    def _joined_executors(self, before: NodeRecord, reported: NodeRecord) -> tuple[str, ...]:
+        joined = tuple(dict.fromkeys((*before.executors, *reported.executors)))
+        if before.name in self._triton_ready:
+            return _with_triton(joined, TRITON in before.executors)
+        if TRITON not in reported.executors and self._triton_of_agent.get(before.name):
+            return _with_triton(joined, False)
+        return joined
 
     def heard(self, node: str, source: str, identities: Iterable[str]) -> None:
         """Remembers, after the commit, what a page named."""
@@ -330,6 +382,13 @@ class Inventory:
             if after != before:
                 changed.append(replace(after, version=version + 1, updated_at=now))
         return changed
+
+
+def _with_triton(executors: Sequence[str], ready: bool) -> tuple[str, ...]:
+    """In place, so that the same executors in the same order are no change."""
+    if ready and TRITON not in executors:
+        return (*executors, TRITON)
+    return tuple(executors) if ready else tuple(one for one in executors if one != TRITON)
 
 
 def _same_device(old: DeviceRecord, new: DeviceRecord) -> DeviceRecord:

@@ -75,7 +75,8 @@ class Observation:
     """One page, normalised.
 
     `shared` holds what one chassis sensor says for all devices of the node; it fills only what a device does
-    not say itself. `source_time` (seconds since the epoch) is the page's own clock, where it carries one.
+    not say itself. `source_time` (seconds since the epoch) is the page's own clock, where it carries one. `fills`: it
+    speaks of devices that others know better, makes none, and says only what they leave open.
     """
 
     format: str
@@ -84,3 +85,4 @@ class Observation:
     shared: DeviceReading | None = None
     source_time: float | None = None
     hostname: str = ""
+    fills: bool = False

@@ -10,12 +10,17 @@ YAML or JSON, a list of nodes (or a mapping with the one key `nodes`):
       memory_bytes: 549755813888
       power_cap_watts: 6500              # budget of the node; leave out where there is none
       executors: [simulated]
+      triton: "http://10.0.0.7:8000"     # its Triton server; or {url: ..., metrics: ...}
       scrape:
         - {url: "http://10.0.0.7:9400/metrics", format: dcgm}
         - {url: "http://10.0.0.7:9100/metrics", format: node_exporter}
 
 `format` is a name of the registry, or left out: then the page decides. `node_exporter_cpu` makes the host's CPUs
 a device that takes work. A node that leaves the file is removed from the fleet.
+
+A node with `triton` offers the executor `triton` while that server says that it is ready. Its metrics are scraped from
+port 8002 of the same host unless `metrics` says otherwise; `metrics: ""`: they are not. Of a node that a Kubernetes
+cluster declares, only `power_cap_watts`, `scrape` and `triton` count.
 """
 
 import math
@@ -41,6 +46,7 @@ KEYS = frozenset(
         "power_cap_watts",
         "executors",
         "scrape",
+        "triton",
     )
 )
 
@@ -61,7 +67,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class NodeDeclaration:
-    """What the operator says of a node. 0: not said."""
+    """What the operator says of a node. 0: not said. `triton`: address of its Triton server, whose metrics are among
+    the targets."""
 
     name: str
     pool: str = "default"
@@ -72,6 +79,7 @@ class NodeDeclaration:
     power_cap_watts: float = 0.0
     executors: tuple[str, ...] = ()
     targets: tuple[Target, ...] = ()
+    triton: str = ""
 
 
 def parse_targets(document: object) -> tuple[NodeDeclaration, ...]:
@@ -124,6 +132,7 @@ def _node(where: str, entry: object) -> NodeDeclaration:
     pool = entry.get("pool", "default")
     if not isinstance(pool, str) or not pool:
         raise InvalidInput.of(f"{where}.pool", pool, "write the name of a pool, or leave it out")
+    triton, metrics = _triton(f"{where}.triton", name, entry.get("triton"))
     scrape = entry.get("scrape") or []
     if not isinstance(scrape, list):
         raise InvalidInput.of(f"{where}.scrape", scrape, "write a list of {url, format}")
@@ -136,8 +145,27 @@ def _node(where: str, entry: object) -> NodeDeclaration:
         memory_bytes=int(_amount(f"{where}.memory_bytes", entry.get("memory_bytes"))),
         power_cap_watts=_amount(f"{where}.power_cap_watts", entry.get("power_cap_watts")),
         executors=tuple(executors),
-        targets=tuple(_target(f"{where}.scrape[{index}]", name, item) for index, item in enumerate(scrape)),
+        targets=(*(_target(f"{where}.scrape[{index}]", name, item) for index, item in enumerate(scrape)), *metrics),
+        triton=triton,
     )
+
+
+def _triton(where: str, node: str, item: object) -> tuple[str, tuple[Target, ...]]:
+    """The server's address, and where its metrics are."""
+    if item is None:
+        return "", ()
+    if isinstance(item, str):
+        item = {"url": item}
+    if not isinstance(item, Mapping) or "url" not in item or not set(item) <= {"url", "metrics"}:
+        raise InvalidInput.of(where, item, "write the server's address, or {url: ..., metrics: ...}")
+    url = _address(f"{where}.url", item["url"], "http://host:8000").rstrip("/")
+    metrics = item.get("metrics")
+    if metrics is None:
+        host = str(urlsplit(url).hostname)
+        metrics = f"http://{f'[{host}]' if ':' in host else host}:8002/metrics"
+    if metrics == "":
+        return url, ()
+    return url, (Target(node, _address(f"{where}.metrics", metrics, "http://host:8002/metrics"), "triton"),)
 
 
 def _target(where: str, node: str, item: object) -> Target:
@@ -146,19 +174,22 @@ def _target(where: str, node: str, item: object) -> Target:
     if not isinstance(item, Mapping) or not set(item) <= {"url", "format"}:
         raise InvalidInput.of(where, item, "write {url: ..., format: ...}")
     url, format = item.get("url"), item.get("format", "auto")
+    url = _address(f"{where}.url", url, "http://host:9400/metrics")
+    try:
+        return Target(node, url, check_format(str(format)))
+    except InvalidInput as error:
+        raise InvalidInput.of(f"{where}.format", format, error.errors[0].remedy) from None
+
+
+def _address(where: str, url: object, example: str) -> str:
     try:
         parts = urlsplit(url) if isinstance(url, str) else None
         sound = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         sound = False
     if not sound or not isinstance(url, str):
-        raise InvalidInput.of(
-            f"{where}.url", url, "write an http or https address, for example http://host:9400/metrics"
-        )
-    try:
-        return Target(node, url, check_format(str(format)))
-    except InvalidInput as error:
-        raise InvalidInput.of(f"{where}.format", format, error.errors[0].remedy) from None
+        raise InvalidInput.of(where, url, f"write an http or https address, for example {example}")
+    return url
 
 
 def _pairs(where: str, value: object) -> tuple[tuple[str, str], ...]:

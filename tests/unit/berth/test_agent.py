@@ -1,6 +1,9 @@
 """The agent: this machine as a node; what the host does not tell stays unknown."""
 
 import asyncio
+import contextlib
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,6 +130,27 @@ class Ingest(TelemetryServiceServicer):
             if count >= 3:
                 self.enough.set()
         return telemetry_pb2.ReportTelemetryResponse(accepted=count)
+
+
+def test_the_node_offers_triton_while_its_server_says_that_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    says = [503, 200, None, 200, None, None, 200, "gone"]
+
+    def answer(url: str, timeout: float) -> Any:
+        assert url == "http://here:8000/v2/health/ready"
+        match says.pop(0):
+            case None:
+                raise TimeoutError
+            case int(status) if status == 200:
+                return contextlib.nullcontext(SimpleNamespace(status=status))
+            case _:
+                raise urllib.error.URLError("no")
+
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    host = Host("me", executors=("process",), triton="http://here:8000/", nvml=FakeNvml())
+    offered = [list(host.report()[0].executors) == ["process", "triton"] for _ in range(8)]
+    # Busy once is not gone; busy twice is.
+    assert offered == [False, True, True, True, True, False, True, False]
+    assert list(Host("me", executors=("process",), nvml=FakeNvml()).report()[0].executors) == ["process"]
 
 
 @pytest.mark.parametrize("restart", [False, True])

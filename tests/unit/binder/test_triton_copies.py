@@ -5,7 +5,7 @@ import pytest
 from berth.backends.base import Placement, Refused
 from berth.errors import InvalidInput
 from binder.domain.work import Assignment, DeviceClaim, Member, Model, Work
-from binder.executors.triton_copies import Servers, local_path, placement_of, read_servers, served_name
+from binder.executors.triton_copies import Servers, placement_of, read_servers, served_name
 from tests.unit.binder.builders import make_attempt
 
 
@@ -56,11 +56,3 @@ def test_where_a_copy_goes() -> None:
         placement_of(assignment(), Member(0, "n1", mixed), servers)
     with pytest.raises(InvalidInput, match="the executor triton serves a model"):
         placement_of(assignment(model=None), Member(0, "n1"), servers)
-
-
-def test_where_a_model_lies() -> None:
-    assert str(local_path("file:///a/b%20c")) == "/a/b c"
-    assert str(local_path("models/m")) == "models/m"
-    for wrong in ("s3://bucket/m", "https://host/m", "file://other-host/m"):
-        with pytest.raises(InvalidInput, match=r"model\.uri: .*write a path, or file:///"):
-            local_path(wrong)

@@ -63,14 +63,20 @@ async def test_from_a_page_to_the_topics_and_through_a_restart(
         return web.Response(text=page)
 
     application = web.Application()
+
+    async def ready(_request: web.Request) -> web.Response:
+        return web.Response()
+
     application.router.add_get("/metrics", metrics)
+    application.router.add_get("/v2/health/ready", ready)
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     targets = tmp_path / "targets.yaml"
     targets.write_text(
-        f'[{{node: {n1}, topology: {{rack: r1}}, scrape: ["{url}/metrics"]}}, {{node: {n2}, scrape: ["{url}/no"]}}]'
+        f'[{{node: {n1}, topology: {{rack: r1}}, scrape: ["{url}/metrics"]}}, '
+        f'{{node: {n2}, executors: [process], scrape: ["{url}/no"], triton: {{url: "{url}", metrics: ""}}}}]'
     )
     settings = TelemetryIngestSettings.model_validate(
         {
@@ -102,7 +108,12 @@ async def test_from_a_page_to_the_topics_and_through_a_restart(
 
     async def read_both() -> bool:
         await read()
-        return len([one for one in samples if one.node == n1]) >= 3 and any(len(one.devices) == 2 for one in nodes)
+        offered = any(one.name == n2 and one.executors == ["process", "triton"] for one in nodes)
+        return (
+            offered
+            and len([one for one in samples if one.node == n1]) >= 3
+            and any(len(one.devices) == 2 for one in nodes)
+        )
 
     try:
         async with running(settings) as stub:

@@ -12,6 +12,7 @@ __all__ = ["agent"]
 @click.option("--node", default="", help="Name of this node [the host's name]")
 @click.option("--interval", default="2s", show_default=True, help="Time between reports")
 @click.option("--executor", "executors", multiple=True, help="Executor that can start work here; repeat [process]")
+@click.option("--triton", default="", metavar="URL", help="Triton server of this node, such as http://127.0.0.1:8000")
 @click.option("--topology", "levels", multiple=True, metavar="LEVEL=NAME", help="Such as rack=r07; repeat")
 @click.option("-l", "--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label; repeat")
 @click.option("--token", envvar="BERTH_TOKEN", default="", help="Access token of this node [BERTH_TOKEN]")
@@ -21,6 +22,7 @@ def agent(
     node: str,
     interval: str,
     executors: tuple[str, ...],
+    triton: str,
     levels: tuple[str, ...],
     labels: tuple[str, ...],
     token: str,
@@ -36,6 +38,8 @@ def agent(
     from berth.observability import configure_logging
 
     seconds = parse_duration("interval", interval)
+    if triton and not triton.startswith(("http://", "https://")):
+        raise click.UsageError(f"--triton {triton!r}: write an address such as http://127.0.0.1:8000")
     address = telemetry or Context.load(context_path(context_file)).services["telemetry_ingest"]
     topology, named = assignments("topology", levels), assignments("label", labels)
 
@@ -51,6 +55,7 @@ def agent(
             executors or ("process",),
             topology,
             named,
+            triton,
         )
 
     return run_until_signal(body)

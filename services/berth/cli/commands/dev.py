@@ -27,6 +27,7 @@ __all__ = ["dev"]
 )
 @click.option("--fresh", is_flag=True, help="Forget what the state folder holds")
 @click.option("--no-agent", is_flag=True, help="Do not take this machine as a node")
+@click.option("--triton", is_flag=True, help="Start a Triton server too, which serves models on this machine")
 @click.option("--kafka", default="", metavar="HOST:PORT", help="Use this broker instead of the embedded one")
 @click.option("--postgres", default="", metavar="DSN", help="Use this server instead of the embedded one")
 @click.option(
@@ -40,6 +41,7 @@ def dev(
     fleet: int,
     fresh: bool,
     no_agent: bool,
+    triton: bool,
     kafka: str,
     postgres: str,
     kubeconfig: Path | None,
@@ -51,7 +53,7 @@ def dev(
 
     options = Options(
         state, fresh=fresh, agent=not no_agent, fleet_nodes=fleet, kafka=kafka, postgres=postgres,
-        kubeconfig=kubeconfig, context_file=context_file,
+        triton=triton, kubeconfig=kubeconfig, context_file=context_file,
     )  # fmt: skip
 
     async def body() -> None:
@@ -61,6 +63,8 @@ def dev(
             click.echo(f"  gRPC     {', '.join(f'{name} {at}' for name, at in context.services.items())}")
             click.echo(f"  metrics  {', '.join(f'http://{at}/metrics' for at in context.http.values())}")
             click.echo(f"  Kafka    {context.kafka}")
+            if system.triton is not None:
+                click.echo(f"  Triton   {system.triton.address}")
             click.echo(f"  logs     {context.state_dir}/logs")
             click.echo("in another terminal: berth get nodes; berth submit --kind batch -- echo hello")
             await system.watch()

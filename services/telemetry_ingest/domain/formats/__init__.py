@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from berth.errors import InvalidInput
 from telemetry_ingest.domain.counters import Counters
 from telemetry_ingest.domain.exposition import PageReader, Sample, refuse_foreign
-from telemetry_ingest.domain.formats import amd, dcgm, gaudi, host, intel, sambanova
+from telemetry_ingest.domain.formats import amd, dcgm, gaudi, host, intel, sambanova, triton
 from telemetry_ingest.domain.formats.context import Context
 from telemetry_ingest.domain.model import Observation
 
@@ -40,6 +40,7 @@ FORMATS: dict[str, Format] = {
         # Never detected: whether a host's CPUs take work is the operator's to say.
         Format(host.CPU_NAME, host.WANTED, (), host.normalise_cpu),
         Format(host.KEPLER_NAME, host.KEPLER_WANTED, host.KEPLER_MARKERS, host.normalise_kepler),
+        Format(triton.NAME, triton.WANTED, triton.MARKERS, triton.normalise),
     )
 }
 _MARKS = {

@@ -1,5 +1,6 @@
 """What a Node object says of a node of the fleet."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,12 +37,14 @@ TOPOLOGY_LABELS = (
     ("cloud.provider.com/topology-rack", "rack"),
 )
 # A node pool of several TPU hosts is one slice, joined by its interconnect.
+TRITON_ADDRESS = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 TPU_TOPOLOGY, TPU_SLICE = "cloud.google.com/gke-tpu-topology", "cloud.google.com/gke-nodepool"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
     """A node as the cluster has it. `cordon_reason`: "" where it takes work. `problems`: what could not be read.
+    `triton`: the address of its Triton server, by its annotation.
 
     `devices` are all that the node has; the last `unavailable[resource]` of a resource's are not allocatable.
     """
@@ -59,6 +62,7 @@ class NodeFacts:
     unavailable: tuple[tuple[str, int], ...] = ()
     allocatable: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
+    triton: str = ""
 
 
 def facts_of(node: Mapping[str, Any], resources: DeviceResources) -> NodeFacts:
@@ -78,6 +82,11 @@ def facts_of(node: Mapping[str, Any], resources: DeviceResources) -> NodeFacts:
             problems.append(str(error))
             return 0
 
+    triton = str((metadata.get("annotations") or {}).get(names.TRITON, "")).strip().rstrip("/")
+    if triton and not TRITON_ADDRESS.fullmatch(triton):
+        problem = InvalidInput.of(f"annotation {names.TRITON}", triton, "write an address such as http://10.0.0.7:8000")
+        problems.append(str(problem))
+        triton = ""
     present = {one.resource: one for one in resources.devices_of(node)}
     # A device that its plugin finds unhealthy is in the capacity still, and cannot be had.
     whole = {**node, "status": {**status, "allocatable": {**allocatable, **(status.get("capacity") or {})}}}
@@ -103,6 +112,7 @@ def facts_of(node: Mapping[str, Any], resources: DeviceResources) -> NodeFacts:
         unavailable=unavailable,
         allocatable=tuple(sorted(allocatable.items())),
         problems=tuple(problems),
+        triton=triton,
     )
 
 

@@ -13,7 +13,9 @@ from berth.embedded.process import free_port
 
 
 @asynccontextmanager
-async def fake_triton(handle: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[TritonClient]:
+async def fake_triton(
+    handle: Callable[[web.Request], Awaitable[web.StreamResponse]], *, seconds: float = 20.0
+) -> AsyncIterator[TritonClient]:
     """FakeTriton: answers every request as `handle` does."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handle)
@@ -23,7 +25,7 @@ async def fake_triton(handle: Callable[[web.Request], Awaitable[web.StreamRespon
     await site.start()
     port = runner.addresses[0][1]
     try:
-        async with TritonClient(f"http://127.0.0.1:{port}", answer_seconds=0.2, load_seconds=0.2) as client:
+        async with TritonClient(f"http://127.0.0.1:{port}", answer_seconds=seconds, load_seconds=seconds) as client:
             yield client
     finally:
         await runner.cleanup()
@@ -55,7 +57,7 @@ async def test_no_answer_in_time_is_unknown() -> None:
         await asyncio.sleep(5)
         return web.Response()
 
-    async with fake_triton(handle) as client:
+    async with fake_triton(handle, seconds=0.2) as client:
         with pytest.raises(Unanswered, match="gave no answer in time"):
             await client.unload("m")
         assert not await client.ready()
