@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from berth.embedded.triton import unavailable
 from berth.grpc import connect
 from berth.topics import JOBS_LIFECYCLE, TELEMETRY_DEVICES, dead_letter_topic
 from berth.v1 import binding_pb2, telemetry_pb2
@@ -23,6 +24,7 @@ from tests.integration.test_binder import running as running_binder
 from tests.integration.test_binder import settings as settings
 from tests.integration.test_profile_store import a_message, a_put, records_of, running, settings_for
 from tests.services import System
+from tests.serving import ask, model_folder, triton_server
 
 OBSERVED = binding_pb2.LIFECYCLE_EVENT_OBSERVED
 
@@ -130,6 +132,60 @@ async def test_a_new_binder_goes_on_where_the_last_one_had_read(
     assert [(one.version, one.observation.units) for one in observations(records, job_id)] == [(1, 1.0), (2, 10.0)]
 
 
+SLEEPER = """
+import os, sys, time
+sys.path[:0] = os.environ["BERTH_TRITON_PYTHONPATH"].split(":")
+import numpy
+import triton_python_backend_utils as triton
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep(0.1)
+        ones = [numpy.ones(3, dtype=numpy.float32) for _ in requests]
+        return [triton.InferenceResponse([triton.Tensor.from_dlpack("y", one)]) for one in ones]
+"""
+
+
+@pytest.mark.timeout(120)
+async def test_a_served_models_speed_comes_back_as_a_profile(
+    settings: BinderSettings, database_dsn: str, producer: AIOKafkaProducer, tmp_path: Path
+) -> None:
+    if missing := unavailable():
+        pytest.skip(f"Triton cannot run here: {missing}")
+    folder = model_folder(tmp_path / "sleeper")
+    (folder / "1" / "model.py").write_text(SLEEPER)
+    job_id, workload = new_id(), f"served-{time.time_ns()}"
+    decided = binding_pb2.PlacementDecided(job_id=job_id, attempt=1, version=1)
+    decided.bind.executor, decided.bind.spec.workload = "triton", workload
+    decided.bind.spec.model.uri, decided.bind.spec.model.name = str(folder), "sleeper"
+    decided.bind.members.add(member=0, node="here").devices.add(device_id="here/cpu", index=0, milli=1000, model="CPU")
+    records: list[Any] = []
+    async with triton_server(tmp_path / "server") as server:
+        here = {"executors": ("triton",), "triton_servers": f"here={server.address}", "report_seconds": 0.5}
+        serving = settings.model_copy(update=here)
+        store = settings_for(database_dsn, settings.kafka_bootstrap)
+        async with running_binder(serving), running(store) as stub, collecting(settings.kafka_bootstrap, records):
+            harness = Harness(serving, producer, None)
+            harness.records = records
+            await harness.decide(decided)
+            await harness.until(lambda: lived(records, job_id))
+            started = binding_pb2.JobLifecycle.FromString(
+                next(one.value for one in records if one.topic == JOBS_LIFECYCLE and one.key == job_id.encode())
+            )
+            for told in range(1, 4):
+                for _ in range(11):
+                    await ask(started.endpoints[0], [1.0, 2.0, 3.0])
+                await harness.until(lambda wanted=told: len(observations(records, job_id)) >= wanted)
+            found = await learnt(stub, workload, 3)
+            assert (found.accelerator, found.devices, found.configuration) == ("CPU", 1, "batch=1 observed")
+            # An execution takes a tenth of a second and a little; the pauses between the requests do not count.
+            assert 6.0 < found.throughput < 10.0
+            assert found.throughput_unit == "queries/s"
+            got = await stub.GetProfile(pb.GetProfileRequest(workload=workload, accelerator="CPU"))
+            assert got.profile.provenance == pb.PROVENANCE_OBSERVED
+
+
 # The profile store
 
 
@@ -194,6 +250,9 @@ async def test_observed_speed_becomes_a_profile_of_its_own_and_is_announced(
     async with running(settings_for(database_dsn, kafka_bootstrap)) as stub:
         await send(producer, *first, an_observation(job_id, 4, 42.0, workload=workload))
         assert (await learnt(stub, workload, 4)).spans == 4
+        again = an_observation(job_id, 4, 42.0, workload=workload)
+        await send(producer, again, an_observation(job_id, 5, 42.0, workload=workload), again)
+        assert (await learnt(stub, workload, 5)).spans == 5
         page = await stub.ListProfiles(pb.ListProfilesRequest(workload=workload))
         assert [one.version for one in page.profiles] == [1, 1]
 

@@ -10,7 +10,7 @@ meanwhile is unloaded. The state is on the servers: another instance reads it ba
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from berth.errors import InvalidInput
 from berth.models.artefact import Artefact
 from berth.models.artefact_file import Opened
 from binder.domain.attempt import AttemptId, Observation, Seen
-from binder.domain.executor import LogPiece, Observations, Sink
+from binder.domain.executor import Asked, LogPiece, Observations, Reading, Sink
 from binder.domain.work import Assignment, Member
 from binder.executors.triton_copies import (
     NO_SUCH_MODEL,
@@ -35,6 +35,7 @@ from binder.executors.triton_copies import (
     placement_of,
     served_name,
 )
+from binder.executors.triton_speed import triton_reports
 
 __all__ = ["Times", "TritonExecutor"]
 
@@ -117,6 +118,13 @@ class TritonExecutor:
 
     async def release(self, assignments: Sequence[Assignment]) -> Observations:
         return await self._all(assignments, self._release)
+
+    async def reports(self, asked: Sequence[Asked]) -> Mapping[AttemptId, Reading]:
+        return await triton_reports(asked, self._statistics, self._clock)
+
+    async def _statistics(self, assignment: Assignment, member: Member) -> Mapping[str, Any] | None:
+        async with TritonClient(placement_of(assignment, member, self._servers).address) as client:
+            return await client.statistics(served_name(assignment, member))
 
     async def logs(
         self, assignment: Assignment, member: int, *, follow: bool, tail_lines: int

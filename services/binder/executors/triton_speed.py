@@ -7,18 +7,24 @@ Executions of several instances overlap: no more seconds are counted than went b
 once every member has LEAST_SECONDS of it; until then it stays in the mark.
 """
 
+import asyncio
 import json
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
+import structlog
+
+from berth.backends.base import Refused, Unanswered
+from berth.errors import InvalidInput
 from binder.domain.attempt import AttemptId
 from binder.domain.executor import Asked, Reading
 from binder.domain.report import Line, joined
-from binder.domain.work import Assignment
+from binder.domain.work import Assignment, Member
 
-__all__ = ["Latencies", "Statistics", "compute_latencies", "counters_of", "reading_of", "triton_reports"]
+__all__ = ["Statistics", "counters_of", "reading_of", "triton_reports"]
+
+log = structlog.get_logger(__name__)
 
 LEAST_SECONDS: Final = 1.0
 """Below it the profile store sets a span aside."""
@@ -26,10 +32,9 @@ PHASES: Final = ("compute_input", "compute_infer", "compute_output")
 
 Counters: TypeAlias = Mapping[int, tuple[int, int]]
 """By batch size: executions, and nanoseconds in all of them."""
-Latencies: TypeAlias = tuple[float | None, float | None]
-"""Median and 99th percentile of an execution, seconds."""
-Statistics: TypeAlias = Callable[[Assignment, int], Awaitable[Mapping[str, Any] | None]]
-"""Of a member's model, as the server gives them; None where it does not serve it (any more)."""
+Statistics: TypeAlias = Callable[[Assignment, Member], Awaitable[Mapping[str, Any] | None]]
+"""Of a member's model, as the server gives them; None where it does not serve it (any more). It may raise Refused,
+Unanswered and InvalidInput."""
 
 
 def counters_of(statistics: Mapping[str, Any]) -> dict[int, tuple[int, int]]:
@@ -79,21 +84,19 @@ def reading_of(
     members: int,
     started_at: float,
     at: float,
-    latencies: Mapping[int, Latencies],
 ) -> Reading:
-    """`counters` and `latencies` by member, as far as they answered; times in seconds since the epoch."""
+    """`counters` by member, as far as they answered; times in seconds since the epoch."""
     state = {member: _Member(started_at) for member in range(members)} | _read(mark)
     for member, counted in counters.items():
         state[member].look(counted, at)
-    # What ran without a break until one of all members' looks is told together.
+    # Of each batch size, once every member has enough: the rates of members that do not work are not known.
     ready = set.intersection(*({b for b, (_, spent) in one.pending.items() if spent >= LEAST_SECONDS}
                                for one in state.values()))  # fmt: skip
     lines: dict[int, list[Line]] = {}
     for member, one in state.items():
-        p50, p99 = latencies.get(member, (None, None))
         for batch in sorted(ready):
             count, spent = one.pending.pop(batch)
-            line = Line(float(batch * count), "queries", spent, False, batch, "", "", p50, p99)
+            line = Line(float(batch * count), "queries", spent, batch_size=batch)
             lines.setdefault(member, []).append(line)
     speeds = tuple(replace(speed, source="triton") for speed in joined(lines, members))
     return Reading(_written(state), speeds)
@@ -117,40 +120,26 @@ def _written(state: Mapping[int, _Member]) -> str:
     )
 
 
-def compute_latencies(metrics: str, model: str) -> Latencies:
-    """From a page of Triton's metrics with summaries (--metrics-config=summary_latencies=true): of executions alone,
-    for time in the queue says more of the load than of the chip."""
-    found: dict[str, float] = {}
-    pattern = rf'^nv_inference_compute_infer_summary_us\{{[^}}]*model="{re.escape(model)}"[^}}]*\}} (\S+)$'
-    for match in re.finditer(pattern, metrics, re.MULTILINE):
-        quantile = re.search(r'quantile="([^"]+)"', match[0])
-        if quantile and re.fullmatch(r"[0-9.]+(e[+-]?[0-9]+)?", match[1]) and float(match[1]) > 0:
-            found[quantile[1]] = float(match[1]) / 1e6
-    return found.get("0.5"), found.get("0.99")
-
-
 async def triton_reports(
     asked: Sequence[Asked], statistics: Statistics, clock: Callable[[], float]
 ) -> dict[AttemptId, Reading]:
     """`Reporting.reports` of an executor whose models a Triton server serves. A member that does not answer is asked
     again the next time; what was done since the last look before an unload stays untold."""
-    found: dict[AttemptId, Reading] = {}
-    for each in asked:
-        attempt = each.assignment.attempt
-        if each.ended or attempt.started_at is None:
-            continue
-        counters: dict[int, Counters] = {}
-        for member in each.assignment.work.members:
-            told = await statistics(each.assignment, member.member)
+    running = [each for each in asked if not each.ended and each.assignment.attempt.started_at is not None]
+    readings = await asyncio.gather(*(_reading(each, statistics, clock) for each in running))
+    return {each.assignment.id: reading for each, reading in zip(running, readings, strict=True) if reading is not None}
+
+
+async def _reading(each: Asked, statistics: Statistics, clock: Callable[[], float]) -> Reading | None:
+    attempt, members = each.assignment.attempt, each.assignment.work.members
+    counters: dict[int, Counters] = {}
+    for member in members:
+        try:
+            told = await statistics(each.assignment, member)
             if told is not None:
                 counters[member.member] = counters_of(told)
-        if counters:
-            found[attempt.id] = reading_of(
-                each.mark,
-                counters,
-                members=len(each.assignment.work.members),
-                started_at=attempt.started_at,
-                at=clock(),
-                latencies={},
-            )
-    return found
+        except (Unanswered, Refused, InvalidInput, ValueError) as error:
+            log.info("a server did not say how fast a model is", attempt=str(attempt.id), error=str(error))
+    if not counters or attempt.started_at is None:
+        return None
+    return reading_of(each.mark, counters, members=len(members), started_at=attempt.started_at, at=clock())
