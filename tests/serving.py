@@ -57,6 +57,13 @@ class TritonPythonModel:
         given = json.loads(args["model_config"])["parameters"]
         if "trouble" in given:
             raise RuntimeError("no weights of " + given["trouble"]["string_value"])
+        if "first_refuses" in given:
+            # The first server that is asked refuses for good.
+            place = given["first_refuses"]["string_value"]
+            if not os.path.exists(place):
+                open(place, "w").write(os.getcwd())
+            if open(place).read() == os.getcwd():
+                raise RuntimeError("this server has no room")
         if "slow" in given:
             import time
             time.sleep(float(given["slow"]["string_value"]))
@@ -83,11 +90,14 @@ def model_folder(folder: Path) -> Path:
     return folder
 
 
-async def ask(endpoint: str, values: Any, *, name: str = "input_0") -> Any:
+async def ask(endpoint: str, values: Any) -> Any:
     """A request to an endpoint as a job shows it; the first output as nested lists of rows."""
     address, _, model = endpoint.partition("/v2/models/")
     flat = [one for row in values for one in row] if isinstance(values[0], list) else values
     shape = [len(values), len(values[0])] if isinstance(values[0], list) else [len(values)]
     async with TritonClient(address) as client:
+        configuration = await client.configuration(model)
+        assert configuration is not None
+        name = configuration["input"][0]["name"]
         request = {"inputs": [{"name": name, "shape": shape, "datatype": "FP32", "data": flat}]}
         return (await client.infer(model, request))["outputs"][0]["data"]

@@ -9,9 +9,9 @@ import structlog
 from berth import catalogue
 from berth.auth import Authenticator
 from berth.backends import registry
-from berth.backends.contents import read_artefact
 from berth.grpc import GrpcServer
 from berth.kafka import KafkaBus
+from berth.models.artefact_file import open_artefact
 from berth.outbox import OutboxRelay
 from berth.postgres import Connection, Database
 from berth.service import App, authority_key
@@ -75,7 +75,7 @@ def _triton(settings: BinderSettings, cluster: Cluster | None) -> Executor:
     return TritonExecutor(
         read_servers(settings.triton_servers),
         found.backends,
-        read=read_artefact,
+        read=open_artefact,
         clock=time.time,
         times=Times(bind=0.8 * settings.bind_timeout_seconds, grace=settings.triton_grace_seconds),
     )

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -121,6 +121,15 @@ class Pools:
             known = self._capacities[shape] = self._matching(planner, spec)
         return known
 
+    def elsewhere(self, spec: jobs_pb2.JobSpec, refused: Collection[str]) -> bool:
+        """Whether the job would fit on nodes that may take work and are none of `refused`, were all free."""
+        planner = self.planners.get(spec.pool)
+        if planner is None or spec.member_groups:
+            return False
+        away = {*refused, *(name for name, node in self._world.nodes.items() if not node.schedulable)}
+        job = translate.job_from_spec(spec, job_id="", submitted_at=0.0, attempt=1)
+        return planner.engine.matching_capacity(job, away).members >= (spec.min_replicas or spec.replicas)
+
     @staticmethod
     def _matching(planner: Planner, spec: jobs_pb2.JobSpec) -> MatchingCapacity:
         return planner.engine.matching_capacity(translate.job_from_spec(spec, job_id="", submitted_at=0.0, attempt=1))
@@ -155,7 +164,7 @@ async def build(given: ServiceSettings) -> AsyncIterator[App]:
         pools = Pools(settings, database, world, relay)
         await pools.refresh()
         admission = Admission(authenticator, lambda: world.queues, lambda: set(pools.planners), pools.capacity)
-        outcomes = Outcomes(Retry(attempts=settings.bind_attempts), pools.capacity)
+        outcomes = Outcomes(Retry(attempts=settings.bind_attempts), pools.elsewhere)
         news = JobNews(dsn, pools.changed)
 
         for topic, handle in (

@@ -9,7 +9,7 @@ jobs.lifecycle            -> Outcomes.on_lifecycle
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from berth.topics import CLOUDEVENTS_JSON, JSON, PROTOBUF
 from berth.v1 import fleet_pb2, jobs_pb2, placement_pb2
 from placement_engine.adapters import job_store, translate
 from placement_engine.adapters.job_store import Accepted, Submission
-from placement_engine.domain.job_state import Event, JobRow, JobState, Retry, advance, cancel
+from placement_engine.domain.job_state import Event, EventKind, JobRow, JobState, Retry, advance, cancel
 from placement_engine.domain.readouts import MatchingCapacity
 from placement_engine.planner import released_outgoing
 
@@ -35,6 +35,7 @@ __all__ = ["Admission", "Cancellation", "Outcomes"]
 
 Queues = Callable[[], dict[str, fleet_pb2.Queue]]
 Capacity = Callable[[jobs_pb2.JobSpec], MatchingCapacity | None]
+Elsewhere = Callable[[jobs_pb2.JobSpec, Collection[str]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +211,11 @@ def decode_submission(record: Record) -> tuple[jobs_pb2.JobSpec, str]:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What the binder tells: moves jobs, frees claims, wakes the planner."""
+    """What the binder tells: moves jobs, frees claims, wakes the planner. `elsewhere`: whether a job has room on nodes
+    other than these."""
 
     retry: Retry
-    capacity: Capacity = lambda spec: None
+    elsewhere: Elsewhere = lambda spec, refused: False
 
     async def on_settled(self, connection: Connection, records: list[Record]) -> Sequence[DeadLetter]:
         return await self._apply(connection, records, translate.settled_event)
@@ -237,7 +239,7 @@ class Outcomes:
         for event in events:
             row = after.get(event.job_id)
             if row is not None:
-                moved, free = advance(row, event, self.retry)
+                moved, free = advance(row, _of_a_model(row, event), self.retry)
                 after[event.job_id] = self._elsewhere(row, moved)
                 if free:
                     freed.append(event.job_id)
@@ -247,16 +249,22 @@ class Outcomes:
         return dead
 
     def _elsewhere(self, before: JobRow, after: JobRow) -> JobRow:
-        """A job that was refused where it was placed is placed elsewhere, where there is room for it at all."""
+        """A model that was refused where it was placed is placed elsewhere, where there is room for it at all."""
         if after.bind_failures <= before.bind_failures:
             return after
-        decision = placement_pb2.Decision.FromString(before.members)
         spec = jobs_pb2.JobSpec.FromString(before.spec)
+        if not spec.HasField("model"):
+            return after
+        decision = placement_pb2.Decision.FromString(before.members)
         refused = tuple(dict.fromkeys((*before.refused_nodes, *(member.node for member in decision.members))))
-        found = self.capacity(translate.away_from(spec, refused))
-        if found is None or found.members < (spec.min_replicas or spec.replicas):
-            refused = ()
-        return replace(after, refused_nodes=refused)
+        return replace(after, refused_nodes=refused if self.elsewhere(spec, refused) else ())
+
+
+def _of_a_model(row: JobRow, event: Event) -> Event:
+    """A served model whose server is gone has lost nothing: it can be served again, elsewhere."""
+    if event.kind is EventKind.FAILED and jobs_pb2.JobSpec.FromString(row.spec).HasField("model"):
+        return replace(event, retryable=True)
+    return event
 
 
 @dataclass(frozen=True, slots=True)

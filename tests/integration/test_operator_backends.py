@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from berth.backends import registry, vendor_processes
-from berth.backends.contents import read_artefact
 from berth.backends.registry import Registry
+from berth.models.artefact_file import open_artefact
 from binder.domain.attempt import Seen
 from binder.domain.work import Assignment, DeviceClaim, Member, Model, Work
 from binder.executors.triton import Times, TritonExecutor
@@ -49,7 +49,7 @@ async def executor(installed: Registry) -> AsyncIterator[TritonExecutor]:
     # Nobody listens there, and nobody asks: no Triton serves such a device.
     servers = Servers(by_node={"n1": "http://127.0.0.1:9"})
     times = Times(bind=20.0, watch=0.1, grace=60.0)
-    made = TritonExecutor(servers, installed.backends, read=read_artefact, clock=time.time, times=times)
+    made = TritonExecutor(servers, installed.backends, read=open_artefact, clock=time.time, times=times)
     await made.start(lambda _: None)
     try:
         yield made

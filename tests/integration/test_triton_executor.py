@@ -1,6 +1,7 @@
-"""The executor `triton` on real Triton servers: all members or none, read back after a crash, surely gone after a release."""
+"""The executor `triton` on real Triton servers: all members or none, read back after a crash, gone after a release."""
 
 import asyncio
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 
 from berth.backends import onnx, triton_python, xla
-from berth.backends.contents import content_digest, read_artefact
 from berth.backends.triton_client import TritonClient
 from berth.embedded.triton import TritonServer
+from berth.models.artefact_file import digest_of, open_artefact
 from binder.domain.attempt import Observation, Seen
 from binder.domain.work import Assignment, DeviceClaim, Member, Model, Work
 from binder.executors.triton import Times, TritonExecutor
@@ -62,7 +63,7 @@ async def executor(
     made = TritonExecutor(
         Servers(by_node={"n1": servers[0].address, "n2": servers[1].address}),
         (xla.backend(), onnx.backend(), triton_python.backend()),
-        read=read_artefact,
+        read=open_artefact,
         clock=time.time,
         times=Times(**{"bind": 20.0, "watch": 0.2, "grace": 60.0, **times}),
     )
@@ -99,7 +100,7 @@ async def test_an_artefact_is_bound_read_back_after_a_crash_and_released(
     from tests.serving import double
 
     path = exported(tmp_path / "double.jax_export")
-    assignment = wanted("artefact", path.as_uri(), digest=content_digest(path)[0])
+    assignment = wanted("artefact", path.as_uri(), digest=digest_of(path))
     async with executor(servers) as (made, _):
         bound = await bind(made, assignment)
         assert bound.seen is Seen.STARTED
@@ -128,11 +129,11 @@ async def test_a_gang_is_loaded_whole_or_not_at_all(servers: tuple[TritonServer,
             f"{server.address}/v2/models/{served_name(gang, member)}"
             for server, member in zip(servers, gang.work.members, strict=True)
         )
-        assert await ask(bound.endpoints[1], [1.0, 2.0, 3.0], name="x") == [3.0, 6.0, 9.0]
+        assert await ask(bound.endpoints[1], [1.0, 2.0, 3.0]) == [3.0, 6.0, 9.0]
         elsewhere = wanted("half", folder, "n1", "n3")
         refused = await bind(made, elsewhere)
         assert (refused.seen, refused.retryable) == (Seen.REFUSED, True)
-        assert "node n3: no Triton server is known: name it in BERTH_TRITON_SERVERS (known: n1, n2)" in refused.message
+        assert "node n3: address: '': no Triton server is known: name it in BERTH_TRITON_SERVERS" in refused.message
         # Of the half gang nothing is left, and the whole one is as it was.
         assert await loaded(servers[0]) == {served_name(gang, gang.work.members[0])}
         assert (await made.release([gang]))[gang.id].seen is Seen.RELEASED
@@ -151,9 +152,9 @@ async def test_refusals_say_tritons_words_and_whether_another_node_can_help(
         (wanted("words", folder, parameters={"trouble": "the moon"}), "RuntimeError: no weights of the moon", True),
         (replace(on_a_gpu, work=replace(on_a_gpu.work, members=(gpu,))), "unsupported gpu id 0", True),
         (replace(on_a_gpu, work=replace(on_a_gpu.work, members=(groq,))), "accelerator: 'Groq LPU'", True),
-        (wanted("corrupt", corrupt), "model.uri: .*no artefact that jax can read", False),
-        (wanted("absent", tmp_path / "nothing"), "model.uri: .*not there, or not readable by the binder", False),
-        (wanted("scheme", "s3://bucket/model"), "model.uri: 's3://bucket/model': write a path, or file:///", False),
+        (wanted("corrupt", corrupt), "file: .*broken, or none of these", False),
+        (wanted("absent", tmp_path / "nothing"), "No such file or directory: name a file that can be read", False),
+        (wanted("scheme", "s3://bucket/model"), "model.uri: 's3://bucket/model': write a path, or file:///path", False),
         (wanted("digest", folder, digest="0" * 64), "model.digest: '0{64}': the content is [0-9a-f]{64}", False),
     ]
     async with executor(servers) as (made, _):
@@ -161,8 +162,7 @@ async def test_refusals_say_tritons_words_and_whether_another_node_can_help(
             assignment = replace(assignment, attempt=make_attempt(f"r{words[:9]}", executor="triton", tries=1))
             refused = await bind(made, assignment)
             assert (refused.seen, refused.retryable) == (Seen.REFUSED, retryable), refused
-            with pytest.raises(AssertionError, match=words):
-                raise AssertionError(refused.message)
+            assert re.search(words, refused.message), refused.message
     assert await loaded(servers[0]) == set()
 
 
@@ -185,7 +185,7 @@ async def test_a_binder_killed_while_loading_is_followed_by_one_that_leaves_one_
     other = wanted("killed-and-cancelled", folder, "n2", parameters={"slow": "1"})
     async with executor(servers, bind=0.3) as (made, _):
         assert {seen.seen for seen in (await made.bind([one, other])).values()} == {Seen.UNCLEAR}
-    async with executor(servers) as (made, told):
+    async with executor(servers) as (made, _):
         # Triton cannot tell a model that it is loading from none: to bind it again is right in both cases.
         assert (await made.read_back([one]))[one.id].seen is Seen.ABSENT
         assert (await made.release([other]))[other.id].seen is Seen.RELEASED
@@ -206,18 +206,13 @@ async def test_an_older_attempt_never_meets_a_newer_one(
         assert (await made.release([old]))[old.id].seen is Seen.RELEASED
         assert await loaded(servers[0]) == {served_name(new, new.work.members[0])}
         # A load of the old one that was on its way in the network all the while.
-        late, _ = await late_load(old, folder, servers)
+        async with executor(servers) as (other, _):
+            assert (await bind(other, old)).seen is Seen.STARTED
+        late = served_name(old, old.work.members[0])
         async with asyncio.timeout(10):
-            while late in await loaded(servers[0]):
+            while late in await loaded(servers[0]):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         assert (await made.release([new]))[new.id].seen is Seen.RELEASED
-
-
-async def late_load(
-    assignment: Assignment, folder: Path, servers: tuple[TritonServer, TritonServer]
-) -> tuple[str, Observation]:
-    async with executor(servers) as (other, _):
-        return served_name(assignment, assignment.work.members[0]), await bind(other, assignment)
 
 
 async def test_what_vanishes_is_loaded_again_and_a_server_that_stays_away_fails_it(
@@ -230,9 +225,9 @@ async def test_what_vanishes_is_loaded_again_and_a_server_that_stays_away_fails_
             own.kill()
             await own.start()
             async with asyncio.timeout(20):
-                while not await loaded(own):
+                while not await loaded(own):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
-            assert await ask(bound.endpoints[0], [1.0, 2.0, 3.0], name="x") == [3.0, 6.0, 9.0]
+            assert await ask(bound.endpoints[0], [1.0, 2.0, 3.0]) == [3.0, 6.0, 9.0]
             assert {one.seen for one in told.seen} == {Seen.STARTED}
             own.kill()
             failed = await told.until(Seen.FAILED)

@@ -38,7 +38,7 @@ def batching_of(artefact: Artefact, wished: int) -> Batching:
         return Batching(wished)
     if wished > rows:
         raise Refused(
-            f"max_batch_size: '{wished}': {artefact.name} takes {rows} rows at once: write at most {rows}, or export it "
-            "with a free first dimension"
+            f"max_batch_size: '{wished}': {artefact.name} takes {rows} rows at once: write at most {rows}, or export "
+            "it with a free first dimension"
         )
     return Batching(wished, rows)

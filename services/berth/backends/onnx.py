@@ -8,10 +8,11 @@ from typing import Any
 from berth import catalogue
 from berth.backends.base import Placement, Prepared, Refused, Verdict
 from berth.backends.triton_client import TritonClient
-from berth.backends.triton_serving import TritonServing, fits, prepared_digest
+from berth.backends.triton_serving import TritonServing, prepared_digest
 from berth.backends.xla import described
 from berth.catalogue import Accelerator
 from berth.models.artefact import Artefact
+from berth.models.support import supports
 
 __all__ = ["OnnxBackend", "backend"]
 
@@ -28,7 +29,7 @@ class OnnxBackend(TritonServing):
         if accelerator.stack not in self.stacks:
             words = f"{accelerator.name}: onnxruntime is served on {', '.join(self.stacks)}"
             return Verdict((f"stack: {accelerator.stack!r}: {words}",))
-        return Verdict(fits(artefact, accelerator))
+        return Verdict(supports(artefact, accelerator))
 
     async def prepare(self, artefact: Artefact, content: Path, placement: Placement) -> Prepared:
         accelerator = catalogue.by_name(placement.accelerator)

@@ -57,8 +57,7 @@ _DEPTH = 30
 def parse(text: str) -> dict[str, Any]:
     """Raises InvalidInput that names the line."""
     reader = _Reader(text)
-    found = reader.message(None, 0)
-    return found
+    return reader.message(None, 0)
 
 
 class _Reader:

@@ -4,7 +4,7 @@ It runs in Triton's Python backend, in a process of its own: of Berth nothing ca
 """
 
 # mypy: ignore-errors
-# ruff: noqa: E402
+# ruff: noqa: E402, B905
 import json
 import os
 import sys

@@ -7,10 +7,11 @@ from berth import catalogue
 from berth.backends import pbtxt
 from berth.backends.base import Placement, Prepared, Refused, Verdict
 from berth.backends.batching import whole_number
-from berth.backends.triton_serving import TritonServing, fits, instance_group, prepared_digest, strings
+from berth.backends.triton_serving import TritonServing, instance_group, prepared_digest, strings
 from berth.catalogue import Accelerator
 from berth.errors import InvalidInput
 from berth.models.artefact import Artefact
+from berth.models.support import supports
 
 __all__ = ["TritonFolderBackend", "backend"]
 
@@ -28,7 +29,7 @@ class TritonFolderBackend(TritonServing):
         if accelerator.stack not in self.stacks:
             words = f"{accelerator.name}: Triton runs on {', '.join(self.stacks)}"
             return Verdict((f"stack: {accelerator.stack!r}: {words}",))
-        return Verdict(fits(artefact, accelerator))
+        return Verdict(supports(artefact, accelerator))
 
     async def prepare(self, artefact: Artefact, content: Path, placement: Placement) -> Prepared:
         accelerator = catalogue.by_name(placement.accelerator)

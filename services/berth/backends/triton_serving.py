@@ -20,16 +20,15 @@ from berth.backends.base import Health, Placement, Prepared, Refused, Serving, U
 from berth.backends.triton_client import TritonClient
 from berth.catalogue import Accelerator
 from berth.models.artefact import Artefact, Tensor
+from berth.models.support import PLATFORMS, supports
 
 __all__ = [
-    "DIGEST", "OWNER", "TRITON_TYPES", "TritonServing", "check_address", "fits", "instance_group", "platform_of",
+    "DIGEST", "OWNER", "TRITON_TYPES", "TritonServing", "check_address", "instance_group", "platform_of",
     "prepared_digest", "strings", "tensors",
 ]  # fmt: skip
 
 DIGEST = "berth_digest"
 OWNER = "berth_owner"
-PLATFORMS = {"CUDA": "cuda", "ROCm": "rocm", "XLA": "tpu", "oneDNN": "cpu"}
-"""Of a stack of the catalogue, as jax names them."""
 TRITON_TYPES = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
     "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
@@ -42,17 +41,6 @@ TRITON_TYPES = {
 def platform_of(accelerator: Accelerator) -> str:
     """ "" where no stack of XLA runs there."""
     return PLATFORMS.get(accelerator.stack, "")
-
-
-def fits(artefact: Artefact, accelerator: Accelerator) -> tuple[str, ...]:
-    """Why the program does not fit the device's memory; empty where it fits or nobody knows."""
-    needed = artefact.analysis.memory_bytes if artefact.analysis is not None else None
-    if needed is None or accelerator.memory_bytes is None or needed <= accelerator.memory_bytes:
-        return ()
-    words = (
-        f"{accelerator.name} has {accelerator.memory_bytes}: split or quantise the model, or ask for a larger device"
-    )
-    return (f"memory_bytes: '{needed}': {words}",)
 
 
 def check_address(placement: Placement) -> str:
@@ -129,7 +117,7 @@ class TritonServing:
         return self._clients[address]
 
     def can_run(self, artefact: Artefact, accelerator: Accelerator) -> Verdict:
-        return Verdict(fits(artefact, accelerator))
+        return Verdict(supports(artefact, accelerator))
 
     async def serve(self, name: str, prepared: Prepared, placement: Placement) -> Serving:
         client = self.client(placement)

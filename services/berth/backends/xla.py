@@ -9,9 +9,7 @@ from berth import catalogue
 from berth.backends.base import Placement, Prepared, Refused, Verdict
 from berth.backends.batching import batching_of, whole_number
 from berth.backends.triton_serving import (
-    PLATFORMS,
     TritonServing,
-    fits,
     instance_group,
     platform_of,
     prepared_digest,
@@ -20,6 +18,7 @@ from berth.backends.triton_serving import (
 )
 from berth.catalogue import Accelerator
 from berth.models.artefact import Artefact
+from berth.models.support import PLATFORMS, supports
 
 __all__ = ["XlaBackend", "backend"]
 
@@ -32,15 +31,7 @@ class XlaBackend(TritonServing):
         if artefact.format != "jax-export":
             words = "the backend xla serves jax-export: make one with `berth model export`"
             return Verdict((f"format: {artefact.format!r}: {words}",))
-        platform = platform_of(accelerator)
-        if not platform:
-            words = f"{accelerator.name}: XLA does not run there: choose one of {', '.join(PLATFORMS)}"
-            return Verdict((f"stack: {accelerator.stack!r}: {words}",))
-        reasons = []
-        if artefact.platforms and platform not in artefact.platforms:
-            words = f"it was lowered for {', '.join(artefact.platforms)}: export it for {platform} too"
-            reasons.append(f"platforms: {platform!r}: {words}")
-        return Verdict((*reasons, *fits(artefact, accelerator)))
+        return Verdict(supports(artefact, accelerator))
 
     async def prepare(self, artefact: Artefact, content: Path, placement: Placement) -> Prepared:
         accelerator = catalogue.by_name(placement.accelerator)

@@ -24,6 +24,7 @@ from berth.backends.triton_client import TritonClient
 from berth.backends.triton_serving import TritonServing
 from berth.errors import InvalidInput
 from berth.models.artefact import Artefact
+from berth.models.artefact_file import Opened
 from binder.domain.attempt import AttemptId, Observation, Seen
 from binder.domain.executor import LogPiece, Observations, Sink
 from binder.domain.work import Assignment, Member
@@ -76,7 +77,7 @@ class TritonExecutor:
         servers: Servers,
         backends: Sequence[Backend],
         *,
-        read: Callable[[Path], Artefact],
+        read: Callable[[Path], Opened],
         clock: Callable[[], float],
         times: Times | None = None,
     ) -> None:
@@ -286,9 +287,9 @@ class TritonExecutor:
     async def _serve(self, held: _Held, member: Member) -> Serving:
         assignment = held.assignment
         placement = placement_of(assignment, member, self._servers)
-        path, artefact = await asyncio.to_thread(content_of, assignment, self._read)
-        backend = await asyncio.to_thread(self._choose, artefact, placement)
-        prepared = await backend.prepare(artefact, path, placement)
+        opened = await asyncio.to_thread(content_of, assignment, self._read)
+        backend = await asyncio.to_thread(self._choose, opened.artefact, placement)
+        prepared = await backend.prepare(opened.artefact, opened.content, placement)
         if held.releasing:
             raise Refused("it is being released")
         held.backends[member.member] = backend
@@ -329,7 +330,7 @@ class TritonExecutor:
     def _distinct(self, placement: Placement) -> list[Backend]:
         """Of those that serve such a device at all; all on Triton look alike: one speaks for them."""
         there = on(placement.accelerator, self._backends)
-        on_triton = [one for one in there if isinstance(one, TritonServing)]
+        on_triton = [one for one in there if isinstance(one, TritonServing) and placement.address]
         return [*on_triton[:1], *(one for one in there if not isinstance(one, TritonServing))]
 
     async def _end(self, held: _Held, before: asyncio.Task[Observation] | None) -> Observation:
@@ -358,11 +359,16 @@ class TritonExecutor:
         try:
             placement = placement_of(held.assignment, member, self._servers)
         except (Refused, InvalidInput):
-            # No server of that node is known: nothing was loaded there.
+            # It never had a place where it could have been loaded.
             return
         known = held.backends.get(member.member)
         for backend in (known,) if known is not None else self._distinct(placement):
-            await backend.release(served_name(held.assignment, member), placement)
+            try:
+                await backend.release(served_name(held.assignment, member), placement)
+            except Refused as error:
+                # Without a server of its node nothing was loaded.
+                if placement.address:
+                    raise Unanswered(str(error)) from error
 
     def _started(self, assignment: Assignment, seen: Sequence[Serving]) -> Observation:
         now = self._clock()

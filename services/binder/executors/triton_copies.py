@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from berth.backends.base import Placement, Refused
 from berth.backends.triton_serving import OWNER
 from berth.errors import InvalidInput
-from berth.models.artefact import Artefact
+from berth.models.artefact_file import Opened, path_of
 from binder.domain.work import Assignment, Member
 
 __all__ = ["NO_SUCH_MODEL", "Servers", "content_of", "placement_of", "read_servers", "served_name"]
@@ -74,40 +74,23 @@ def placement_of(assignment: Assignment, member: Member, servers: Servers) -> Pl
     kinds = sorted({claim.model for claim in member.devices})
     if len(kinds) > 1:
         raise Refused(f"member {member.member}: {', '.join(kinds)}: a copy is on devices of one model: ask for one")
-    address = servers.address(member.node)
-    if not address:
-        known = ", ".join(sorted(servers.by_node)) or "none"
-        raise Refused(f"node {member.node}: no Triton server is known: name it in {FIELD} (known: {known})")
     wished = {"max_batch_size": str(model.max_batch_size), "instances": str(model.instances)}
     return Placement(
         node=member.node,
         accelerator=kinds[0] if kinds else "CPU",
         indices=tuple(sorted(claim.index for claim in member.devices)),
-        address=address,
+        # "" where none is known: a vendor's backend needs none, and those on Triton refuse it in words.
+        address=servers.address(member.node),
         parameters={**model.parameters, **wished, OWNER: f"{assignment.id}.{member.member}"},
     )
 
 
-def content_of(assignment: Assignment, read: Callable[[Path], Artefact]) -> tuple[Path, Artefact]:
-    """The model's path and what is in it. Blocks. Raises InvalidInput."""
+def content_of(assignment: Assignment, read: Callable[[Path], Opened]) -> Opened:
+    """What the job's model is. Blocks. Raises InvalidInput."""
     model = assignment.work.model
     assert model is not None, "placement_of has seen to it"
-    path = local_path(model.uri)
-    try:
-        artefact = read(path)
-    except OSError as error:
-        raise InvalidInput.of("model.uri", model.uri, f"the binder cannot read it: {error.strerror}") from error
-    if model.digest and artefact.digest != model.digest:
-        words = f"the content is {artefact.digest}: another model lies there; submit with its digest, or none"
+    opened = read(path_of(model.uri))
+    if model.digest and opened.artefact.digest != model.digest:
+        words = f"the content is {opened.artefact.digest}: another model lies there; submit with its digest, or none"
         raise InvalidInput.of("model.digest", model.digest, words)
-    return path, artefact
-
-
-def local_path(uri: str) -> Path:
-    """Raises InvalidInput."""
-    if "://" not in uri:
-        return Path(uri)
-    parts = urlsplit(uri)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise InvalidInput.of("model.uri", uri, "write a path, or file:///..., that the binder can read")
-    return Path(unquote(parts.path))
+    return opened

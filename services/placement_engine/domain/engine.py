@@ -660,9 +660,9 @@ class Engine:
         """Devices that take no new work for heat or a fault."""
         return verdicts.device_verdicts(self._fleet)
 
-    def matching_capacity(self, job: Job) -> MatchingCapacity:
+    def matching_capacity(self, job: Job, without: Collection[str] = ()) -> MatchingCapacity:
         """What could ever match the job, by model, class, stack and executor, claims not counted."""
-        return views.matching_capacity(self._fleet, job)
+        return views.matching_capacity(self._fleet, job, without)
 
     def situation(self, now: float) -> Situation:
         """Facts, work and rules as they are, to run forward elsewhere."""

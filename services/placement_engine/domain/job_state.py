@@ -138,7 +138,7 @@ def advance(row: JobRow, event: Event, retry: Retry) -> tuple[JobRow, bool]:
             ), False
         case EventKind.BIND_FAILED | EventKind.RELEASED if row.state is JobState.RELEASING and row.requeue:
             return _wait_again(row, row.message), True
-        case EventKind.BIND_FAILED if (
+        case EventKind.BIND_FAILED | EventKind.FAILED if (
             row.state is not JobState.RELEASING and event.retryable and (row.bind_failures + 1 < retry.attempts)
         ):
             failures = row.bind_failures + 1

@@ -1,7 +1,7 @@
 """Read-outs of the core's state, and its digest."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -132,11 +132,12 @@ UNBOUNDED = 10**9
 """Members that a node's CPU and memory hold of a job that asks for none of them."""
 
 
-def matching_capacity(fleet: Fleet, job: Job) -> MatchingCapacity:
-    """Nominal sizes: claims, health, heat and cordons pass, so they are not counted against the job. The answer is the
-    same for jobs of one shape, whatever their number of members: it is kept by shape."""
+def matching_capacity(fleet: Fleet, job: Job, without: Collection[str] = ()) -> MatchingCapacity:
+    """Nominal sizes, of all nodes but those `without`: claims, health, heat and cordons pass, so they are not counted
+    against the job. The answer is the same for jobs of one shape, whatever their number of members: it is kept by
+    shape."""
     shape = shape_of(job)
-    sizes = [_matching(fleet, job, shape.at(count)) for count in counts_of(fleet, shape)]
+    sizes = [_matching(fleet, job, shape.at(count), without) for count in counts_of(fleet, shape)]
     devices, members = max(sizes, key=lambda size: size[1])
     return MatchingCapacity(
         devices=devices,
@@ -146,14 +147,14 @@ def matching_capacity(fleet: Fleet, job: Job) -> MatchingCapacity:
     )
 
 
-def _matching(fleet: Fleet, job: Job, shape: Shape) -> tuple[int, int]:
+def _matching(fleet: Fleet, job: Job, shape: Shape, without: Collection[str]) -> tuple[int, int]:
     """(devices, members of the gang) that could ever match."""
     ask = make_ask(fleet, shape)
     devices = 0
     members: dict[int, int] = {}
     for name in sorted(fleet.nodes):
         node = fleet.nodes[name].node
-        if job.executor and job.executor not in node.executors:
+        if name in without or (job.executor and job.executor not in node.executors):
             continue
         host = UNBOUNDED
         if shape.cpu_milli > 0:

@@ -272,3 +272,44 @@ def test_a_manifest_is_a_text_or_a_mapping() -> None:
 def test_a_date_in_a_manifest_is_a_text() -> None:
     text = "{name: a, cpu: 1, kubernetes: {manifest: {metadata: {annotations: {on: 2026-01-02}}}}}"
     assert "2026-01-02" in parse_text(text).kubernetes.manifest
+
+
+def test_a_model_with_all_its_fields() -> None:
+    spec = parse_text(
+        """
+        {name: served, kind: inference, cpu: 1, model: {uri: "file:///models/m", name: small, digest: %s,
+         max_batch_size: 4, instances: 2, parameters: {team: a, level: 3}}}
+        """
+        % ("A" * 64)
+    )
+    assert spec.executor == "triton"
+    assert spec.model == pb.ModelPayload(
+        uri="file:///models/m", name="small", digest="A" * 64, max_batch_size=4, instances=2,
+        parameters={"team": "a", "level": "3"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "remedy"),
+    [
+        ({}, "model.uri", "write a path"),
+        ({"uri": "s3://b/m"}, "model.uri", "write a path"),
+        ({"uri": "m", "name": "../m"}, "model.name", "letters, digits"),
+        ({"uri": "m", "digest": "abc"}, "model.digest", "64 hexadecimal digits"),
+        ({"uri": "m", "max_batch_size": -1}, "model.max_batch_size", "0 to 65536"),
+        ({"uri": "m", "instances": 5000}, "model.instances", "0 to 1024"),
+        ({"uri": "m", "instances": "many"}, "model.instances", "whole number"),
+        ({"uri": "m", "instance": 2}, "model.instance", "did you mean 'instances'"),
+        ({"uri": "m", "parameters": 3}, "model.parameters", "write a mapping"),
+    ],
+)
+def test_a_wrong_model_names_the_field(model: dict[str, object], field: str, remedy: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_document({"name": "j", "cpu": 1, "model": model})
+    assert [error.field for error in caught.value.errors] == [field]
+    assert remedy in caught.value.errors[0].remedy
+
+
+def test_the_executor_triton_needs_a_model() -> None:
+    with pytest.raises(InvalidInput, match=r"model\.uri"):
+        parse_document({"name": "j", "cpu": 1, "executor": "triton"})

@@ -153,3 +153,9 @@ def test_what_keeps_an_attempt_from_ending_is_its_message() -> None:
     held = make_attempt(state=State.RUNNING, bound_at=1.0, started_at=1.0, published=2, release_wanted=True)
     attempt, events = transition(held, Observation(Seen.UNCLEAR, 2.0, words))
     assert (attempt.state, attempt.message, events) == (State.RUNNING, words, ())
+
+
+def test_the_start_of_a_served_model_says_where_it_takes_requests() -> None:
+    _, told = run(make_attempt(), [Observation(Seen.STARTED, 5.0, endpoints=("http://n1/v2/models/m",))])
+
+    assert told[-1] == Lifecycle(17, LifecycleKind.STARTED, 5.0, endpoints=("http://n1/v2/models/m",))

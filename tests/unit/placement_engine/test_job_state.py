@@ -159,3 +159,20 @@ def test_a_cancel_ends_waiting_work_and_releases_placed_work(events: list[Event]
     else:
         assert (ended.state, release) == (JobState.RELEASING, True)
     assert cancel(ended, 100.0, "again") == (ended, False)
+
+
+def test_endpoints_stand_while_a_model_is_served_and_go_with_it() -> None:
+    urls = ("http://n1/v2/models/m", "http://n2/v2/models/m")
+    running, _ = advance(PLACED, replace(event(EventKind.STARTED), endpoints=urls), RETRY)
+    assert (running.state, running.endpoints) == (JobState.RUNNING, urls)
+    for ending in (EventKind.RELEASED, EventKind.SUCCEEDED, EventKind.FAILED):
+        ended, _ = advance(running, event(ending, 2), RETRY)
+        assert ended.endpoints == ()
+
+
+def test_a_served_model_that_lost_its_server_waits_for_another_and_a_cancelled_one_does_not() -> None:
+    running = replace(PLACED, state=JobState.RUNNING, endpoints=("http://n1",), bound_at=1.0)
+    again, freed = advance(running, event(EventKind.FAILED, retryable=True), RETRY)
+    assert (again.state, again.endpoints, again.bound_at, freed) == (JobState.PENDING, (), None, True)
+    ended, freed = advance(replace(running, state=JobState.RELEASING), event(EventKind.FAILED, retryable=True), RETRY)
+    assert (ended.state, freed) == (JobState.FAILED, True)

@@ -1,0 +1,84 @@
+"""What Triton's answers mean: its own no, or nobody knows."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from berth.backends.base import Refused, Unanswered
+from berth.backends.triton_client import TritonClient
+from berth.embedded.process import free_port
+
+
+@asynccontextmanager
+async def fake_triton(
+    handle: Callable[[web.Request], Awaitable[web.StreamResponse]], *, seconds: float = 20.0
+) -> AsyncIterator[TritonClient]:
+    """FakeTriton: answers every request as `handle` does."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        async with TritonClient(f"http://127.0.0.1:{port}", answer_seconds=seconds, load_seconds=seconds) as client:
+            yield client
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "error", "words"),
+    [
+        (400, '{"error":"load failed for model \'m\': no memory"}', Refused, "^load failed for model 'm': no memory$"),
+        (404, "nothing here", Refused, "^nothing here$"),
+        (500, '{"error":"failed to load \'m\', failed to poll from model repository"}', Refused, "failed to load 'm'"),
+        (500, '{"error":"something else"}', Unanswered, "500: something else"),
+        (503, "<html>no upstream</html>", Unanswered, "503: <html>no upstream"),
+        (200, "<html>a login page</html>", Unanswered, "is no Triton server"),
+    ],
+)
+async def test_an_answer_to_a_load(status: int, text: str, error: type[Exception], words: str) -> None:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text=text)
+
+    async with fake_triton(handle) as client:
+        with pytest.raises(error, match=words):
+            await client.load("m", {"backend": "python"}, {"1/model.py": b""})
+
+
+async def test_no_answer_in_time_is_unknown() -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        await asyncio.sleep(5)
+        return web.Response()
+
+    async with fake_triton(handle, seconds=0.2) as client:
+        with pytest.raises(Unanswered, match="gave no answer in time"):
+            await client.unload("m")
+        assert not await client.ready()
+
+
+async def test_no_server_is_unknown() -> None:
+    async with TritonClient(f"http://127.0.0.1:{free_port()}") as client:
+        with pytest.raises(Unanswered, match="cannot be asked"):
+            await client.configuration("m")
+
+
+async def test_names_are_quoted_and_files_encoded() -> None:
+    seen: list[object] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        seen.extend([request.raw_path, await request.json()])
+        return web.Response()
+
+    async with fake_triton(handle) as client:
+        await client.load("a/../b", {"backend": "python"}, {"1/model.py": b"x"})
+    assert seen == [
+        "/v2/repository/models/a%2F..%2Fb/load",
+        {"parameters": {"config": '{"backend": "python", "name": "a/../b"}', "file:1/model.py": "eA=="}},
+    ]
