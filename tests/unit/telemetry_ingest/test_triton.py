@@ -87,7 +87,7 @@ async def test_triton_makes_no_device_and_fills_in_what_the_others_leave_open() 
     world.tick()
     await world.ingest.on_page(METRICS, WITH_GPUS, "text/plain")
     ((snapshot, _),) = world.ingest.drain()
-    # Dated by the page that measures them; the newer page must not make them look younger.
+    # Dated by the page that measures them: Triton's makes them look neither younger nor older.
     assert snapshot.received_at == 1000.0
     assert dcgm["GPU-b"].utilisation is None
     assert dict(snapshot.devices) == {
@@ -95,6 +95,9 @@ async def test_triton_makes_no_device_and_fills_in_what_the_others_leave_open() 
         "GPU-b": replace(dcgm["GPU-b"], memory_total_bytes=85520809984, utilisation=0.0, memory_used_bytes=0),
     }
     assert world.ingest.inventory.nodes["n1"] == before
+    world.tick()
+    await world.ingest.on_page(GPUS, pages.DCGM, "text/plain")
+    assert [snapshot.received_at for snapshot, _ in world.ingest.drain()] == [1010.0]
     # Nor does a device wait for it to be known as gone.
     await world.ingest.on_page(GPUS, pages.DCGM.replace("GPU-b", "GPU-z"), "text/plain")
     present = {one.device_id: one.present for one in world.ingest.inventory.nodes["n1"].devices}

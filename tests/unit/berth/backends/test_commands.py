@@ -320,11 +320,14 @@ async def test_lost_notes_leave_no_process_behind(site: Site) -> None:
     assert site.processes() == set()
 
 
-async def test_a_stranger_under_a_recorded_process_id_is_left_alone(site: Site) -> None:
+@pytest.mark.parametrize("recorded", ["another start", "another boot"])
+async def test_a_stranger_under_a_recorded_process_id_is_left_alone(site: Site, recorded: str) -> None:
     stranger = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
     try:
         site.folder("a").mkdir(parents=True)
-        written = {"pid": stranger.pid, "start": 1, "boot": launcher.boot_id()}
+        start = 1 if recorded == "another start" else launcher.start_time(stranger.pid)
+        boot = launcher.boot_id() if recorded == "another start" else "of-yesterday"
+        written = {"pid": stranger.pid, "start": start, "boot": boot}
         (site.folder("a") / "started").write_text(json.dumps(written))
         await site.backend().release("a", PLACEMENT)
         assert stranger.returncode is None
