@@ -14,7 +14,7 @@ from berth.catalogue import Accelerator
 from berth.cli.output import render_table
 from berth.models import roofline
 from berth.models.artefact import Artefact, Tensor
-from berth.models.package import artefact_document
+from berth.models.documents import artefact_document
 from berth.models.support import PLATFORMS, fits, supports
 
 __all__ = ["accelerator_lines", "artefact_lines", "document"]
