@@ -99,10 +99,9 @@ class _Reader:
         if function is None or not len(function.regions[0].blocks):
             raise self.fail(name, "the module calls a function that it does not have")
         self.open.append(name)
-        before = self.made
         graph = self._block(function.regions[0].blocks[0], {})
         self.open.pop()
-        self.shared[name] = graph, self.made - before
+        self.shared[name] = graph, _nodes_of(graph)
         return self.shared[name]
 
     def _new(self, kind: Any) -> int:
@@ -167,7 +166,9 @@ class _Reader:
     def _copy(self, node: Node, moved: dict[int, int]) -> Node:
         """The node with numbers of its own for what it makes."""
         operands = tuple(moved.get(one, one) for one in node.operands)
-        graphs = tuple(self._copy_graph(graph, moved) for graph in node.graphs)
+        # A function's graph uses nothing around it: all calls share it.
+        called = node.operation == "call"
+        graphs = node.graphs if called else tuple(self._copy_graph(graph, moved) for graph in node.graphs)
         results = []
         for one in node.results:
             moved[one] = len(self.values)
@@ -217,6 +218,12 @@ class _Reader:
             except (ValueError, TypeError, IndexError):
                 return None, splat
         return None, splat
+
+
+def _nodes_of(graph: Graph) -> int:
+    return sum(
+        1 + (0 if node.operation == "call" else sum(_nodes_of(inner) for inner in node.graphs)) for node in graph.nodes
+    )
 
 
 def _dtype(element: str) -> str:
