@@ -36,9 +36,10 @@ def read_program(content: bytes, field: str = "file") -> Program:
     with context:
         try:
             if content.startswith(b"ML\xefR") and b"StableHLO" in content[4:32]:
-                # The binding that gives a module at once brings the process down on a broken one.
-                content = stablehlo.deserialize_portable_artifact_str(content)
-            module = ir.Module.parse(content)
+                # It ends the process on some broken ones; that which gives bytes knows no Shardy.
+                module = stablehlo.deserialize_portable_artifact(context, content)
+            else:
+                module = ir.Module.parse(content)
         # MLIRError has no base of its own in all versions; a corrupt artefact is a ValueError.
         except Exception as error:
             line = next((line for line in str(error).splitlines() if line.strip()), "")

@@ -83,7 +83,7 @@ def test_a_chain_of_products_costs_the_sum_of_its_products(sizes: list[int]) -> 
         constant_bytes=0,
         argument_bytes=read,
         output_bytes=4 * sizes[0] * sizes[-1],
-        temporary_bytes=max((a + b for a, b in zip(between, [*between[1:], 0], strict=True)), default=0),
+        temporary_bytes=max((a + b for a, b in zip(between, [*between[1:], 0], strict=False)), default=0),
     )
 
 
@@ -118,8 +118,9 @@ def test_a_scan_costs_its_body_as_often_as_it_turns() -> None:
     backwards = analysis(lambda x, w: jax.lax.scan(step, x, w, reverse=True), shape(16, 16), shape(7, 16, 16))
     assert backwards.operations == found.operations
     # Each turn looks at its own slice of the weights, not at all of them.
+    longer = analysis(scanned, shape(16, 16), shape(70, 16, 16))
     assert found.bytes_moved is not None
-    assert found.bytes_moved < 7 * 7 * 16 * 16 * 4
+    assert longer.bytes_moved == pytest.approx(10 * found.bytes_moved, rel=0.01)
 
 
 def test_a_loop_that_the_data_ends_counts_once_and_is_named() -> None:
