@@ -5,7 +5,7 @@ import pytest
 from berth import catalogue
 from berth.models import roofline
 from berth.models.artefact import Analysis, Artefact
-from berth.models.support import pinned_calls, supports
+from berth.models.support import fits_none, pinned_calls, supports
 
 EVERYWHERE = ("cpu", "cuda", "rocm", "tpu")
 SMALL = Analysis(1e9, 1e7, {"bf16": 1e9}, 10**6, 10**3, 10**3, 10**6)
@@ -74,6 +74,9 @@ def test_a_model_larger_than_the_device_says_both_sizes() -> None:
         "chat needs 120 GB with headroom, H100-SXM has 80 GB: take a smaller batch or precision, or a larger device",
     )
     assert supports(made(analysis=large), entry("MI300X")) == ()
+    assert not fits_none(made(analysis=large), catalogue.load())
+    vast = Analysis(1e9, 1e7, {"bf16": 1e9}, 10**15, 1, 1, 1)
+    assert fits_none(made(analysis=vast), catalogue.load())
 
 
 def test_a_precision_that_the_chip_lacks_is_named() -> None:
