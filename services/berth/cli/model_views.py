@@ -14,8 +14,8 @@ from berth.catalogue import Accelerator
 from berth.cli.output import render_table
 from berth.models import roofline
 from berth.models.artefact import Artefact, Tensor
-from berth.models.package import artefact_document
-from berth.models.support import PLATFORMS, fits, supports
+from berth.models.documents import artefact_document
+from berth.models.support import PLATFORMS, fits_none, supports
 
 __all__ = ["accelerator_lines", "artefact_lines", "document"]
 
@@ -49,7 +49,7 @@ def document(artefact: Artefact, accelerators: Sequence[Accelerator], written: P
     return {
         "model": shown,
         "accelerators": entries,
-        "fits_any": any(not fits(artefact, one) for one in accelerators),
+        "fits_any": not fits_none(artefact, accelerators),
         "package": None if written is None else str(written),
     }
 
@@ -114,7 +114,7 @@ def accelerator_lines(artefact: Artefact, accelerators: Sequence[Accelerator]) -
     if refused:
         lines += ["", "not on:"] if lines else ["not on:"]
         lines += [f"  {line}" for line in render_table([], [list(one) for one in refused])]
-    if accelerators and all(fits(artefact, one) for one in accelerators):
+    if fits_none(artefact, accelerators):
         lines.append("no device of these holds it: split it, or take a smaller batch or precision")
     return lines
 

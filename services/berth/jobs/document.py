@@ -190,14 +190,19 @@ def _payload(reader: "_Reader", spec: pb.JobSpec) -> None:
 
 
 def _model(reader: "_Reader", model: pb.ModelPayload) -> None:
-    fields = ("uri", "name", "digest", "max_batch_size", "instances", "parameters")
-    given = reader.mapping("model", fields)
-    inner = _Reader({key: value for key, value in given.items() if key in fields}, fields, "model.")
+    given = reader.mapping("model", ("uri", "name", "digest", "max_batch_size", "instances", "parameters"))
+    model.SetInParent()
+    inner = _Reader(given, list(given), "model.")
     for name in ("uri", "name", "digest"):
         setattr(model, name, inner.text(name) or "")
+    model.digest = model.digest.strip().lower()
     model.max_batch_size, model.instances = inner.integer("max_batch_size", 0), inner.integer("instances", 0)
-    for key, value in inner.mapping("parameters").items():
-        model.parameters[str(key)] = str(value)
+    for key, text in inner.mapping("parameters").items():
+        if isinstance(text, (Mapping, list)) or text is None:
+            inner.fail(f"parameters.{key}", text, "write one text")
+            continue
+        # As YAML and JSON write a truth value.
+        model.parameters[str(key)] = str(text).lower() if isinstance(text, bool) else str(text)
     reader.errors.extend(inner.errors)
 
 

@@ -286,7 +286,7 @@ class _Memory:
     def _heavy_reads(
         self, position: int, node: Node, reads: dict[tuple[int, int], float], stored: dict[int, int]
     ) -> None:
-        within = {used for graph in node.graphs for used in _used(graph)} if node.graphs else set()
+        within = set() if node.operation == "call" else {used for graph in node.graphs for used in _used(graph)}
         skip = node.operation in ("while", "case", "if", "call")
         for operand in {*node.operands, *within}:
             root, size = self._root(operand)
@@ -385,7 +385,7 @@ def _used(graph: Graph) -> set[int]:
     found: set[int] = set()
     for node in graph.nodes:
         found |= {one for one in node.operands if one not in own}
-        for inner in node.graphs:
+        for inner in node.graphs if node.operation != "call" else ():
             found |= _used(inner) - own
         own |= set(node.results)
     return found | {one for one in graph.outputs if one not in own}

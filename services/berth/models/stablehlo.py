@@ -36,9 +36,10 @@ def read_program(content: bytes, field: str = "file") -> Program:
     with context:
         try:
             if content.startswith(b"ML\xefR") and b"StableHLO" in content[4:32]:
-                # The binding that gives a module at once brings the process down on a broken one.
-                content = stablehlo.deserialize_portable_artifact_str(content)
-            module = ir.Module.parse(content)
+                # It ends the process on some broken ones; that which gives bytes knows no Shardy.
+                module = stablehlo.deserialize_portable_artifact(context, content)
+            else:
+                module = ir.Module.parse(content)
         # MLIRError has no base of its own in all versions; a corrupt artefact is a ValueError.
         except Exception as error:
             line = next((line for line in str(error).splitlines() if line.strip()), "")
@@ -99,10 +100,9 @@ class _Reader:
         if function is None or not len(function.regions[0].blocks):
             raise self.fail(name, "the module calls a function that it does not have")
         self.open.append(name)
-        before = self.made
         graph = self._block(function.regions[0].blocks[0], {})
         self.open.pop()
-        self.shared[name] = graph, self.made - before
+        self.shared[name] = graph, _nodes_of(graph)
         return self.shared[name]
 
     def _new(self, kind: Any) -> int:
@@ -167,7 +167,9 @@ class _Reader:
     def _copy(self, node: Node, moved: dict[int, int]) -> Node:
         """The node with numbers of its own for what it makes."""
         operands = tuple(moved.get(one, one) for one in node.operands)
-        graphs = tuple(self._copy_graph(graph, moved) for graph in node.graphs)
+        # A function's graph uses nothing around it: all calls share it.
+        called = node.operation == "call"
+        graphs = node.graphs if called else tuple(self._copy_graph(graph, moved) for graph in node.graphs)
         results = []
         for one in node.results:
             moved[one] = len(self.values)
@@ -217,6 +219,12 @@ class _Reader:
             except (ValueError, TypeError, IndexError):
                 return None, splat
         return None, splat
+
+
+def _nodes_of(graph: Graph) -> int:
+    return sum(
+        1 + (0 if node.operation == "call" else sum(_nodes_of(inner) for inner in node.graphs)) for node in graph.nodes
+    )
 
 
 def _dtype(element: str) -> str:

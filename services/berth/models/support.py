@@ -4,12 +4,12 @@ It knows what OpenXLA and ONNX can do, not which servers there are; a backend ma
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from berth.catalogue import Accelerator
 from berth.models.artefact import Artefact
 
-__all__ = ["HEADROOM", "PLATFORMS", "fits", "pinned_calls", "supports"]
+__all__ = ["HEADROOM", "PLATFORMS", "fits", "fits_none", "pinned_calls", "supports"]
 
 PLATFORMS: Mapping[str, str] = {"CUDA": "cuda", "ROCm": "rocm", "XLA": "tpu", "CPU": "cpu", "oneDNN": "cpu"}
 """Stack of the catalogue -> platform, as jax names it."""
@@ -53,6 +53,12 @@ def fits(artefact: Artefact, accelerator: Accelerator) -> str:
         f"{artefact.name} needs {needed * HEADROOM / 1e9:.3g} GB with headroom, {accelerator.name} has "
         f"{accelerator.memory_bytes / 1e9:.3g} GB: take a smaller batch or precision, or a larger device"
     )
+
+
+def fits_none(artefact: Artefact, accelerators: Iterable[Accelerator]) -> bool:
+    """Whether it is larger than every one of these whose memory is known."""
+    known = [one for one in accelerators if one.memory_bytes is not None]
+    return bool(known) and all(fits(artefact, one) for one in known)
 
 
 def _owners(call: str) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ OBJECTIVES = ("cost", "time", "latency", "energy")
 @click.option(
     "-f", "--file", "files", multiple=True, metavar="FILE", help="Job file, YAML or JSON; - for standard input"
 )
+@click.option("--model", "model_uri", metavar="PATH", help="Serve this model: a package, artefact, ONNX file or folder")
+@click.option("--latency-target", help="Latency that the served model must keep, such as 50ms")
 @click.option("--name", help="Name of the job [made from the command]")
 @click.option("--kind", type=click.Choice(KINDS), help="Kind of job [batch]")
 @click.option("--tenant", help="Tenant [default]")
@@ -58,6 +60,7 @@ async def submit(
     session: Session,
     files: tuple[str, ...],
     command: tuple[str, ...],
+    model_uri: str | None,
     dry_run: bool,
     wait: bool,
     timeout: str,
@@ -65,24 +68,30 @@ async def submit(
     output: str,
     **flags: Any,
 ) -> int:
-    """Submit the jobs of a file, or one that runs COMMAND.
+    """Submit the jobs of a file, one that runs COMMAND, or one that serves a model.
+
+    Of a model, its package is read, and says what the job leaves open: memory, accelerators that take it, digest.
 
     \b
     berth submit -f job.yaml
     berth submit --kind batch -- python train.py
+    berth submit --model models/chat --latency-target 50ms
     """
     from berth.jobs import parse_document, parse_duration
     from berth.observability import configure_tracing, shutdown_tracing
 
-    if bool(files) == bool(command):
-        raise click.UsageError("give either -f FILE or `-- COMMAND ARGUMENT...`")
+    if bool(files) + bool(command) + bool(model_uri) != 1:
+        raise click.UsageError("give one of -f FILE, --model PATH and `-- COMMAND ARGUMENT...`")
     seconds = parse_duration("timeout", timeout)
     if session.context.span_dir:
         configure_tracing("cli", span_dir=Path(session.context.span_dir))
     overrides = flags_document(flags)
     # A command's defaults give way to nothing; a file is overridden by the flags given beside it.
-    found = list(documents(files)) if files else [command_document(command, overrides)]
-    specs = [parse_document({**document, **overrides}) for document in found]
+    if files:
+        found = list(documents(files))
+    else:
+        found = [model_document(model_uri) if model_uri else command_document(command, overrides)]
+    specs = [parse_document(with_model({**document, **overrides})) for document in found]
     if through == "kafka":
         if dry_run or wait:
             raise click.UsageError("--dry-run and --wait need an answer: leave out --through kafka")
@@ -154,6 +163,35 @@ def command_document(command: tuple[str, ...], overrides: Mapping[str, Any]) -> 
     if not {"devices", "device_fraction", "cpu", "memory"} & set(overrides):
         document["cpu"] = 1
     return document
+
+
+def model_document(uri: str) -> dict[str, Any]:
+    """A job that serves the model at `uri`."""
+    from berth.models.artefact_file import name_of, path_of
+
+    stem = re.sub(r"[^a-z0-9]+", "-", name_of(path_of(uri)).lower()).strip("-")[:40] or "model"
+    return {"name": f"{stem}-{secrets.token_hex(3)}", "model": {"uri": uri}}
+
+
+def with_model(document: dict[str, Any]) -> dict[str, Any]:
+    """The document, with what its model says of it where it leaves that open; told on standard error."""
+    given = document.get("model")
+    if not isinstance(given, Mapping) or not isinstance(given.get("uri"), str):
+        return document
+    from berth.jobs.serving import fill
+    from berth.models.artefact_file import open_artefact, path_of
+
+    path = path_of(given["uri"])
+    opened = open_artefact(path)
+    # Read by the binder from where it runs, which is not this folder.
+    resolved = {**document, "model": {**given, "uri": str(path.resolve())}}
+    filled = fill(resolved, opened.artefact)
+    click.echo(
+        f"{document.get('name', 'job')}: of the model {opened.artefact.name} ({opened.artefact.format}):", err=True
+    )
+    for line in filled.lines:
+        click.echo(f"  {line}", err=True)
+    return filled.document
 
 
 async def place(session: Session, specs: list[Any], *, dry_run: bool, wait: bool, seconds: float, output: str) -> int:

@@ -1,0 +1,101 @@
+"""Which accelerator takes a program, with the reason where it does not."""
+
+import pytest
+
+from berth import catalogue
+from berth.models import roofline
+from berth.models.artefact import Analysis, Artefact
+from berth.models.support import fits_none, pinned_calls, supports
+
+EVERYWHERE = ("cpu", "cuda", "rocm", "tpu")
+SMALL = Analysis(1e9, 1e7, {"bf16": 1e9}, 10**6, 10**3, 10**3, 10**6)
+
+
+def made(
+    platforms: tuple[str, ...] = EVERYWHERE,
+    calls: tuple[str, ...] = (),
+    analysis: Analysis | None = SMALL,
+    format: str = "jax-export",
+) -> Artefact:
+    return Artefact(
+        "chat", format, "0" * 64, 1, platforms=platforms, custom_calls=dict.fromkeys(calls, 1), analysis=analysis
+    )
+
+
+def entry(name: str) -> catalogue.Accelerator:
+    found = catalogue.by_name(name)
+    assert found is not None
+    return found
+
+
+def test_one_artefact_is_taken_by_every_stack_of_openxla_and_no_other() -> None:
+    taking = {one.stack for one in catalogue.load() if not supports(made(), one)}
+    assert taking == {"CUDA", "ROCm", "XLA", "oneDNN"}
+    assert supports(made(), entry("Gaudi3")) == (
+        "no OpenXLA plugin is built in for SynapseAI (Gaudi3): give an operator's command backend for SynapseAI",
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "taking"),
+    [
+        ("lapack_spotrf_ffi", {"oneDNN"}),
+        ("cusolver_potrf_ffi", {"CUDA"}),
+        ("hipsolver_potrf_ffi", {"ROCm"}),
+        ("tpu_custom_call", {"XLA"}),
+        ("__gpu$xla.gpu.triton", {"CUDA", "ROCm"}),
+        ("Sharding", {"CUDA", "ROCm", "XLA", "oneDNN"}),
+        ("annotate_device_placement", {"CUDA", "ROCm", "XLA", "oneDNN"}),
+    ],
+)
+def test_a_pinned_call_is_taken_where_it_is_at_home_only(call: str, taking: set[str]) -> None:
+    artefact = made(platforms=(), calls=(call,), format="stablehlo")
+    assert {one.stack for one in catalogue.load() if not supports(artefact, one)} == taking
+    for name in ("H100-SXM", "MI300X", "TPU-v5e", "EPYC"):
+        reasons = supports(artefact, entry(name))
+        assert not reasons or call in reasons[0]
+
+
+def test_a_call_in_the_part_of_another_platform_is_no_reason() -> None:
+    both = made(calls=("lapack_spotrf_ffi", "cusolver_potrf_ffi", "hipsolver_potrf_ffi"))
+    assert supports(both, entry("TPU-v5e")) == ()
+    assert pinned_calls(made(platforms=("cuda",), calls=("lapack_spotrf_ffi",)), "cuda") == ("lapack_spotrf_ffi",)
+
+
+def test_an_artefact_of_one_platform_says_which_is_missing() -> None:
+    assert supports(made(platforms=("cuda",)), entry("MI300X")) == (
+        "chat was lowered for cuda, not for rocm (MI300X): export it for rocm too",
+    )
+
+
+def test_a_model_larger_than_the_device_says_both_sizes() -> None:
+    large = Analysis(1e9, 1e7, {"bf16": 1e9}, 10**11, 10**3, 10**3, 10**6)
+    assert supports(made(analysis=large), entry("H100-SXM")) == (
+        "chat needs 120 GB with headroom, H100-SXM has 80 GB: take a smaller batch or precision, or a larger device",
+    )
+    assert supports(made(analysis=large), entry("MI300X")) == ()
+    assert not fits_none(made(analysis=large), catalogue.load())
+    vast = Analysis(1e9, 1e7, {"bf16": 1e9}, 10**15, 1, 1, 1)
+    assert fits_none(made(analysis=vast), catalogue.load())
+
+
+def test_a_precision_that_the_chip_lacks_is_named() -> None:
+    eight = Analysis(1e9, 1e7, {"fp8": 1e9}, 1, 1, 1, 1)
+    assert supports(made(analysis=eight), entry("A100-80-SXM")) == (
+        "chat computes in fp8, for which A100-80-SXM has no units: export it in bf16",
+    )
+    assert supports(made(analysis=eight), entry("H100-SXM")) == ()
+
+
+def test_the_estimate_is_the_slower_of_compute_and_memory() -> None:
+    computing = Analysis(1e15, 1e9, {"bf16": 1e15})
+    moving = Analysis(1e9, 1e12, {"bf16": 1e9})
+    first, second = (roofline.estimate(one, entry("H100-SXM")) for one in (computing, moving))
+    assert first == roofline.Estimate(pytest.approx(1e15 / (989e12 * 0.45)), "compute")
+    assert second == roofline.Estimate(pytest.approx(1e12 / (3.35e12 * 0.75)), "memory")
+    assert roofline.estimate(computing, entry("EPYC")) is None
+    assert roofline.estimate(Analysis(None, None), entry("H100-SXM")) is None
+    halves = Analysis(2e15, 1e9, {"bf16": 1e15, "fp8": 1e15})
+    mixed = roofline.estimate(halves, entry("H100-SXM"))
+    assert mixed is not None
+    assert mixed.seconds == pytest.approx((1e15 / 989e12 + 1e15 / 1979e12) / 0.45)
