@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "top": ("top:top", "Show live memory, heat and power of nodes or devices"),
     "trace": ("trace:trace", "Show where a job's time went, as a waterfall"),
     "apply": ("apply:apply", "Create or change queues, pools and static nodes"),
+    "model": ("model:model", "Analyse a model, see which accelerators take it, and package it"),
     "profiles": ("profiles:profiles", "List what workloads measured on which accelerator"),
     "load": ("load:load", "Replay a real trace of jobs onto its fleet"),
     "whatif": ("whatif:whatif", "Run the present queue forward, as it is and changed"),

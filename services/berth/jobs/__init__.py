@@ -30,7 +30,8 @@
     checkpoint_interval: 10m      # what a preemption loses at most; default: all of its work
     character: {operations: 1e18, bytes_moved: 2e15, dense_fraction: 0.9, precision: fp16}   # without a profile
     executor: simulated           # process | simulated | kubernetes | triton
-    command: [python, train.py]   # or `kubernetes: {manifest: ...}`, or `model: {uri: ..., name: ...}`
+    command: [python, train.py]   # or `kubernetes: {manifest: ...}`, or a model to serve:
+    model: {uri: models/chat, name: chat, digest: ..., max_batch_size: 8, instances: 1, parameters: {...}}
     environment: {SEED: "1"}      # of the command
     working_directory: /srv/job   # of the command
     labels: {team: vision}

@@ -186,8 +186,24 @@ def _payload(reader: "_Reader", spec: pb.JobSpec) -> None:
         # Written out as a mapping it is as good as a text of its own.
         spec.kubernetes.manifest = manifest if isinstance(manifest, str) else json.dumps(manifest, default=str)
     if "model" in given:
-        model = reader.mapping("model", ("uri", "name"))
-        spec.model.uri, spec.model.name = str(model.get("uri", "")), str(model.get("name", ""))
+        _model(reader, spec.model)
+
+
+def _model(reader: "_Reader", model: pb.ModelPayload) -> None:
+    given = reader.mapping("model", ("uri", "name", "digest", "max_batch_size", "instances", "parameters"))
+    model.SetInParent()
+    inner = _Reader(given, list(given), "model.")
+    for name in ("uri", "name", "digest"):
+        setattr(model, name, inner.text(name) or "")
+    model.digest = model.digest.strip().lower()
+    model.max_batch_size, model.instances = inner.integer("max_batch_size", 0), inner.integer("instances", 0)
+    for key, text in inner.mapping("parameters").items():
+        if isinstance(text, (Mapping, list)) or text is None:
+            inner.fail(f"parameters.{key}", text, "write one text")
+            continue
+        # As YAML and JSON write a truth value.
+        model.parameters[str(key)] = str(text).lower() if isinstance(text, bool) else str(text)
+    reader.errors.extend(inner.errors)
 
 
 class _Reader:

@@ -34,7 +34,13 @@ PRECISIONS = ("fp16", "fp8", "int8")
 MAX_REPLICAS = 65536
 MAX_DEVICES = 4096
 MAX_GROUPS = 64
+MAX_BATCH_SIZE = 65536
+MAX_INSTANCES = 64
+MAX_PARAMETERS = 64
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 _PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,31}")
 _NAME_REMEDY = "write 1 to 63 of a-z, 0-9, '-' and '.', starting and ending with a letter or digit"
 
@@ -85,6 +91,8 @@ def validate(spec: pb.JobSpec) -> pb.JobSpec:
     check(made.executor in ("", *EXECUTORS), "executor", made.executor, f"write one of: {', '.join(EXECUTORS)}")
     if made.executor == "process":
         check(bool(made.command.argv), "command", "", "the process executor needs a command")
+    if made.executor == "triton" or made.HasField("model"):
+        _check_model(check, made)
     if made.executor == "kubernetes" or made.HasField("kubernetes"):
         _check_kubernetes(check, made)
     for field in ("latency_target", "expected_duration", "checkpoint_interval"):
@@ -121,6 +129,43 @@ def _check_kubernetes(check: Check, made: pb.JobSpec) -> None:
             check(bool(getattr(pod, field)), f"{where}.{field}", "", f"write the pod's metadata.{field}")
         check(pod.uid not in seen, f"{where}.uid", pod.uid, "name each pod once")
         seen.add(pod.uid)
+
+
+def _check_model(check: Check, made: pb.JobSpec) -> None:
+    model = made.model
+    check(made.HasField("model"), "model", "", "the triton executor serves a model: give `model: {uri: ...}`")
+    if not made.HasField("model"):
+        return
+    uri = model.uri
+    check(
+        0 < len(uri) <= 4096 and uri.isprintable(), "model.uri", uri,
+        "write the path of a model package, an artefact, an ONNX file or a Triton model folder",
+    )  # fmt: skip
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", uri)
+    check(
+        scheme is None or scheme[1].lower() == "file", "model.uri", uri,
+        "write a path, or file:///path: nothing else is fetched",
+    )  # fmt: skip
+    check(
+        not model.name or bool(_MODEL_NAME.fullmatch(model.name)), "model.name", model.name,
+        "write up to 128 letters, digits, '_', '-' and '.', or leave it out for the job's name",
+    )  # fmt: skip
+    check(
+        not model.digest or bool(_DIGEST.fullmatch(model.digest)), "model.digest", model.digest,
+        "write SHA-256 in hex, 64 characters, or leave it out",
+    )  # fmt: skip
+    for field, most in (("max_batch_size", MAX_BATCH_SIZE), ("instances", MAX_INSTANCES)):
+        value = getattr(model, field)
+        check(0 <= value <= most, f"model.{field}", value, f"write 0 to {most}")
+    check(
+        len(model.parameters) <= MAX_PARAMETERS, "model.parameters", len(model.parameters),
+        f"write at most {MAX_PARAMETERS}",
+    )  # fmt: skip
+    for name, value in model.parameters.items():
+        check(
+            bool(_PARAMETER.fullmatch(name)) and len(value) <= 4096, f"model.parameters.{name}", value,
+            "write letters, digits, '_', '-' and '.' as its name, and at most 4096 characters",
+        )  # fmt: skip
 
 
 def _groups(made: pb.JobSpec) -> list[tuple[int, pb.MemberGroup]]:
