@@ -78,7 +78,9 @@ def load_zeus(folder: Path) -> tuple[Profile, ...]:
     return validate(found, catalogue, now=datetime.now(UTC))
 
 
-def measure(profiles: Sequence[Profile], quantity: Quantity = THROUGHPUT) -> dict[str, Outcome]:
+def measure(
+    profiles: Sequence[Profile], quantity: Quantity = THROUGHPUT, *, transfers: bool = True
+) -> dict[str, Outcome]:
     """By way; ways that the data have no case of are absent."""
     library = Library(profiles, catalogue.load(), quantity)
     expected = likeness(catalogue.load(), quantity)
@@ -89,7 +91,7 @@ def measure(profiles: Sequence[Profile], quantity: Quantity = THROUGHPUT) -> dic
             if answer is not None:
                 verb = answer.basis.partition(":")[0]
                 found.setdefault(verb, []).append((answer.speed - run.speed, answer.half_width))
-    several = [run for run, _ in library.transfer_errors]
+    several = [run for run, _ in library.transfer_errors] if transfers else []
     for run in several:
         others = {
             "transferred": [one for one in library.runs if one is not run],
