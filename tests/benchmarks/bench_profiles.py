@@ -2,6 +2,8 @@
 
 MLPerf inference v5.1, Gavel's physical table and Splitwise, each a library of its own. "family out": transfer where
 nothing of the same workload was measured on the target either. An interval never knows the error of the run itself.
+Then what is predicted beside throughput: latencies on Splitwise, power on Zeus' sweeps over batch and power limit; and
+the roofline on Splitwise's phases, whose operations and bytes follow from the model's parameters.
 Run: python -m tests.benchmarks.bench_profiles [--data FOLDER]
 """
 
@@ -18,10 +20,11 @@ from berth import catalogue
 from profile_store.domain.importers import Hints, read
 from profile_store.domain.importers.outcome import without_unknown
 from profile_store.domain.prediction.completion import Completion
-from profile_store.domain.prediction.library import Library, interpolated
-from profile_store.domain.prediction.roofline import prior
-from profile_store.domain.prediction.runs import by_place
-from profile_store.domain.profile import Profile, validate
+from profile_store.domain.prediction.figures import QUANTITIES
+from profile_store.domain.prediction.library import Library, interpolated, likeness
+from profile_store.domain.prediction.roofline import Roofs, work_of
+from profile_store.domain.prediction.runs import THROUGHPUT, Quantity, by_place
+from profile_store.domain.profile import Profile, ProfileKey, Provenance, validate
 
 FILES = {
     "mlperf": "mlperf/inference_v5.1_summary.json",
@@ -47,6 +50,15 @@ class Outcome:
         return sum(held) / len(held)
 
 
+ZEUS = {"V100-16": "zeus/summary_power_v100.csv", "P100": "zeus/summary_power_p100.csv"}
+"""Of the four sweeps those whose device is in the catalogue."""
+PARAMETERS = {"llama2-70b": 69e9, "bloom-176b": 176e9}
+FIGURES = {
+    "splitwise": ("latency_p50_seconds", "first_token_p50_seconds", "token_p50_seconds"),
+    "zeus": ("power_watts", "throughput"),
+}
+
+
 def load(folder: Path, name: str) -> tuple[Profile, ...]:
     imported = read(name, (folder / FILES[name]).read_bytes(), name, Hints())
     if imported.public:
@@ -59,17 +71,27 @@ def outcome(pairs: Iterable[tuple[float, float]]) -> Outcome | None:
     return Outcome(tuple(errors), tuple(widths)) if errors else None
 
 
-def measure(profiles: Sequence[Profile]) -> dict[str, Outcome]:
+def load_zeus(folder: Path) -> tuple[Profile, ...]:
+    found: list[Profile] = []
+    for accelerator, name in ZEUS.items():
+        found += read("zeus", (folder / name).read_bytes(), name, Hints(accelerator=accelerator)).profiles
+    return validate(found, catalogue, now=datetime.now(UTC))
+
+
+def measure(
+    profiles: Sequence[Profile], quantity: Quantity = THROUGHPUT, *, transfers: bool = True
+) -> dict[str, Outcome]:
     """By way; ways that the data have no case of are absent."""
-    library = Library(profiles, catalogue.load())
+    library = Library(profiles, catalogue.load(), quantity)
+    expected = likeness(catalogue.load(), quantity)
     found: dict[str, list[tuple[float, float]]] = {}
     for runs in by_place(library.runs).values():
         for number, run in enumerate(runs):
-            answer = interpolated([*runs[:number], *runs[number + 1 :]], run.place)
+            answer = interpolated([*runs[:number], *runs[number + 1 :]], run.place, quantity.prior_error)
             if answer is not None:
                 verb = answer.basis.partition(":")[0]
                 found.setdefault(verb, []).append((answer.speed - run.speed, answer.half_width))
-    several = [run for run, _ in library.transfer_errors]
+    several = [run for run, _ in library.transfer_errors] if transfers else []
     for run in several:
         others = {
             "transferred": [one for one in library.runs if one is not run],
@@ -81,10 +103,61 @@ def measure(profiles: Sequence[Profile]) -> dict[str, Outcome]:
         }
         width = library.transfer_width(run.family.unit, run.accelerator, without=run)
         for way, rest in others.items():
-            made = Completion(rest, prior(catalogue.load())).predict(run.family, run.place, run.accelerator)
+            made = Completion(rest, expected).predict(run.family, run.place, run.accelerator)
             if made is not None:
                 found.setdefault(way, []).append((made.speed - run.speed, width))
-    return {way: made for way, pairs in found.items() if (made := outcome(pairs)) is not None}
+    return {way: whole for way, pairs in found.items() if (whole := outcome(pairs)) is not None}
+
+
+def phases(profiles: Sequence[Profile]) -> list[Profile]:
+    """Splitwise's prompt and token phases as programs of their own: 2 operations for each parameter and token, the
+    weights (2 bytes each) and nothing else from memory once a call."""
+    found = []
+    for one in profiles:
+        parameters, batch = PARAMETERS.get(one.model), one.batch_size
+        if parameters is None or not batch or not one.input_tokens:
+            continue
+        for phase, tokens, seconds in (
+            ("prompt", one.input_tokens, one.first_token_p50_seconds),
+            ("token", 1, one.token_p50_seconds),
+        ):
+            if seconds:
+                name = f"{one.model}-{phase}-{tokens}-{batch}-{one.output_tokens}"
+                found.append(
+                    Profile(
+                        key=ProfileKey(name, one.key.accelerator, one.key.devices), provenance=Provenance.MEASURED,
+                        source="splitwise", precision="fp16", throughput=1 / seconds, throughput_unit="steps/s",
+                        operations=2 * parameters * tokens * batch, bytes_moved=2 * parameters,
+                    )
+                )  # fmt: skip
+    return found
+
+
+def measure_roofline(profiles: Sequence[Profile]) -> dict[str, Outcome]:
+    """Each phase by its bound alone, and with the ratio that was measured on the other accelerator."""
+    roofs = Roofs(catalogue.load())
+    found: dict[str, list[tuple[float, float]]] = {}
+    programs = phases(profiles)
+    for one in programs:
+        elsewhere = [
+            other
+            for other in programs
+            if (other.key.workload, other.key.devices) == (one.key.workload, one.key.devices)
+            and other.key.accelerator != one.key.accelerator
+        ]
+        work, phase = work_of(one), one.key.workload.split("-")[2]
+        for way, alike in (("roofline", []), ("roofline, corrected", elsewhere)):
+            made = roofs.bounded(one, alike, one.key.accelerator, work)
+            if made is not None and one.throughput and (not alike) == (way == "roofline"):
+                error = made.speed - math.log(one.throughput)
+                found.setdefault(f"{way}: {phase}", []).append((error, made.half_width))
+    return {way: whole for way, pairs in found.items() if (whole := outcome(pairs)) is not None}
+
+
+def show(name: str, measured: dict[str, Outcome]) -> None:
+    for way, made in measured.items():
+        half = math.expm1(statistics.median(made.widths))
+        print(f"{name:<34} {way:<24} {len(made.errors):>5} {made.median:>13.1%} {made.coverage:>17.0%} {half:>11.0%}")
 
 
 def main() -> None:
@@ -95,13 +168,14 @@ def main() -> None:
     if not folder.is_dir():
         print(f"left out: {folder} is absent; set BERTH_DATA to the folder of the real data")
         return
-    print(f"{'data':<10} {'way':<24} {'runs':>5} {'median error':>13} {'in 90 % interval':>17} {'half width':>11}")
+    print(f"{'data':<34} {'way':<24} {'runs':>5} {'median error':>13} {'in 90 % interval':>17} {'half width':>11}")
     for name in FILES:
-        for way, made in measure(load(folder, name)).items():
-            half = math.expm1(statistics.median(made.widths))
-            print(
-                f"{name:<10} {way:<24} {len(made.errors):>5} {made.median:>13.1%} {made.coverage:>17.0%} {half:>11.0%}"
-            )
+        show(name, measure(load(folder, name)))
+    data = {"splitwise": load(folder, "splitwise"), "zeus": load_zeus(folder)}
+    for name, figures in FIGURES.items():
+        for figure in figures:
+            show(f"{name} {figure}", measure(data[name], QUANTITIES.get(figure, THROUGHPUT)))
+    show("splitwise", measure_roofline(data["splitwise"]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 from berth.errors import InvalidInput
 
-__all__ = ["BUILT_IN", "DTYPES", "Workload", "built_in", "of_function"]
+__all__ = ["BUILT_IN", "DTYPES", "Workload", "built_in", "of_function", "of_model"]
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 BUILT_IN = {"matmul": 1024, "copy": 2**24, "attention": 512}
@@ -137,7 +137,7 @@ def of_function(target: str, name: str, precision: str, batch: int | None) -> Wo
 
     def make() -> Callable[[], object]:
         given = getattr(loaded, "example_arguments", None)
-        arguments = tuple(given()) if callable(given) else ()
+        arguments = tuple(_filled(given())) if callable(given) else ()
         try:
             return _waiting(called, *arguments) if arguments or "jax" in sys.modules else lambda: called()
         except ImportError:
@@ -146,6 +146,56 @@ def of_function(target: str, name: str, precision: str, batch: int | None) -> Wo
     units = float(batch or 1)
     return Workload(name or f"{Path(module).stem.rpartition('.')[2]}-{function}", precision, make, "queries/s",
                     units=units, batch_size=batch)  # fmt: skip
+
+
+def _filled(arguments: Any) -> Any:
+    """Ones where an example names shape and type alone; zeros for whole numbers, which may be indices."""
+    if "jax" not in sys.modules:
+        return arguments
+    import jax
+    import jax.numpy as jnp
+
+    def fill(one: Any) -> Any:
+        if not isinstance(one, jax.ShapeDtypeStruct):
+            return one
+        return (jnp.ones if jnp.issubdtype(one.dtype, jnp.floating) else jnp.zeros)(one.shape, one.dtype)
+
+    return jax.tree.map(fill, arguments)
+
+
+def of_model(path: str, name: str, precision: str, batch: int | None) -> Workload:
+    """A package, or the file of an artefact that jax can run. Raises InvalidInput for others."""
+    from berth.models.artefact_file import open_artefact
+
+    opened = open_artefact(path, batch=batch)
+    artefact, found = opened.artefact, opened.artefact.analysis
+    if artefact.format != "jax-export":
+        raise InvalidInput.of(
+            "target", path, f"format {artefact.format} is not run here: write -- COMMAND that serves and measures it"
+        )
+    shares = dict(found.by_precision) if found else {}
+    main = max(sorted(shares), key=lambda one: shares[one], default="")
+
+    def make() -> Callable[[], object]:
+        import jax
+        import jax.export
+
+        content = opened.content.read_bytes() if isinstance(opened.content, Path) else opened.content
+        program: Any = jax.export.deserialize(bytearray(content))
+        shape_of: Any = jax.ShapeDtypeStruct
+        shapes = [
+            shape_of(tuple((batch or 1) if size is None else size for size in one.shape), one.dtype)
+            for one in artefact.inputs
+        ]
+        leaves = _filled(shapes)
+        arguments, named = jax.tree.unflatten(program.in_tree, leaves)
+        return _waiting(lambda given, more: program.call(*given, **more), arguments, named)
+
+    return Workload(
+        name or artefact.name, precision or main, make, "queries/s", units=float(batch or 1), batch_size=batch,
+        operations=(found.operations or None) if found else None,
+        bytes_moved=(found.bytes_moved or None) if found else None,
+    )  # fmt: skip
 
 
 def _load(module: str) -> Any:

@@ -2,7 +2,8 @@
 
     {"operations": 5.2e10, "bytes_moved": 1.1e9, "memory_bytes": 4e8, "by_precision": {"bf16": 5e10, "fp32": 2e9}}
 
-The same may stand under "analysis". Instead of `memory_bytes` its parts will do.
+The same may stand under "analysis", and that under "model". Instead of `memory_bytes` its parts will do. Or straight
+from a model: a package, an artefact's file, or module:function.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 from berth.errors import InvalidInput
 from berth.v1 import profiles_pb2 as pb
 
-__all__ = ["analysis_from", "read_analysis"]
+__all__ = ["analysis_from", "analysis_of_model", "program_of", "read_analysis"]
 
 LARGEST = 10_000_000
 MEMORY_PARTS = ("constant_bytes", "argument_bytes", "output_bytes", "temporary_bytes")
@@ -28,13 +29,50 @@ def read_analysis(path: Path) -> pb.ProgramAnalysis:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InvalidInput.of("analysis", path.name, f"not JSON: {error}") from error
-    if isinstance(document, dict) and isinstance(document.get("analysis"), dict):
-        document = document["analysis"]
+    for key in ("model", "analysis"):
+        if isinstance(document, dict) and isinstance(document.get(key), dict):
+            document = document[key]
     if not isinstance(document, dict) or not {"operations", "bytes_moved"} & document.keys():
         raise InvalidInput.of(
             "analysis", path.name, "has neither operations nor bytes_moved: `berth model analyse -o json` writes them"
         )
     return analysis_from(document)
+
+
+def analysis_of_model(target: str, batch: int | None) -> tuple[str, pb.ProgramAnalysis]:
+    """(the model's name, what one call of it does). `batch`: taken for free dimensions. Raises InvalidInput."""
+    from berth.cli.commands.model import _exported
+    from berth.models.artefact_file import open_artefact
+    from berth.models.export import is_function
+
+    if is_function(target):
+        artefact, _ = _exported(target, (), batch, "")
+    else:
+        artefact = open_artefact(target, batch=batch).artefact
+    if artefact.analysis is None or artefact.analysis.operations is None:
+        raise InvalidInput.of("model", target, "its format does not say what a call costs: give --analysis FILE")
+    found = artefact.analysis
+    fields = {
+        "operations": found.operations or None,
+        "bytes_moved": found.bytes_moved or None,
+        "memory_bytes": found.memory_bytes or None,
+        "by_precision": {name: value for name, value in found.by_precision.items() if name},
+    }
+    return artefact.name, analysis_from(fields)
+
+
+def program_of(
+    workload: str | None, analysis: Path | None, model: str | None, batch: int | None
+) -> tuple[str, pb.ProgramAnalysis | None]:
+    """(the workload's name, what its program does) of a command's arguments; None: as its profiles say."""
+    if analysis is not None and model is not None:
+        raise InvalidInput.of("analysis", analysis.name, "give --analysis or --model, not both")
+    if model is not None:
+        name, given = analysis_of_model(model, batch)
+        return workload or name, given
+    if not workload:
+        raise InvalidInput.of("workload", "absent", "name the workload, or give --model")
+    return workload, None if analysis is None else read_analysis(analysis)
 
 
 def analysis_from(fields: Mapping[str, Any]) -> pb.ProgramAnalysis:

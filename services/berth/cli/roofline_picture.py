@@ -59,7 +59,7 @@ def _compose(axes: "Axes", picture: Picture) -> None:
     points = {point.accelerator: point for point in picture.points}
     colours = {}
     handles = []
-    width = max([len(roof.name) for roof in picture.roofs], default=0)
+    width = max([len(_name(roof)) for roof in picture.roofs], default=0)
     for number, roof in enumerate(picture.roofs):
         colour = COLOURS[number % len(COLOURS)]
         style = STYLES[number // len(COLOURS) % len(STYLES)]
@@ -74,8 +74,9 @@ def _compose(axes: "Axes", picture: Picture) -> None:
     axes.axvline(picture.intensity, color=GREY, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
     _points(axes, picture, colours)
     size = 8.6 if len(handles) <= 26 else 7.0
+    title = f"{'':<{width}} {'TFLOP/s':>7} {'TB/s':>7} {'attained':>8}  "
     legend = axes.legend(
-        handles=handles, title=f"{'':<{width}} TFLOP/s   TB/s attained", loc="upper left", bbox_to_anchor=(1.01, 1.012),
+        handles=handles, title=title, loc="upper left", bbox_to_anchor=(1.01, 1.012),
         frameon=False, prop={"family": "DejaVu Sans Mono", "size": size}, borderaxespad=0, handlelength=3.2,
         labelspacing=0.45, alignment="right",
         title_fontproperties={"family": "DejaVu Sans Mono", "size": size},
@@ -154,10 +155,14 @@ def _bottom(group: Sequence[float], gap: float) -> float:
 
 
 def _legend(roof: Roof, point: Point | None, width: int) -> str:
-    """In columns: the font is of one width."""
+    """In columns of one width: the font is monospaced."""
     attained = "" if point is None else f"{point.tflops:8.3g} {'●' if point.measured else '◇'}"
-    text = f"{roof.name:<{width}} {roof.peak:6.4g} {roof.bandwidth / 1e12:6.3g} {attained}"
-    return f"{text} measured roof" if roof.measured else text
+    name = _name(roof)
+    return f"{name:<{width}} {roof.peak:7.4g} {roof.bandwidth / 1e12:7.3g} {attained:<10}"
+
+
+def _name(roof: Roof) -> str:
+    return f"{roof.name}*" if roof.measured else roof.name
 
 
 def _limits(picture: Picture) -> tuple[float, float, float, float]:
@@ -178,6 +183,8 @@ def _words(figure: Any, picture: Picture) -> None:
         fontsize=15, fontweight="bold",
     )  # fmt: skip
     facts = [f"dense peak at {picture.precision or 'fp16'} and memory bandwidth of data sheets", picture.remark]
+    if any(roof.measured for roof in picture.roofs):
+        facts.append("* measured here")
     figure.text(0.065, 0.91, "; ".join(fact for fact in facts if fact), fontsize=10, color=GREY)
     marks = []
     if any(not point.measured for point in picture.points):

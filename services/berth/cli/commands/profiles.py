@@ -112,7 +112,7 @@ async def compare(session: Session, workload: str, devices: int | None, output: 
 
 
 @profiles.command("predict")
-@click.argument("workload")
+@click.argument("workload", required=False)
 @click.option("--accelerator", default="", help="On this accelerator only")
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="With this many devices")
 @click.option("--batch-size", type=click.IntRange(min=1), help="At this batch size [that of its best configuration]")
@@ -124,12 +124,13 @@ async def compare(session: Session, workload: str, devices: int | None, output: 
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="What WORKLOAD's program does, as `berth model analyse -o json` writes it",
 )
+@click.option("--model", metavar="MODEL", help="WORKLOAD's program: a package, an artefact's file or module:function")
 @click.option("--keep", is_flag=True, help="Store the predictions, so that placement knows them")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
 @connected
 async def predict(
     session: Session,
-    workload: str,
+    workload: str | None,
     accelerator: str,
     devices: int,
     batch_size: int | None,
@@ -137,6 +138,7 @@ async def predict(
     precision: str,
     power_limit: float | None,
     analysis: Path | None,
+    model: str | None,
     keep: bool,
     output: str,
 ) -> None:
@@ -145,15 +147,16 @@ async def predict(
     Each answer says how it was made, and an interval that holds the truth nine times of ten. With one accelerator
     each figure is told with its own.
     """
-    from berth.cli.analysing import read_analysis
+    from berth.cli.analysing import program_of
     from berth.cli.output import as_data, dump
     from berth.cli.profile_views import forecast
     from berth.v1 import profiles_pb2 as pb
 
+    workload, program = program_of(workload, analysis, model, batch_size)
     request = pb.PredictProfileRequest(
         workload=workload, accelerator=accelerator, devices=devices, precision=precision, keep=keep,
         batch_size=batch_size, concurrency=concurrency, power_limit_watts=power_limit,
-        analysis=None if analysis is None else read_analysis(analysis),
+        analysis=program,
     )  # fmt: skip
     answer = await session.profiles.PredictProfile(request)
     if not answer.predictions and not answer.unknown:

@@ -1,5 +1,6 @@
 """`berth profiles bench`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,10 +64,12 @@ def bench(
 ) -> None:
     """Measure a workload on this machine and store it as its profile.
 
-    TARGET is built in (matmul, copy, attention), or package.module:function or file.py:function, called with what
-    example_arguments() of its module gives. Or: bench --name NAME -- COMMAND..., which appends lines such as
-    {"units": 120, "unit": "steps", "seconds": 10.2} to the file that BERTH_REPORT names. matmul and copy also tell the
-    roofs of this machine.
+    TARGET is built in (matmul, copy, attention; matmul and copy also tell the roofs of this machine), or a model
+    package or artefact of jax.export, or package.module:function or file.py:function, called with what
+    example_arguments() of its module gives.
+
+    Or: bench --name NAME -- COMMAND..., which appends lines such as {"units": 120, "unit": "steps", "seconds": 10.2} to
+    the file that BERTH_REPORT names.
     """  # fmt: skip
     from berth.benchmarking.workloads import BUILT_IN
     from berth.cli.output import as_data, dump
@@ -80,7 +83,7 @@ def bench(
     given = tuple(one for one in (target, *command) if one)
     if not given:
         raise click.UsageError(f"name what to measure: {', '.join(BUILT_IN)}, module:function, or -- COMMAND")
-    if given[0] in BUILT_IN or (":" in given[0] and len(given) == 1):
+    if given[0] in BUILT_IN or (len(given) == 1 and (":" in given[0] or _is_model(given[0]))):
         if len(given) > 1:
             raise InvalidInput.of("target", " ".join(given), f"{given[0]} takes no arguments; -- starts a command")
         measured, remarks = _call(
@@ -100,6 +103,12 @@ def bench(
         _store(context_file=context_file, token=token, profile=measured)
 
 
+def _is_model(target: str) -> bool:
+    """A folder, or a file that nobody would run."""
+    path = Path(target)
+    return path.is_dir() or (path.is_file() and not os.access(path, os.X_OK))
+
+
 def _call(
     target: str, name: str, size: int | None, precision: str, batch: int | None, accelerator: str, warmup: int,
     tolerance: float, limit: float,
@@ -109,13 +118,15 @@ def _call(
     from berth.benchmarking.machine import cpu_machine, jax_machine
     from berth.benchmarking.measuring import repeat
     from berth.benchmarking.results import profile_of_timing
-    from berth.benchmarking.workloads import BUILT_IN, built_in, of_function
+    from berth.benchmarking.workloads import BUILT_IN, built_in, of_function, of_model
     from berth.cli.failures import Failed
 
     if target in BUILT_IN:
         import psutil
 
         workload = built_in(target, size, precision or "fp32", batch or 1, psutil.virtual_memory().available)
+    elif _is_model(target):
+        workload = of_model(target, name, precision, batch)
     else:
         workload = of_function(target, name, precision, batch)
     try:

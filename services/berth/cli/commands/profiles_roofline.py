@@ -15,7 +15,7 @@ __all__ = ["roofline"]
 
 
 @click.command("roofline")
-@click.argument("workload")
+@click.argument("workload", required=False)
 @click.option("--accelerator", "names", multiple=True, help="This accelerator only; may be given again [all]")
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="With this many devices")
 @click.option("--precision", default="", help="At this precision [the workload's]")
@@ -25,26 +25,28 @@ __all__ = ["roofline"]
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="What WORKLOAD's program does, as `berth model analyse -o json` writes it",
 )
+@click.option("--model", metavar="MODEL", help="WORKLOAD's program: a package, an artefact's file or module:function")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Picture to write, .svg or .png")
 @click.option("-o", "--output", type=click.Choice(["table", "none"]), default="table", show_default=True)
 @connected
 async def roofline(
     session: Session,
-    workload: str,
+    workload: str | None,
     names: tuple[str, ...],
     devices: int,
     precision: str,
     batch_size: int | None,
     analysis: Path | None,
+    model: str | None,
     out: Path | None,
     output: str,
 ) -> None:
     """Show WORKLOAD under the roofs of accelerators: what each could attain, what it does or is predicted to do.
 
-    What the workload does must be known: from a profiler's import, from `bench`, or by --analysis.
+    What the workload does must be known: from a profiler's import, from `bench`, or by --analysis or --model.
     """
     from berth import catalogue
-    from berth.cli.analysing import read_analysis
+    from berth.cli.analysing import program_of
     from berth.cli.commands.profiles import _all, _unknown
     from berth.cli.failures import Failed
     from berth.cli.rooflines import COPY, MATMUL, picture_of, table
@@ -61,7 +63,7 @@ async def roofline(
             near = ", ".join(catalogue.nearest(name)) or "`berth profiles accelerators` lists all"
             raise InvalidInput.of("accelerator", name, f"not in the catalogue; nearest: {near}")
         wanted.append(entry.name)
-    given = None if analysis is None else read_analysis(analysis)
+    workload, given = program_of(workload, analysis, model, batch_size)
     answer = await session.profiles.PredictProfile(
         pb.PredictProfileRequest(
             workload=workload, devices=devices, precision=precision, batch_size=batch_size, analysis=given
@@ -73,8 +75,8 @@ async def roofline(
     work = _work(given, own)
     if work is None:
         raise Failed(
-            f"workload: {workload!r}: nobody said how many operations and bytes it is: give --analysis FILE, or import "
-            "a profiler's file"
+            f"workload: {workload!r}: nobody said how many operations and bytes it is: give --model or "
+            "--analysis, or import a profiler's file"
         )
     shares = dict(given.operations_by_precision) if given is not None else {}
     main = max(sorted(shares), key=lambda name: shares[name], default="")

@@ -40,9 +40,8 @@ QUANTITIES = {
     "power_watts": Quantity("power_watts", likeness="tdp", prior_error=0.08),
     "peak_power_watts": Quantity("peak_power_watts", likeness="tdp", prior_error=0.08),
 }
-ASSUMED_TAIL = {"latency_p50_seconds": 1.0, "latency_p90_seconds": 1.2, "latency_p95_seconds": 1.3,
-                "latency_p99_seconds": 1.5}  # fmt: skip
-"""Percentile for each second of the mean, and half of its interval in logarithms."""
+ASSUMED_TAIL = {"latency_p99_seconds": 1.5}
+"""Seconds for each of a mean that was derived, where no tail was measured; no other percentile is made up."""
 TAIL_WIDTH = 0.4
 MEASURED_TAIL_WIDTH = 0.25
 ANALYSED_MEMORY_WIDTH = math.log(1.5)

@@ -35,7 +35,7 @@ from profile_store.domain.profile import Profile, ProfileKey, Provenance
 if TYPE_CHECKING:
     from profile_store.domain.prediction.figures import Figure
 
-__all__ = ["Answer", "Library", "Prediction"]
+__all__ = ["Answer", "Library", "Prediction", "interpolated", "likeness"]
 
 PRIOR_RUNS, WORST_ERROR = 4, 0.6
 INSIDE, OUTSIDE = 1.54, 1.74
@@ -86,7 +86,7 @@ class Library:
         self._profiles = tuple(profiles)
         self._entries = {entry.name: entry for entry in entries}
         self.quantity = quantity
-        self._prior = _likeness(entries, quantity)
+        self._prior = likeness(entries, quantity)
         self.runs = runs_of(self._profiles, quantity)
         self._groups = by_place(self.runs)
         self.roofs = Roofs(entries, self._profiles)
@@ -265,7 +265,7 @@ class Library:
         return DOUBT_ERROR
 
 
-def _likeness(entries: Sequence[Accelerator], quantity: Quantity) -> dict[str, float]:
+def likeness(entries: Sequence[Accelerator], quantity: Quantity) -> dict[str, float]:
     """What a quantity is expected to be on each accelerator, in logarithms up to a constant."""
     if quantity.likeness == "speed":
         return prior(entries)

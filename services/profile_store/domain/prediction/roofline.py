@@ -53,10 +53,15 @@ FROM_PEAKS: Mapping[str, tuple[tuple[str, float], ...]] = {
     "fp4": (("fp8", 1.0), ("fp16", 1.0)),
     "mxfp4": (("fp8", 1.0), ("fp16", 1.0)),
     "int4": (("int8", 1.0), ("fp8", 1.0), ("fp16", 1.0)),
-    "fp64": (),
+    "fp6": (("fp8", 1.0), ("fp16", 1.0)),
+    "int2": (("int8", 1.0), ("fp8", 1.0), ("fp16", 1.0)),
+    "int16": (("fp16", 1.0),),
+    "int32": (("fp16", 0.5),),
+    "int64": (("fp16", 0.25),),
+    "fp64": (("fp16", 1 / 32),),
 }
 """Which peaks of the catalogue serve a precision, the best first, and which part of them. fp32 runs on matrix units as
-TF32; wider units do narrower work; of fp64 the catalogue says nothing."""
+TF32; wider units do narrower work; where the part is not 1 it is assumed, as `berth model analyse` does."""
 PRECISIONS = tuple(name for name in FROM_PEAKS if name)
 MATMUL, COPY = "berth-matmul-", "berth-copy"
 """Workloads of `berth profiles bench` that measure a roof: the first is followed by its precision."""
@@ -241,7 +246,7 @@ class Roofs:
         for number, (name, share) in enumerate(FROM_PEAKS.get(wanted, ())):
             peak = entry.peak(name)
             if peak:
-                assumed = f"{wanted} at {share:g} of {name}'s peak" if number or share != 1.0 else ""
+                assumed = f"{wanted} at {share:.2g} of {name}'s peak" if number or share != 1.0 else ""
                 return peak * 1e12 * part * share, assumed
         measured = self._peaks.get((entry.name, wanted))
         if measured:

@@ -1,0 +1,241 @@
+"""What a prediction says beside throughput, and what follows from a program's analysis alone."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from berth import catalogue
+from berth.errors import InvalidInput
+from profile_store.domain.prediction.analysis import checked
+from profile_store.domain.prediction.figures import QUANTITIES, Figure
+from profile_store.domain.prediction.library import Prediction
+from profile_store.domain.prediction.question import Question, forecast, kept_questions, to_keep
+from profile_store.domain.prediction.roofline import Work
+from profile_store.domain.profile import Profile, Provenance, validate
+from profile_store.handlers import ProfileStore
+from tests.benchmarks.bench_profiles import load, load_zeus, measure, measure_roofline
+from tests.unit.profile_store.builders import NOW, ProfilesInMemory, a_profile
+
+ENTRIES = catalogue.load()
+WORK = Work(operations=1e12, bytes_moved=1e9, memory_bytes=4_000_000_000, by_precision={"bf16": 1e12})
+
+
+def asked(profiles: list[Profile], **question: Any) -> dict[str, Prediction]:
+    found = forecast(checked(Question(workload="bert", **question)), profiles, ENTRIES)
+    assert found is not None
+    return {one.profile.key.accelerator: one for one in found.predictions}
+
+
+def figures(prediction: Prediction) -> dict[str, Figure]:
+    return {one.name: one for one in prediction.figures}
+
+
+def test_an_analysis_alone_speaks_for_every_accelerator_with_peaks() -> None:
+    answers = asked([], work=WORK, batch_size=8)
+    known = {entry.name for entry in ENTRIES if entry.peak("bf16") and entry.memory_bandwidth}
+    assert set(answers) == known
+    seconds = 1e12 / (989e12 * 0.45) + 5e-5
+    one = answers["H100-SXM"]
+    assert (one.profile.provenance, one.basis) == (Provenance.ROOFLINE, "roofline: compute bound")
+    assert one.profile.throughput == pytest.approx(8 / seconds)
+    assert one.profile.throughput_unit == "queries/s"
+    said = figures(one)
+    assert {name: figure.value for name, figure in said.items()} == pytest.approx(
+        {
+            "latency_mean_seconds": seconds,
+            "latency_p99_seconds": 1.5 * seconds,
+            "memory_bytes": 4e9,
+            "dollars_per_million_units": 2.95 / 3600 * seconds / 8 * 1e6,
+        }
+    )
+    # The engine hears the same, with the end of the interval that a latency target must hold for.
+    assert one.profile.latency_p99_seconds == said["latency_p99_seconds"].value
+    assert one.profile.latency_p99_high_seconds == said["latency_p99_seconds"].high
+    assert one.profile.memory_bytes == 4_000_000_000
+    assert (one.profile.operations, one.profile.bytes_moved) == (1e12, 1e9)
+    validate([each.profile for each in answers.values()], catalogue, now=NOW)
+
+
+def test_precision_and_launch_count() -> None:
+    wide, narrow = (asked([], work=replace(WORK, by_precision={name: 1e12})) for name in ("bf16", "fp8"))
+    h100 = [(one["H100-SXM"].profile.throughput or 0.0) for one in (wide, narrow)]
+    assert h100[1] / h100[0] == pytest.approx(1979 / 989, rel=0.05)
+    assert "A100-80-SXM" in wide
+    assert "A100-80-SXM" not in narrow
+    # What is not told apart runs as most does; fp32 on matrix units at half.
+    mixed = asked([], work=replace(WORK, by_precision={"fp32": 2e11, "bf16": 6e11}))["H100-SXM"]
+    assert 1 / (mixed.profile.throughput or 0.0) == pytest.approx((8e11 + 2 * 2e11) / (989e12 * 0.45) + 5e-5)
+    tiny = asked([], work=Work(1e6, 1e3))["H100-SXM"]
+    assert tiny.basis == "roofline: launch bound"
+    assert 1 / (tiny.profile.throughput or 0.0) == pytest.approx(5e-5, rel=1e-2)
+
+
+def test_one_measurement_corrects_all_others_and_narrows_their_interval() -> None:
+    before = asked([], work=WORK)
+    kept = list(to_keep(list(before.values())))
+    speed = 0.5 * (before["H100-SXM"].profile.throughput or 0.0)
+    seen = a_profile("bert", "H100-SXM", throughput=speed, throughput_unit="queries/s", precision="bf16")
+    after = asked([*kept, seen])
+    assert after["H100-SXM"].basis == "measured"
+    for name in ("L4", "MI300X", "Gaudi3", "TPU-v5p"):
+        old, new = before[name], after[name]
+        assert new.profile.throughput == pytest.approx(0.5 * (old.profile.throughput or 0.0), rel=1e-6), name
+        assert new.profile.provenance == Provenance.TRANSFERRED
+        assert "as on H100-SXM, which reached 0.50 of it" in new.basis
+        assert (new.high or 0) / (new.low or 1) < (old.high or 0) / (old.low or 1)
+    # One class carries less far into another.
+    width = {name: math.log((one.high or 1) / (one.profile.throughput or 1)) for name, one in after.items() if one.high}
+    assert width["L4"] < width["Gaudi3"]
+
+
+def test_what_was_learnt_counts_as_what_was_measured() -> None:
+    kept = list(to_keep(list(asked([], work=WORK).values())))
+    seen = a_profile("bert", "L4", throughput=9.0, throughput_unit="queries/s", precision="bf16")
+    measured, observed = (asked([*kept, replace(seen, provenance=way)]) for way in (Provenance.MEASURED, 6))
+    assert measured["H200"].profile.throughput == observed["H200"].profile.throughput
+
+
+def test_a_measured_roof_speaks_where_the_catalogue_has_none() -> None:
+    roofs = [
+        a_profile("berth-matmul-fp32", "CPU", throughput=100.0, throughput_unit="steps/s", precision="fp32",
+                  operations=2e9, bytes_moved=1e7),
+        a_profile("berth-copy", "CPU", throughput=10.0, throughput_unit="steps/s", operations=1e7, bytes_moved=1e9),
+    ]  # fmt: skip
+    assert "CPU" not in asked([], work=Work(1e9, 1e6, by_precision={"fp32": 1e9}))
+    answer = asked(roofs, work=Work(1e9, 1e6, by_precision={"fp32": 1e9}))["CPU"]
+    assert 1 / (answer.profile.throughput or 0.0) == pytest.approx(1e9 / (0.9 * 2e11) + 2e-5)
+
+
+def test_what_does_not_fit_is_said() -> None:
+    found = forecast(checked(Question(workload="bert", work=replace(WORK, memory_bytes=90_000_000_000))), [], ENTRIES)
+    assert found is not None
+    assert "H100-SXM" not in {one.profile.key.accelerator for one in found.predictions}
+    assert any("H100-SXM" in said and "more memory" in said for said in found.unknown)
+
+
+@pytest.mark.parametrize(
+    ("work", "field", "remedy"),
+    [
+        (Work(0.0, 1e9), "analysis.operations", "above 0"),
+        (Work(1e9, -1.0), "analysis.bytes_moved", "above 0"),
+        (Work(math.nan, 1e9), "analysis.operations", "above 0"),
+        (Work(1e40, 1e9), "analysis.operations", "up to 1e+30"),
+        (Work(), "analysis.operations", "give operations"),
+        (Work(1e9, 1e9, 0), "analysis.memory_bytes", "above 0"),
+        (Work(1e9, 1e9, None, {"bp16": 1e9}), "analysis.operations_by_precision[bp16]", "did you mean"),
+        (Work(1e9, 1e9, None, {"bf16": 2e9}), "analysis.operations_by_precision", "at most all operations"),
+        (Work(1e9, 1e9, None, {"bf16": math.inf}), "analysis.operations_by_precision[bf16]", "a number from 0"),
+    ],
+)
+def test_an_analysis_that_cannot_be_true_is_refused(work: Work, field: str, remedy: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        checked(Question(workload="bert", work=work))
+    assert next((one.field, remedy in one.remedy) for one in refused.value.errors) == (field, True)
+
+
+def test_latency_follows_from_throughput_only_where_concurrency_is_known() -> None:
+    plain = a_profile("bert", "H100-SXM", throughput=100.0, throughput_unit="queries/s")
+    assert "latency_mean_seconds" not in figures(asked([plain])["H100-SXM"])
+    mean = figures(asked([replace(plain, concurrency=4)])["H100-SXM"])["latency_mean_seconds"]
+    assert (mean.value, mean.basis) == (pytest.approx(0.04), "throughput with 4 in flight")
+    # A sample's batch is no request, and tokens of unknown number are no answer.
+    for unit in ("samples/s", "tokens/s"):
+        other = replace(plain, concurrency=4, throughput_unit=unit)
+        assert "latency_mean_seconds" not in figures(asked([other])["H100-SXM"])
+
+
+def test_figures_are_interpolated_like_throughput() -> None:
+    profiles = [
+        a_profile("bert", "L4", throughput=100.0 * n, batch_size=n, latency_p50_seconds=0.01 * n,
+                  latency_p99_seconds=0.02 * n, memory_bytes=10**9 * n, power_watts=10.0 * n)
+        for n in (1, 4)
+    ]  # fmt: skip
+    answer = asked(profiles, accelerator="L4", batch_size=2)["L4"]
+    said = figures(answer)
+    for name, value in (("latency_p50_seconds", 0.02), ("latency_p99_seconds", 0.04), ("memory_bytes", 2e9),
+                        ("power_watts", 20.0)):  # fmt: skip
+        assert said[name].value == pytest.approx(value)
+        assert said[name].basis == "interpolated: batch size between 1 and 4"
+        assert (said[name].low or 0) < value < (said[name].high or 0)
+    assert said["energy_joules_per_unit"].value == pytest.approx(20.0 / 200.0)
+    assert answer.profile.power_watts == pytest.approx(20.0)
+
+
+def test_power_is_told_by_the_tdp_where_enough_others_were_measured() -> None:
+    others = [a_profile(f"w{n}", "H100-SXM", power_watts=700 * 0.6) for n in range(8)]
+    said = figures(asked([*others, a_profile("bert", "L4")], accelerator="L4")["L4"])
+    assert (said["power_watts"].value, said["power_watts"].way) == (pytest.approx(72 * 0.6), Provenance.TRANSFERRED)
+    assert said["power_watts"].basis == "60% of the TDP, as 8 other runs drew"
+    assert "power_watts" not in figures(asked([*others[1:], a_profile("bert", "L4")], accelerator="L4")["L4"])
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.tuples(st.integers(1, 64), st.floats(1e-3, 10), st.floats(1e-3, 10), st.floats(1, 72)), min_size=2,
+             max_size=6, unique_by=lambda row: row[0]),
+    st.integers(1, 64),
+)  # fmt: skip
+def test_whatever_is_predicted_can_be_kept(rows: list[tuple[int, float, float, float]], batch: int) -> None:
+    profiles = [
+        a_profile("bert", "L4", batch_size=n, latency_p50_seconds=min(a, b), latency_p99_seconds=max(a, b),
+                  power_watts=watts, peak_power_watts=72.0)
+        for n, a, b, watts in rows
+    ]  # fmt: skip
+    validate(to_keep(list(asked(profiles, accelerator="L4", batch_size=batch).values())), catalogue, now=NOW)
+
+
+def test_what_one_stream_sees_is_never_the_systems_speed() -> None:
+    stream = a_profile("bert", "Groq-LPU-v1", throughput=None, throughput_unit="", stream_throughput=500.0)
+    system = a_profile("bert", "H100-SXM", throughput=40.0, throughput_unit="tokens/s")
+    alone = forecast(Question(workload="bert"), [stream], ENTRIES)
+    assert alone is not None
+    assert alone.predictions == ()
+    both = asked([stream, system])
+    assert "Groq-LPU-v1" not in both
+    assert both == asked([system])
+    # Published beside a throughput it changes nothing either.
+    assert {name: one.profile.throughput for name, one in asked([replace(system, stream_throughput=9e5)]).items()} == {
+        name: one.profile.throughput for name, one in both.items()
+    }
+
+
+async def test_kept_predictions_are_made_anew_when_something_was_measured() -> None:
+    memory = ProfilesInMemory()
+    due: list[str] = []
+    store = ProfileStore(profiles=memory, catalogue=catalogue, now=lambda: NOW, measured=due.extend)
+    await store.predict(Question(workload="bert", work=WORK), keep=True)
+    kept = {key: one for key, one in memory.rows.items() if key.workload == "bert"}
+    assert {one.provenance for one in kept.values()} == {Provenance.ROOFLINE}
+    assert len(kept_questions(list(kept.values()))) == 1
+    half = 0.5 * next(one.throughput or 0.0 for key, one in kept.items() if key.accelerator == "L4")
+    await store.put([a_profile("bert", "L4", throughput=half, throughput_unit="queries/s", precision="bf16",
+                               concurrency=1)])  # fmt: skip
+    assert due == ["bert"]
+    # That of the L4 too: it was kept of another configuration than the measured one.
+    assert await store.renew(due) == len(kept)
+    assert await store.renew(due) == 0
+    for key, one in kept.items():
+        assert memory.rows[key].throughput == pytest.approx(0.5 * (one.throughput or 0.0)), key
+    assert await store.renew(["nobody asked"]) == 0
+
+
+def test_figures_of_real_runs_left_out_in_turn(data_folder: Path) -> None:
+    """Medians and coverage that docs/adr/0032 states."""
+    splitwise = load(data_folder, "splitwise")
+    # A few of the sweeps: all of them take minutes, and the benchmark has them.
+    sweeps = [one for one in load_zeus(data_folder) if one.key.accelerator == "P100" and one.key.workload[0] in "is"]
+    zeus = tuple(sweeps)
+    for data, name in ((splitwise, "first_token_p50_seconds"), (zeus, "power_watts")):
+        measured = measure(data, QUANTITIES[name], transfers=data is splitwise)
+        assert measured["interpolated"].median <= 0.05, name
+        for way in {"interpolated", "transferred"} & measured.keys():
+            assert measured[way].median <= 0.10, (name, way)
+            assert measured[way].coverage >= 0.85, (name, way)
+    roofline = measure_roofline(splitwise)
+    assert roofline["roofline, corrected: token"].median <= 0.15
+    assert roofline["roofline, corrected: prompt"].coverage >= 0.9
