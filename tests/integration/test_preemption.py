@@ -113,7 +113,7 @@ async def test_a_queue_takes_back_what_another_has_borrowed(system: System, engi
         await stub.ApplyQueues(placement_pb2.ApplyQueuesRequest(queues=[queues["ours"]]))
         rows = await system.fetch("SELECT record FROM engine.queue WHERE name = 'ours'")
         assert list(fleet_pb2.Queue.FromString(rows[0]["record"]).quota_use) == []
-        await asyncio.sleep(1.0)  # of work that will be lost
+        await asyncio.sleep(4.0)  # of work that will be lost: a start is heard of at the next comparison, every 3 s
         await system.publish_jobs([job("owner", devices=4, seconds=600, queue="ours")])
         await running(system, "owner")
         await asyncio.sleep(1.0)
