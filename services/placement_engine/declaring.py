@@ -19,7 +19,7 @@ from placement_engine.world import World
 
 __all__ = ["DEFAULT_QUEUE", "Declaring", "Guard", "QueueUse"]
 
-Output: TypeAlias = Literal["pending_jobs", "running_jobs", "devices_in_use", "share", "devices_borrowed"]
+Output: TypeAlias = Literal["pending_jobs", "running_jobs", "devices_in_use", "share", "devices_borrowed", "quota_use"]
 DEFAULT_QUEUE = "default"
 """It is there without being declared, and cannot go."""
 MOST_DEVICES = 10_000_000
@@ -169,7 +169,14 @@ class Declaring:
         return [FieldError(f"{kind}[{name}]", name, remedy)]
 
 
-OUTPUTS: tuple[Output, ...] = ("pending_jobs", "running_jobs", "devices_in_use", "share", "devices_borrowed")
+OUTPUTS: tuple[Output, ...] = (
+    "pending_jobs",
+    "running_jobs",
+    "devices_in_use",
+    "share",
+    "devices_borrowed",
+    "quota_use",
+)
 
 
 def _queue_errors(queue: fleet_pb2.Queue) -> list[FieldError]:

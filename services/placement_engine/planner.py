@@ -26,6 +26,7 @@ from placement_engine.domain.engine import Engine
 from placement_engine.domain.job_state import JobRow, JobState, is_over, preempt
 from placement_engine.domain.journal import Recorder
 from placement_engine.domain.policy import Policy
+from placement_engine.domain.victims import told_to
 from placement_engine.settings import EngineSettings
 from placement_engine.world import World
 
@@ -309,7 +310,7 @@ class Planner:
             )
             await job_store.save_explanations(connection, explanations)
             stopped = [
-                preempt(locked[one.job_id], one.attempt, one.message)
+                preempt(locked[one.job_id], one.attempt, told_to(one))
                 for one in result.preemptions
                 if one.job_id in locked
             ]

@@ -103,6 +103,17 @@ async def test_a_queue_takes_back_what_another_has_borrowed(system: System, engi
         await running(system, *(f"borrower-{i}" for i in range(4)))
         queues = {q.name: q for q in (await stub.ListQueues(placement_pb2.ListQueuesRequest())).queues}
         assert queues["theirs"].devices_borrowed == 4
+        assert list(queues["theirs"].quota_use) == [
+            fleet_pb2.QuotaUse(accelerator="H100-SXM", owned=4, used=8, borrowed=4, lent=0, borrowable=0)
+        ]
+        assert list(queues["ours"].quota_use) == [
+            fleet_pb2.QuotaUse(accelerator="H100-SXM", owned=4, used=0, borrowed=0, lent=4, borrowable=0)
+        ]
+        # What is shown is no declaration: sent back it changes nothing, and is not kept.
+        await stub.ApplyQueues(placement_pb2.ApplyQueuesRequest(queues=[queues["ours"]]))
+        rows = await system.fetch("SELECT record FROM engine.queue WHERE name = 'ours'")
+        assert list(fleet_pb2.Queue.FromString(rows[0]["record"]).quota_use) == []
+        await asyncio.sleep(4.0)  # of work that will be lost: a start is heard of at the next comparison, every 3 s
         await system.publish_jobs([job("owner", devices=4, seconds=600, queue="ours")])
         await running(system, "owner")
         await asyncio.sleep(1.0)
@@ -111,6 +122,9 @@ async def test_a_queue_takes_back_what_another_has_borrowed(system: System, engi
         assert (queues["ours"].devices_in_use, queues["ours"].devices_borrowed) == (4, 0)
     found = await states(system)
     assert sorted(found[f"borrower-{i}"][0] for i in range(4)) == [1, 1, RUNNING, RUNNING]
+    rows = await system.fetch("SELECT message FROM engine.job WHERE preemptions > 0")
+    assert len(rows) == 2
+    assert all(" holds beyond its own; " in row["message"] and "of work are lost" in row["message"] for row in rows)
     assert list((await system.audit(engine)).violations) == []
 
 

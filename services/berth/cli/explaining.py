@@ -238,7 +238,7 @@ def describe_node(status: Any) -> list[str]:
 
 def describe_queue(queue: Any) -> list[str]:
     """A queue in full."""
-    return pairs(
+    lines = pairs(
         [
             ("Name", queue.name),
             ("Parent", queue.parent),
@@ -258,3 +258,14 @@ def describe_queue(queue: Any) -> list[str]:
             ("Devices in use", f"{queue.devices_in_use:g}"),
         ]
     )
+    if queue.quota_use:
+        titles = ("ACCELERATOR", "OWNS", "USED", "BORROWED", "LENT", "BORROWABLE")
+        rows = [
+            [
+                one.accelerator or "any",
+                *(f"{amount:g}" for amount in (one.owned, one.used, one.borrowed, one.lent, one.borrowable)),
+            ]
+            for one in queue.quota_use
+        ]
+        lines += ["Quotas:", *indented(render_table(titles, rows, right=[False, *[True] * 5]))]
+    return lines

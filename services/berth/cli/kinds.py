@@ -1,7 +1,7 @@
 """How jobs, nodes, devices, queues and decisions are shown as rows."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from berth.cli import units
@@ -201,6 +201,15 @@ def quota_text(queue: fleet_pb2.Queue) -> str:
     return ",".join(f"{one.devices:g} {one.accelerator or 'any'}" for one in queue.quotas) or units.UNKNOWN
 
 
+def _in_quota(field: str) -> Callable[[fleet_pb2.Queue], str]:
+    """ "3 H100-SXM,0 GPU": of each accelerator on which a quota limits the queue."""
+
+    def text(queue: fleet_pb2.Queue) -> str:
+        return ",".join(f"{getattr(one, field):g} {one.accelerator or 'any'}" for one in queue.quota_use)
+
+    return lambda queue: text(queue) or units.UNKNOWN
+
+
 QUEUE: Kind[fleet_pb2.Queue] = Kind(
     "queue", "queues", lambda queue: queue.name,
     (
@@ -214,6 +223,9 @@ QUEUE: Kind[fleet_pb2.Queue] = Kind(
         Column("QUOTA", quota_text),
         Column("BORROWED", lambda queue: f"{queue.devices_borrowed:g}" if queue.quotas else units.UNKNOWN, right=True),
         Column("LIMIT", lambda queue: str(queue.device_limit or units.UNKNOWN), right=True),
+        Column("USED", _in_quota("used"), wide=True),
+        Column("LENT", _in_quota("lent"), wide=True),
+        Column("BORROWABLE", _in_quota("borrowable"), wide=True),
         Column("TENANTS", lambda queue: ",".join(queue.tenants) or "any", wide=True),
     ),
 )  # fmt: skip

@@ -418,6 +418,47 @@ class Quota(_message.Message):
 Global___Quota: _TypeAlias = Quota  # noqa: Y015
 
 @_typing.final
+class QuotaUse(_message.Message):
+    """What a queue's quota of one kind of accelerator comes to now, in devices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    OWNED_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    BORROWED_FIELD_NUMBER: _builtins.int
+    LENT_FIELD_NUMBER: _builtins.int
+    BORROWABLE_FIELD_NUMBER: _builtins.int
+    accelerator: _builtins.str
+    """As in Quota."""
+    owned: _builtins.float
+    """Its own: its quota, or its children's together where that is more."""
+    used: _builtins.float
+    borrowed: _builtins.float
+    """Used beyond what is its own."""
+    lent: _builtins.float
+    """Its own and not used, but held by others."""
+    borrowable: _builtins.float
+    """What it could take now beyond what is its own and not used."""
+    def __init__(
+        self,
+        *,
+        accelerator: _builtins.str = ...,
+        owned: _builtins.float = ...,
+        used: _builtins.float = ...,
+        borrowed: _builtins.float = ...,
+        lent: _builtins.float = ...,
+        borrowable: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "borrowable", b"borrowable", "borrowed", b"borrowed", "lent", b"lent", "owned", b"owned", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaUse: _TypeAlias = QuotaUse  # noqa: Y015
+
+@_typing.final
 class Queue(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -436,6 +477,7 @@ class Queue(_message.Message):
     DEVICES_BORROWED_FIELD_NUMBER: _builtins.int
     KEPT_BY_FIELD_NUMBER: _builtins.int
     CLOSING_FIELD_NUMBER: _builtins.int
+    QUOTA_USE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     parent: _builtins.str
     """Empty: a top-level queue."""
@@ -466,6 +508,10 @@ class Queue(_message.Message):
     def quotas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quota]:
         """Without quotas a queue owns nothing in particular: it takes its weighted share of what is there."""
 
+    @_builtins.property
+    def quota_use(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaUse]:
+        """Of each kind of accelerator on which a quota limits it, its own or one above it. Output only."""
+
     def __init__(
         self,
         *,
@@ -484,10 +530,11 @@ class Queue(_message.Message):
         devices_borrowed: _builtins.float = ...,
         kept_by: _builtins.str = ...,
         closing: _builtins.bool = ...,
+        quota_use: _abc.Iterable[Global___QuotaUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closing", b"closing", "device_limit", b"device_limit", "devices_borrowed", b"devices_borrowed", "devices_in_use", b"devices_in_use", "kept_by", b"kept_by", "name", b"name", "parent", b"parent", "pending_jobs", b"pending_jobs", "protected_seconds", b"protected_seconds", "quotas", b"quotas", "reclaim", b"reclaim", "running_jobs", b"running_jobs", "share", b"share", "tenants", b"tenants", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closing", b"closing", "device_limit", b"device_limit", "devices_borrowed", b"devices_borrowed", "devices_in_use", b"devices_in_use", "kept_by", b"kept_by", "name", b"name", "parent", b"parent", "pending_jobs", b"pending_jobs", "protected_seconds", b"protected_seconds", "quota_use", b"quota_use", "quotas", b"quotas", "reclaim", b"reclaim", "running_jobs", b"running_jobs", "share", b"share", "tenants", b"tenants", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,6 +24,7 @@ from placement_engine.domain.policy import Policy
 from placement_engine.domain.reserve import Reservation, Reserver
 from placement_engine.domain.shapes import Ask, lead_job, least_replicas
 from placement_engine.domain.tables import Table, Tables
+from placement_engine.domain.victims import in_words, work_lost
 
 MOST_NAMED = 3
 MOST_EXPLAINED = 8
@@ -395,6 +396,11 @@ class Bookings:
             message = (
                 f"is given the devices of {_named(after)}, being stopped" if after else "its devices are kept for it"
             )
+            stopped = [claim for job_id in after if (claim := self._claims.get(job_id)) is not None]
+            # As of when they were told: what is said stays the same while they end.
+            lost = sum(work_lost(claim, booking.at) for claim in stopped)
+            numbers["work_lost_seconds"] = lost
+            message += f": {words}" if (words := in_words(lost)) else ""
             return (Reason("Preemption", "PREEMPTING", 0, 0, message, numbers),)
         message = f"starts in about {wait:.0f} s, after {_named(after)}"
         return (Reason("Reservation", "RESERVED", 0, 0, message, numbers | {"starts_in_seconds": wait}),)

@@ -16,7 +16,7 @@ import numpy as np
 from placement_engine.domain.columns import CPU, FREE, PODS, Ints
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.forecast import could_use
-from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Member, PreemptionKind
+from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Member, Preemption, PreemptionKind
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.reserve import Reserver
 from placement_engine.domain.shapes import Ask
@@ -76,6 +76,19 @@ def work_lost(claim: Claim, now: float) -> float:
     if claim.job.checkpoint_seconds:
         seconds = math.fmod(seconds, claim.job.checkpoint_seconds)
     return seconds * sum(sum(d.milli for d in m.devices) / 1000 or CPU_ONLY for m in claim.members)
+
+
+def in_words(lost: float) -> str:
+    """ "600 device-seconds of work are lost"; "" where it is next to nothing."""
+    if lost < 1:
+        return ""
+    amount = f"{lost:.0f} device-seconds" if lost < 7200 else f"{lost / 3600:.1f} device-hours"
+    return f"{amount} of work are lost"
+
+
+def told_to(preemption: Preemption) -> str:
+    """To the one that is stopped: for whom, and what that costs."""
+    return "; ".join(filter(None, (preemption.message, in_words(preemption.work_lost_seconds))))
 
 
 def find_plan(

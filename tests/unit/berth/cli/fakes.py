@@ -107,6 +107,10 @@ class FakePlacementService(PlacementServiceServicer):
                 device_limit=8,
                 share=0.25,
                 devices_borrowed=1,
+                quota_use=[
+                    fleet_pb2.QuotaUse(accelerator="H100-SXM", owned=4, used=5, borrowed=1, borrowable=2),
+                    fleet_pb2.QuotaUse(accelerator="GPU", owned=6, used=5, lent=0.5),
+                ],
                 quotas=[
                     fleet_pb2.Quota(accelerator="H100-SXM", devices=4),
                     fleet_pb2.Quota(accelerator="GPU", devices=6),

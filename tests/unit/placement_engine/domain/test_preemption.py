@@ -23,6 +23,7 @@ from placement_engine.domain.model import (
 )
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.supposition import Supposition
+from placement_engine.domain.victims import in_words, told_to
 from tests.unit.placement_engine.domain.builders import GIB, NOW, a_job, a_node, a_sample, an_engine, placed
 from tests.unit.placement_engine.domain.virtual_clock import VirtualClock
 
@@ -105,7 +106,11 @@ def test_the_place_is_kept_until_the_victim_is_gone_and_then_taken() -> None:
     assert (told.plugin, told.code, told.message) == (
         "Preemption",
         "PREEMPTING",
-        "is given the devices of job v, being stopped",
+        "is given the devices of job v, being stopped: 600 device-seconds of work are lost",
+    )
+    assert told.numbers == {"jobs_before": 1.0, "devices": 8.0, "work_lost_seconds": 600.0}
+    assert told_to(result.preemptions[0]) == (
+        "makes room for p of priority 5, its own is 0; 600 device-seconds of work are lost"
     )
     later = submit(engine, a_job("same", devices=2, priority=5, submitted_at=9.0), a_job("low", devices=1), now=NOW + 1)
     assert (later.decisions, later.preemptions) == ((), ()), "the free devices are kept, nobody is stopped twice"
@@ -117,6 +122,19 @@ def test_the_place_is_kept_until_the_victim_is_gone_and_then_taken() -> None:
     after = engine.cycle(NOW + 3)
     assert [d.job_id for d in after.decisions] == ["p"]
     assert after.preemptions == ()
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        (0.0, ""),
+        (0.9, ""),
+        (7199.0, "7199 device-seconds of work are lost"),
+        (9000.0, "2.5 device-hours of work are lost"),
+    ],
+)
+def test_what_is_lost_in_words(lost: float, words: str) -> None:
+    assert in_words(lost) == words
 
 
 def test_a_higher_priority_passes_over_a_nomination() -> None:
