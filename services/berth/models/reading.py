@@ -9,7 +9,7 @@ import sys
 
 from berth.errors import InvalidInput
 from berth.models.documents import artefact_document
-from berth.models.formats import read
+from berth.models.formats import KINDS, read
 
 __all__ = ["main"]
 
@@ -27,6 +27,10 @@ def main() -> None:
         answer = artefact_document(read(content, name, source, int(batch) if batch else None))
     except InvalidInput as error:
         answer = {"errors": [[one.field, one.value, one.remedy] for one in error.errors]}
+    # Broken bytes that passed for a program break the walk over it anywhere.
+    except Exception as error:
+        said = f"{source}: {type(error).__name__}: {error}"[:300]
+        answer = {"errors": [["file", said, f"it cannot be read: give {KINDS}"]]}
     sys.stdout.write(json.dumps(answer))
 
 

@@ -94,7 +94,7 @@ REFUSED = {
     "kind": (("get", "pods"), 2, ["no kind 'pods'", "jobs, nodes, devices, queues, decisions"]),
     "typo": (("gett", "jobs"), 2, ["Did you mean 'get'?"]),
     "state": (("get", "jobs", "--state", "lost"), 2, ["state", "lost", "pending, placed"]),
-    "both": (("submit", "-f", "x.yaml", "--", "true"), 2, ["give either -f FILE or"]),
+    "both": (("submit", "-f", "x.yaml", "--", "true"), 2, ["give one of -f FILE"]),
     "file": (("submit", "-f", "missing.yaml"), 2, ["missing.yaml", "No such file"]),
     "job": (("explain", "nope"), 1, ["job: 'nope': not known"]),
     "node": (("describe", "node", "nope"), 1, ["no node nope", "berth get nodes"]),

@@ -99,3 +99,32 @@ def test_the_estimate_is_the_slower_of_compute_and_memory() -> None:
     mixed = roofline.estimate(halves, entry("H100-SXM"))
     assert mixed is not None
     assert mixed.seconds == pytest.approx((1e15 / 989e12 + 1e15 / 1979e12) / 0.45)
+
+
+def test_the_parts_of_the_data_sheet_are_those_that_placement_assumes() -> None:
+    from placement_engine.domain.roofline import ASSUMED_RATES
+
+    parts = {one.device_class: (one.compute, one.streaming) for one in ASSUMED_RATES}
+    ours = {name: (roofline.COMPUTE[name], roofline.STREAMING[name]) for name in roofline.COMPUTE}
+    assert {**ours, "": roofline.DEFAULT} == parts
+
+
+def test_the_same_artefact_is_taken_by_cuda_rocm_and_tpu_and_a_pinned_one_is_not() -> None:
+    """Real artefacts: the example for every platform, and a Cholesky factor that was lowered for a CPU alone."""
+    import jax.numpy as jnp
+
+    from berth.models import formats
+    from tests.unit.berth.models.builders import exported, shape, transformer
+
+    example = formats.read(transformer().content, "example", "example")
+    factor = exported(jnp.linalg.cholesky, shape(8, 8))
+    pinned = formats.read(bytes(factor.mlir_module_serialized), "factor", "factor")
+    for name in ("H100-SXM", "MI300X", "TPU-v5e"):
+        assert supports(example, entry(name)) == ()
+        assert "lapack_spotrf_ffi, which only cpu has" in supports(pinned, entry(name))[0]
+    assert supports(pinned, entry("EPYC")) == ()
+    both = exported(jnp.linalg.cholesky, shape(8, 8), platforms=("cpu", "cuda", "tpu"))
+    everywhere = formats.read(bytes(both.serialize()), "factor", "factor")
+    assert len(everywhere.custom_calls) >= 2
+    assert supports(everywhere, entry("TPU-v5e")) == ()
+    assert "not for rocm" in supports(everywhere, entry("MI300X"))[0]
