@@ -135,19 +135,24 @@ async def _served(session: Session, artefact: "Artefact", package: Path, note: S
     """The job once it takes requests; None where that did not come to be."""
     from berth.cli.following import ENDED
     from berth.jobs import parse_document
+    from berth.jobs.serving import fill
     from berth.v1 import placement_pb2 as pb
 
     document = {
         "name": MODEL,
         "kind": "inference",
-        "workload": MODEL,
+        "accelerators": {"classes": ["GPU", "ASIC", "CPU"]},
+        "devices": 1,
         "cpu": "500m",
         "memory": "1Gi",
         "latency_target": LATENCY_TARGET,
         "model": {"uri": str(package), "name": MODEL, "digest": artefact.digest},
     }
     begin = time.monotonic()
-    request = pb.PlaceJobRequest(spec=parse_document(document), wait=True)
+    filled = fill(document, artefact)
+    for line in filled.lines:
+        note(f"  filled in from the model: {line}")
+    request = pb.PlaceJobRequest(spec=parse_document(filled.document), wait=True)
     answer = await session.placement.PlaceJob(request, timeout=SETTLE_SECONDS)
     job = answer.job
     note(f"submitted once, with a latency target of {LATENCY_TARGET}: {answer.explanation.summary}")
