@@ -253,10 +253,6 @@ def _place(location: Any) -> str:
     return next((f"{name}:{line}" if line else name for name, line in names if name), "an unnamed place")
 
 
-def _whole_numbers(attribute: Any) -> list[int]:
-    return [int(part) for part in re.findall(r"-?\d+", re.sub(r"^[^:]*<|:.*$", "", str(attribute).split(":")[0]))]
-
-
 def _dot_general(view: Any, shapes: Sequence[Value], result: Value) -> dict[str, float]:
     text = str(view.operation.attributes["dot_dimension_numbers"])
     match = re.search(r"lhs_contracting_dimensions = \[([\d, ]*)\]", text)
