@@ -286,6 +286,7 @@ def accelerator_from(entry: CatalogueEntry) -> model.Accelerator:
         price_per_hour=entry.price_per_hour,
         dense_fp8_tflops=entry.peak("fp8"),
         dense_int8_tops=entry.peak("int8"),
+        idle_watts=entry.idle_watts,
         partitions=tuple(
             model.Partition(one.name, one.compute_slices, one.memory_slices, one.starts, one.memory_bytes or 0)
             for one in entry.partitions

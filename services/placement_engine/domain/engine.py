@@ -83,7 +83,7 @@ class Engine:
         self._policy = policy
         self._pool = pool
         self._fleet = Fleet(policy)
-        self._hosting = Hosting(self._fleet)
+        self._hosting = Hosting(self._fleet, policy)
         self._pipeline = Pipeline(policy, self._hosting)
         self._tables = Tables(self._fleet, policy, self._pipeline)
         topology = Topology(self._fleet)

@@ -7,8 +7,10 @@ from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.hosting_value import HostingValue, Kind, Mix, Room
 from placement_engine.domain.job_mix import JobMix, Share, prior, request_of
 from placement_engine.domain.model import WHOLE_DEVICE, Job
+from placement_engine.domain.policy import Policy
 from placement_engine.domain.quotas import member_milli
 from placement_engine.domain.shapes import jobs_of
+from placement_engine.domain.thrift import Thrift
 
 __all__ = ["Hosting", "room_of"]
 
@@ -29,8 +31,9 @@ class Hosting:
     Nodes with devices of two models are two rows that share CPU and memory: each is valued as if it had them alone.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, policy: Policy) -> None:
         self._fleet = fleet
+        self._thrift = Thrift(fleet.models, policy)
         self._mix = JobMix()
         self._value: HostingValue | None = None
         self._of: tuple[object, ...] = ()
@@ -57,7 +60,7 @@ class Hosting:
         """Takes what was learnt, and the room there is now, into use if either moved enough. Once a cycle."""
         self._mix.review()
         self.prepare()
-        if self._value is None or not self._mix.shares:
+        if self._value is None or not (self._mix.shares or self._thrift.on):
             return
         clock = self._fleet.columns.clock
         if self._reviewed == self.version and self._looked_at == clock:
@@ -67,7 +70,9 @@ class Hosting:
         capacity = WHOLE_DEVICE * float(columns.rows(DEVICES).sum())
         free = float(np.clip(columns.devices(FREE), 0, WHOLE_DEVICE).sum()) / max(capacity, 1.0)
         if self._reviewed != self.version or abs(free - self._free) >= REVIEW_EVERY:
-            self._value.review(room_of(columns), capacity)
+            if self._mix.shares:
+                self._value.review(room_of(columns), capacity)
+            self._thrift.review(free)
             self._free = free
             self.version += 1
             self._reviewed = self.version
@@ -104,6 +109,12 @@ class Hosting:
         )
 
     def lost(self, view: View, usable: Bools, kind: Kind) -> Floats:
-        """Milli of value that the kind takes from each row, 0 or more: (k). Each has the devices for it."""
+        """Milli of value that the kind takes from each row, with the watts it wakes there where thrift is on.
+
+        0 or more: (k). Each row has the devices for it.
+        """
         assert self._value is not None, "prepare comes first"
-        return self._value.lost(room_of(view), kind, usable if kind.devices else None)
+        lost = self._value.lost(room_of(view), kind, usable if kind.devices else None)
+        if self._thrift.on:
+            lost += self._thrift.milli(view, usable, kind)
+        return lost

@@ -312,6 +312,7 @@ class Accelerator:
     dense_fp8_tflops: float | None = None
     dense_int8_tops: float | None = None
     partitions: tuple[Partition, ...] = ()
+    idle_watts: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

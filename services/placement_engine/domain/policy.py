@@ -79,6 +79,19 @@ class Policy:
     idle_power_fraction: float = 0.3
     """An unclaimed device that draws less than this part of its limit is idle: a job replaces that draw."""
 
+    thrift_milli_per_watt: float = 0.0
+    """What a watt that a job wakes counts in packing while there is room, in thousandths of a device that could still
+    be hosted; 0: off, 40: measured on openb (README, "Comparing policies"). See thrift.py."""
+    thrifty_until: float = 0.7
+    """Part of the fleet's devices that is taken up to which watts count in full ..."""
+    packing_from: float = 0.8
+    """... and from which they count nothing; between them less and less."""
+    cpu_package_milli: int = 32_000
+    """Thousandths of a core of one CPU package (16 cores, 32 threads), which draws its full power as soon as one
+    thread works ..."""
+    cpu_package_watts: float = 105.0
+    """... that many W more than idle (PWR, CCGrid'25: 120 and 15 W)."""
+
     usage_half_life_seconds: float = 7 * 86_400.0
     """Past use of a queue counts half after this time in its standing; 0: only what it holds now counts."""
 
@@ -132,7 +145,16 @@ class Policy:
             raise ValueError(f"policy max_jobs_per_cycle must be at least 1, got {self.max_jobs_per_cycle}")
         if not self.heat_slope_seconds > 0:
             raise ValueError(f"policy heat_slope_seconds must be above 0, got {self.heat_slope_seconds}")
+        if not 0 <= self.thrifty_until < self.packing_from:
+            raise ValueError(
+                "policy thrifty_until must be below packing_from and not negative, "
+                f"got {self.thrifty_until} and {self.packing_from}"
+            )
+        if self.cpu_package_milli < 1:
+            raise ValueError(f"policy cpu_package_milli must be at least 1, got {self.cpu_package_milli}")
         for name in (
+            "thrift_milli_per_watt",
+            "cpu_package_watts",
             "heat_hysteresis_celsius",
             "heat_forecast_seconds",
             "telemetry_gap_seconds",

@@ -38,9 +38,9 @@ def openb(nodes_file: Path, pods_file: Path, seeds: str, policies: str, arrival:
     """Replay the openb trace: tasks arrive until they ask for 1.3 x the fleet's devices, and none leaves.
 
     Policies: berth (its mix is known), berth-online (learnt), berth-power (thrifty while there is room),
-    berth-expected (a quicker fill), engine (the running engine itself), fgd, bestfit, dotprod, packing, random,
-    pwr. --arrival 1.0 reports the moment at which the
-    requests so far reach the capacity of the fleet. The same seed gives the same rows, but for the speed.
+    berth-expected (a quicker fill), engine (the running engine itself), engine-power (the same, thrifty while there
+    is room), fgd, bestfit, dotprod, packing, random, pwr. --arrival 1.0 reports the moment at which the requests so
+    far reach the capacity of the fleet. The same seed gives the same rows, but for the speed.
     """
     from placement_engine.simulation.openb.replay import Row, means, replay
     from placement_engine.simulation.openb.trace import read_nodes, read_pods

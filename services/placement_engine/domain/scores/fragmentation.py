@@ -72,6 +72,6 @@ def _of_partitions(view: View, usable: Bools, ask: Ask) -> Floats:
 def _of_hosts(view: View, lost: Floats, ask: Ask) -> Floats:
     """The CPUs of nodes with accelerators are kept for the work of those accelerators."""
     left = (view.rows(CPU) - ask.shape.cpu_milli) / np.maximum(view.rows(CPU_TOTAL), 1.0)
-    value: Floats = 0.7 / (1.0 + lost / SCALE) + 0.2 * (view.rows(ACCELERATORS) == 0)
-    value += 0.1 * (1.0 - np.clip(left, 0.0, 1.0))
+    value: Floats = 0.7 + 0.2 * (view.rows(ACCELERATORS) == 0) + 0.1 * (1.0 - np.clip(left, 0.0, 1.0))
+    value /= 1.0 + lost / SCALE
     return value

@@ -115,13 +115,13 @@ def test_power_by_hand() -> None:
     assert PowerModel(state).kilowatts() == pytest.approx((120 + 2 * 15 + 70 + 10) / 1000)
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if name not in ("random", "engine")])
+@pytest.mark.parametrize("name", [name for name in POLICIES if not name.startswith(("random", "engine"))])
 def test_equal_nodes_tie_to_the_first(name: str) -> None:
     _, policy, known = start(name, [node("a", 2), node("b", 2), node("c", 2)], EVERY)
     assert [policy.choose(index) for index in range(len(known.classes))] == [(0, 0)] * len(known.classes)
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if name != "engine"])
+@pytest.mark.parametrize("name", [name for name in POLICIES if not name.startswith("engine")])
 def test_nothing_is_chosen_where_nothing_fits(name: str) -> None:
     state, policy, known = start(name, [node("a", 1)], EVERY)
     assert policy.choose(known.classes.index(PAIR)) is None
@@ -130,11 +130,11 @@ def test_nothing_is_chosen_where_nothing_fits(name: str) -> None:
     assert np.array_equal(state.left[:, 0], [500, 0, 0, 0, 0, 0, 0, 0])
 
 
-@pytest.mark.parametrize("name", ["berth", "berth-expected", "berth-online", "berth-power", "engine"])
+@pytest.mark.parametrize("name", ["berth", "berth-expected", "berth-online", "berth-power", "engine", "engine-power"])
 def test_a_small_fleet_is_filled_where_best_fit_strands(name: str) -> None:
     """Devices of 500 and 1000: 400 goes to the whole one, so that 500 and 600 fit after it."""
     mix = [task(milli=400), task(milli=500), task(milli=600)]
-    if name in ("berth-online", "engine"):
+    if name in ("berth-online", "engine", "engine-power"):
         mix = mix * 40
     fleet = [node("a", 1, cpu=64_000), node("b", 1, cpu=64_000)]
     _, policy, known = start(name, fleet, mix)

@@ -4,7 +4,7 @@ from placement_engine.simulation.openb.policies.base import Policy
 from placement_engine.simulation.openb.policies.berth import Berth, BerthExpected, BerthOnline, BerthPower
 from placement_engine.simulation.openb.policies.bestfit import BestFit
 from placement_engine.simulation.openb.policies.dotprod import DotProduct
-from placement_engine.simulation.openb.policies.engine import RunningEngine
+from placement_engine.simulation.openb.policies.engine import RunningEngine, ThriftyEngine
 from placement_engine.simulation.openb.policies.fgd import Fgd
 from placement_engine.simulation.openb.policies.packing import Packing
 from placement_engine.simulation.openb.policies.pwr import Pwr
@@ -18,6 +18,7 @@ POLICIES: dict[str, type[Policy]] = {
     "berth-online": BerthOnline,
     "berth-power": BerthPower,
     "engine": RunningEngine,
+    "engine-power": ThriftyEngine,
     "fgd": Fgd,
     "bestfit": BestFit,
     "dotprod": DotProduct,
