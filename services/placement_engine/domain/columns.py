@@ -6,6 +6,7 @@ last axis, so each column is contiguous and reductions over slots run along whol
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ SLICES = 5  # mask of memory slices that partitions use, or a state of partition
 MARGIN = 6  # degrees Celsius to slowdown
 FORECAST = 7  # the same, the policy's horizon ahead
 TRAITS = 8  # number of its set of traits in models.py, 0: none
+JUDGED, HEATS, TRAITS_ONLY = slice(FREE, SLICES + 1), slice(MARGIN, FORECAST + 1), slice(TRAITS, TRAITS + 1)
 DEVICE_COLUMNS = 9
 ABSENT = -1e9
 
@@ -55,7 +57,11 @@ HEAT = 11  # 0..1, higher is cooler: the row, and a little of the domain around 
 SHARED = slice(NODE_WATTS, HEAT + 1)
 # ... and what time alone changes.
 TIER = 12  # age of telemetry: see FRESH .. UNHEARD
+TIER_ONLY = slice(TIER, TIER + 1)
 ROW_COLUMNS = 13
+
+LOGGED = 16384
+"""Changes that the log keeps at least, once there were so many."""
 
 FRESH, AGEING, DEGRADED, UNSCHEDULABLE, UNHEARD = 0.0, 1.0, 2.0, 3.0, 4.0
 
@@ -72,14 +78,8 @@ class View:
     """Number of the node."""
 
     def only(self, rows: Ints) -> "View":
-        """Of these rows, by position in the view; copied."""
-        return View(
-            self.device.take(rows, axis=2),
-            self.row.take(rows, axis=1),
-            self.model.take(rows),
-            self.executors.take(rows),
-            self.node.take(rows),
-        )
+        """Of these rows, by position in the view; copied as they are asked for."""
+        return PartView(self, rows)
 
     def rows(self, column: int) -> Floats:
         """A row column: (k)."""
@@ -92,11 +92,77 @@ class View:
         return values
 
 
+class PartView(View):
+    """Of some rows of a view: each column is copied once it is asked for. Scoring reads few of the columns."""
+
+    __slots__ = ("_columns", "_of", "_picked")
+
+    def __init__(self, of: View, picked: Ints) -> None:
+        put = object.__setattr__
+        put(self, "_of", of)
+        put(self, "_picked", picked)
+        put(self, "_columns", {})
+        put(self, "model", of.model.take(picked))
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not copied yet."""
+        if name in ("node", "executors"):
+            value = getattr(self._of, name).take(self._picked)
+        elif name in ("device", "row"):
+            value = getattr(self._of, name).take(self._picked, axis=-1)
+        else:
+            raise AttributeError(name)
+        object.__setattr__(self, name, value)
+        return value
+
+    def only(self, rows: Ints) -> View:
+        return PartView(self._of, self._picked.take(rows))
+
+    def rows(self, column: int) -> Floats:
+        known: Floats | None = self._columns.get(column)
+        if known is None:
+            known = self._columns[column] = self._of.row[column].take(self._picked)
+        return known
+
+    def devices(self, column: int) -> Floats:
+        known: Floats | None = self._columns.get(-1 - column)
+        if known is None:
+            known = self._columns[-1 - column] = self._of.device[column].take(self._picked, axis=1)
+        return known
+
+
+class PackedView(View):
+    """Of some rows, from copies in which all that is known of a row lies together: to pick few rows is one step."""
+
+    __slots__ = ("_of", "_picked")
+
+    def __init__(self, of: "Columns", picked: Ints) -> None:
+        put = object.__setattr__
+        put(self, "_of", of)
+        put(self, "_picked", picked)
+        put(self, "model", of.model.take(picked))
+        put(self, "row", of.packed_row.take(picked, axis=0).T)
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not copied yet."""
+        if name == "device":
+            value = self._of.packed_device.take(self._picked, axis=0).transpose(1, 2, 0)
+        elif name in ("node", "executors"):
+            value = getattr(self._of, name).take(self._picked)
+        else:
+            raise AttributeError(name)
+        object.__setattr__(self, name, value)
+        return value
+
+    def only(self, rows: Ints) -> View:
+        return PackedView(self._of, self._picked.take(rows))
+
+
 class Columns:
     """Allocates rows and slots, growing by doubling; freed rows are used again.
 
-    `version[row]` is the number of the last change to the row: a reader that remembers the number it
-    saw last finds what changed since with one comparison.
+    `version[row]` is the number of the last change to the row, and a log has the rows that changed last: a reader
+    that remembers where the log was finds what changed since at the cost of what did.
     """
 
     def __init__(self) -> None:
@@ -104,6 +170,12 @@ class Columns:
         """Rows ever used: arrays are longer."""
         self.clock = 0
         self._free: list[int] = []
+        self._log: list[int] = []
+        """Rows in the order of their changes, the last ones of them."""
+        self._logged = 0
+        """Changes that were dropped from the log."""
+        self._last = -1
+        """The last row of the log; -1: a reader has seen it."""
         self._allocate(16, 1)
 
     def _allocate(self, capacity: int, slots: int) -> None:
@@ -116,6 +188,10 @@ class Columns:
         self.node: Ints = np.full(capacity, -1, dtype=np.intp)
         self.received: Floats = np.full(capacity, np.nan)
         self.exempt: Bools = np.zeros(capacity, dtype=np.bool_)
+        # The same by rows, to pick from.
+        self.packed_device: Floats = np.zeros((capacity, DEVICE_COLUMNS, slots))
+        self.packed_device[:, FREE] = ABSENT
+        self.packed_row: Floats = np.zeros((capacity, ROW_COLUMNS))
 
     @property
     def capacity(self) -> int:
@@ -126,6 +202,8 @@ class Columns:
         self._allocate(capacity, slots)
         self.device[:, :old_slots, :rows] = old["device"][:, :, :rows]
         self.row[:, :rows] = old["row"][:, :rows]
+        self.packed_device[:rows, :, :old_slots] = old["packed_device"][:rows]
+        self.packed_row[:rows] = old["packed_row"][:rows]
         for name in ("model", "executors", "version", "node", "received", "exempt"):
             getattr(self, name)[:rows] = old[name][:rows]
 
@@ -141,9 +219,10 @@ class Columns:
         return self.rows - 1
 
     def give_back(self, row: int) -> None:
-        self.device[:, :, row] = 0.0
-        self.device[FREE, :, row] = ABSENT
-        self.row[:, row] = 0.0
+        for block in (self.device[:, :, row], self.packed_device[row]):
+            block[:] = 0.0
+            block[FREE] = ABSENT
+        self.write_row(row, slice(0, ROW_COLUMNS), 0.0)
         self.model[row] = 0
         self.executors[row] = 0
         self.node[row] = -1
@@ -152,22 +231,43 @@ class Columns:
         self.touch(row)
         self._free.append(row)
 
+    def write_device(self, row: int, slot: int, columns: slice, values: tuple[float, ...]) -> None:
+        """These columns of a device. To be followed by `touch` where a score could change."""
+        written = np.array(values)
+        self.device[columns, slot, row] = written
+        self.packed_device[row, columns, slot] = written
+
+    def write_row(self, row: int, columns: slice, values: tuple[float, ...] | float) -> None:
+        """These columns of a row. To be followed by `touch` where a score could change."""
+        written = np.array(values)
+        self.row[columns, row] = written
+        self.packed_row[row, columns] = written
+
     def touch(self, row: int) -> None:
         self.clock += 1
         self.version[row] = self.clock
+        if row != self._last:
+            self._last = row
+            self._log.append(row)
+            if len(self._log) > 2 * LOGGED:
+                del self._log[:LOGGED]
+                self._logged += LOGGED
 
-    def changed_since(self, version: int) -> Ints:
-        return np.flatnonzero(self.version[: self.rows] > version)
+    def changes(self) -> int:
+        """A mark in the log of changes, for `changed_since`. What changes from now on comes after it."""
+        self._last = -1
+        return self._logged + len(self._log)
+
+    def changed_since(self, mark: int, version: int) -> Ints:
+        """Rows that changed since the mark, ascending; by the version where the log no longer goes back so far."""
+        if mark < self._logged:
+            return np.flatnonzero(self.version[: self.rows] > version)
+        rows = sorted(set(self._log[mark - self._logged :]))
+        return np.array(rows, dtype=np.intp)
 
     def view(self, rows: Ints | None = None) -> View:
-        """These rows, copied; None: all rows, not copied."""
-        if rows is None:
-            n = self.rows
-            return View(self.device[:, :, :n], self.row[:, :n], self.model[:n], self.executors[:n], self.node[:n])
-        return View(
-            self.device.take(rows, axis=2),
-            self.row.take(rows, axis=1),
-            self.model.take(rows),
-            self.executors.take(rows),
-            self.node.take(rows),
-        )
+        """These rows, copied as they are asked for; None: all rows, not copied. To be read before anything changes."""
+        if rows is not None:
+            return PackedView(self, rows)
+        n = self.rows
+        return View(self.device[:, :, :n], self.row[:, :n], self.model[:n], self.executors[:n], self.node[:n])

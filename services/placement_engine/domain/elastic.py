@@ -31,6 +31,8 @@ class LimitedReserver(Reserver):
         self._member_milli = member_milli
 
     def reserve(self, job: Job, ask: Ask, table: Table, now: float) -> Reservation | None:
+        if _is_fixed(job):
+            return super().reserve(job, ask, table, now)
         # What is asked for counts, which may be more devices a member than the least.
         counted = replace(job, devices=ask.shape.whole) if ask.shape.flexible else job
         for sized, narrowed in within_limits(counted, ask, self._queues, self._member_milli):
@@ -47,7 +49,7 @@ def within_limits(job: Job, ask: Ask, queues: Queues, member_milli: Callable[[Jo
     accelerators that take all of it, and a smaller one only where it brings further accelerators in.
     `member_milli`: thousandths of devices of a member of a job of one shape.
     """
-    if not job.groups and (not job.min_replicas or least_replicas(job) == job.replicas):
+    if _is_fixed(job):
         yield job, ask
         return
     job = cut_to(job, member_milli, lambda milli: queues.limit_hit(job.queue, milli) is None)
@@ -63,6 +65,11 @@ def within_limits(job: Job, ask: Ask, queues: Queues, member_milli: Callable[[Jo
             seen = narrowed.in_time
         if may is None:
             return
+
+
+def _is_fixed(job: Job) -> bool:
+    """Of one shape, and no fewer members than it wishes for."""
+    return not job.groups and (not job.min_replicas or least_replicas(job) == job.replicas)
 
 
 def _sizes(job: Job) -> Iterator[Job]:

@@ -31,7 +31,6 @@ from placement_engine.domain.model import (
     WHOLE_DEVICE,
     Accelerator,
     Advice,
-    Candidate,
     Claim,
     CycleResult,
     Decision,
@@ -438,22 +437,19 @@ class Engine:
         return self._decision(job, ask, table, reservation)
 
     def _decision(self, job: Job, ask: Ask, table: Table, reservation: Reservation) -> Decision:
-        by_row = self._fleet.by_row
-        candidates = []
-        taken = {member.node for member in reservation.members}
+        fleet, by_row, members = self._fleet, self._fleet.by_row, reservation.members
+        taken = {member.node for member in members} if len(members) > 1 else (members[0].node,)
         others = [one for one in reservation.others if by_row[one[0]][0].node.name not in taken]
         others.sort(key=lambda one: -one[1])
-        for row, score in ((reservation.row, reservation.score), *others):
-            facts, of_row = by_row[row]
-            model = of_row.model
-            terms = table.terms_of(row, model, self._pipeline, self._fleet, job)
-            if row == reservation.row and reservation.tightness is not None:
-                weight = self._policy.weights.topology
-                terms += (ScoreTerm("Topology", reservation.tightness, weight, "1 is one node, one domain"),)
-                score += weight * reservation.tightness
-            name = self._fleet.models.names[model] if table.ask.shape.needs_devices else ""
-            candidates.append(Candidate(facts.node.name, name, score, terms, ask.shape.whole))
-        members = reservation.members
+        candidates = [
+            table.candidate(row, score, by_row[row], self._pipeline, fleet, job)
+            for row, score in ((reservation.row, reservation.score), *others)
+        ]
+        if reservation.tightness is not None:
+            chosen, weight = candidates[0], self._policy.weights.topology
+            term = ScoreTerm("Topology", reservation.tightness, weight, "1 is one node, one domain")
+            score = chosen.score + weight * reservation.tightness
+            candidates[0] = replace(chosen, score=score, terms=(*chosen.terms, term))
         model = by_row[reservation.row][1].model
         where = members[0].node
         if len(members) > 1:

@@ -150,7 +150,10 @@ class DeviceFacts:
 
     @property
     def used_milli(self) -> int:
-        return sum(hold.milli for hold in self.holds.values()) if self.holds else 0
+        used = 0
+        for hold in self.holds.values():
+            used += hold.milli
+        return used
 
     @property
     def total_bytes(self) -> int | None:
@@ -162,8 +165,10 @@ class DeviceFacts:
         """Declared memory; a claim without one is taken to use its share of the device."""
         if not self.holds:
             return 0
-        total = self.total_bytes or 0
-        return sum(h.memory_bytes or total * h.milli // WHOLE_DEVICE for h in self.holds.values())
+        total, claimed = self.total_bytes or 0, 0
+        for hold in self.holds.values():
+            claimed += hold.memory_bytes or total * hold.milli // WHOLE_DEVICE
+        return claimed
 
 
 @dataclass(slots=True)

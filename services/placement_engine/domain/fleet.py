@@ -94,7 +94,7 @@ class Fleet:
                     if node.schedulable and not old.node.schedulable and _by_an_operator(old.node.cordon_reason):
                         device_facts.watch = None  # an operator's word lifts the cordons of a node's devices
                 device_facts.judge(self._policy)
-                self.columns.device[col.TRAITS, slot, row] = self.models.traits_of(device)
+                self.columns.write_device(row, slot, col.TRAITS_ONLY, (float(self.models.traits_of(device)),))
                 members.append(device_facts)
                 facts.devices[device.device_id] = device_facts
                 self.models.count(model, 1 if device.present else 0)
@@ -106,7 +106,7 @@ class Fleet:
             self.columns.node[row] = number
             self.columns.executors[row] = self._mask(node.executors)
             self.columns.exempt[row] = node.telemetry_exempt
-            self.columns.row[col.TIER, row] = col.FRESH if node.telemetry_exempt else col.UNHEARD
+            self.columns.write_row(row, col.TIER_ONLY, (col.FRESH if node.telemetry_exempt else col.UNHEARD,))
             self.columns.received[row] = np.nan if facts.sample is None else facts.sample.received_at
         facts.accelerators = sum(
             1 for d in node.devices if d.present and d.device_class.casefold() != CPU_CLASS.casefold()
@@ -220,7 +220,7 @@ class Fleet:
         tier[np.isnan(c.received[:n])] = col.UNHEARD
         tier[c.exempt[:n]] = col.FRESH
         for row in np.flatnonzero((tier != c.row[col.TIER, :n]) & (c.node[:n] >= 0)):
-            c.row[col.TIER, row] = tier[row]
+            c.write_row(int(row), col.TIER_ONLY, (float(tier[row]),))
             c.touch(int(row))
 
     # -- claims ----------------------------------------------------------------------------------
@@ -430,12 +430,12 @@ class Fleet:
         )
         if values != device.written:
             device.written = values
-            c.device[: len(values), device.slot, device.row] = values
+            c.write_device(device.row, device.slot, col.JUDGED, values)
             c.touch(device.row)
         if not device.cool:
             margin, forecast = device.margin, device.trend.forecast(self._policy)
-            c.device[col.MARGIN, device.slot, device.row] = math.nan if margin is None else margin
-            c.device[col.FORECAST, device.slot, device.row] = math.nan if forecast is None else forecast
+            told = (math.nan if margin is None else margin, math.nan if forecast is None else forecast)
+            c.write_device(device.row, device.slot, col.HEATS, told)
 
     def _is_heard(self, device: DeviceFacts, facts: NodeFacts) -> bool:
         """A device that its node stopped speaking of ages by the node's later samples."""
@@ -520,25 +520,27 @@ class Fleet:
             )
             if values != row.written:
                 row.written = values
-                c.row[col.OWN, row.row] = values
+                c.write_row(row.row, col.OWN, values)
                 c.touch(row.row)
-        self._write_shared((node.name,))
+        self._write_shared_of(facts)
 
     def _write_shared(self, names: Iterable[str]) -> None:
-        """What nodes share with others: budgets above them, and the room that their racks have."""
         for name in names:
             facts = self.nodes.get(name)
-            if facts is None:
-                continue
-            headroom, part = self._around.budget(facts)
-            room = self._around.room(facts.node)
-            for row in facts.rows:
-                heat = row.own_heat if room is None else (15 * row.own_heat + room) / 16
-                values = (float(headroom), part, heat)
-                if values != row.shared:
-                    row.shared = values
-                    self.columns.row[col.SHARED, row.row] = values
-                    self.columns.touch(row.row)
+            if facts is not None:
+                self._write_shared_of(facts)
+
+    def _write_shared_of(self, facts: NodeFacts) -> None:
+        """What a node shares with others: budgets above it, and the room that its rack has."""
+        headroom, part = self._around.budget(facts)
+        room = self._around.room(facts.node)
+        for row in facts.rows:
+            heat = row.own_heat if room is None else (15 * row.own_heat + room) / 16
+            values = (float(headroom), part, heat)
+            if values != row.shared:
+                row.shared = values
+                self.columns.write_row(row.row, col.SHARED, values)
+                self.columns.touch(row.row)
 
     def rewrite(self) -> None:
         """After the catalogue changed: nominal memory and TDP may be other ones."""

@@ -149,8 +149,9 @@ def could_use(fleet: Fleet, ask: Ask, claim: Claim) -> bool:
             continue
         if not ask.shape.needs_devices:
             return True
-        if any(ask.allowed[row.model] and ask.in_time[row.model] for row in facts.rows):
-            return True
+        for row in facts.rows:
+            if ask.allowed[row.model] and ask.in_time[row.model]:
+                return True
     return False
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from placement_engine.domain.columns import CPU, DEVICES, FREE, HOST_MEMORY, Bools, Floats, Ints, View
+from placement_engine.domain.columns import CPU, DEVICES, FREE, HOST_MEMORY, Bools, Floats, View
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.hosting_value import HostingValue, Kind, Mix, Room
 from placement_engine.domain.job_mix import JobMix, Share, prior, request_of
@@ -18,12 +18,10 @@ REVIEW_EVERY = 0.05
 """Scarcity is reviewed when what is free moved by this share of the fleet's devices."""
 
 
-def room_of(view: View, rows: Ints | None = None) -> Room:
-    """These rows of the view; None: all. Claims may exceed what there is: what is left is then nothing."""
-    free, cpu, memory, model = view.devices(FREE), view.rows(CPU), view.rows(HOST_MEMORY), view.model
-    if rows is not None:
-        free, cpu, memory, model = free.take(rows, axis=1), cpu.take(rows), memory.take(rows), model.take(rows)
-    return Room(np.maximum(free, 0.0).astype(np.intp), np.maximum(cpu, 0.0), np.maximum(memory, 0.0), model)
+def room_of(view: View) -> Room:
+    """The rows of the view. Claims may exceed what there is: what is left is then nothing."""
+    left = np.maximum(view.devices(FREE), 0.0).astype(np.intp, order="C")
+    return Room(left, np.maximum(view.rows(CPU), 0.0), np.maximum(view.rows(HOST_MEMORY), 0.0), view.model)
 
 
 class Hosting:
@@ -113,16 +111,10 @@ class Hosting:
     def lost(self, view: View, usable: Bools, kind: Kind) -> Floats:
         """Milli of value that the kind takes from each row, with the watts it wakes there where thrift is on.
 
-        0 or more: (k). 0 for rows without the devices for it.
+        0 or more: (k). Each row has the devices for it.
         """
         assert self._value is not None, "prepare comes first"
-        if not kind.devices:
-            return self._value.lost(room_of(view), kind) + self._thrift.milli(view, usable, kind)
-        lost = np.zeros(view.model.shape[0])
-        able = np.flatnonzero(np.add.reduce(usable, axis=0, dtype=np.intp) >= kind.devices)
-        if able.shape[0]:
-            # Only these are looked at: on a busy fleet most rows that changed are full.
-            lost[able] = self._value.lost(room_of(view, able), kind, usable.take(able, axis=1))
-            if self._thrift.on:
-                lost[able] += self._thrift.milli(view.only(able), usable.take(able, axis=1), kind)
+        lost = self._value.lost(room_of(view), kind, usable if kind.devices else None)
+        if self._thrift.on:
+            lost += self._thrift.milli(view, usable, kind)
         return lost

@@ -200,6 +200,9 @@ class Bookings:
 
     def place(self, job: Job, ask: Ask, table: Table, now: float) -> tuple[Table, Reservation] | None:
         """Claims for the job beside what is kept for others, or in it where the job may. None: it does not fit."""
+        if not self._on:
+            reservation = self._reserver.reserve(job, ask, table, now)
+            return None if reservation is None else (table, reservation)
         with self.without((job.job_id,)):
             if job.job_id in self.nominations:
                 table = self._tables.get(ask.shape)
@@ -211,6 +214,8 @@ class Bookings:
     def placed(self, job: Job, members: tuple[Member, ...]) -> None:
         """The job has its claims: nothing is kept for it, nor for those of lower priority whose place it took."""
         self._generation += 1
+        if not self.nominations and not self.reservations:
+            return
         gone = [
             b.job.job_id
             for b in (*self.nominations.values(), *self.reservations.values())

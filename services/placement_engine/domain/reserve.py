@@ -12,7 +12,7 @@ from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import WHOLE_DEVICE, DeviceClaim, Job, Member
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.shapes import Ask
-from placement_engine.domain.sharing import claim_on, fits_per_device
+from placement_engine.domain.sharing import claims_on, fits_per_device
 from placement_engine.domain.tables import EXCLUDED, Table
 from placement_engine.domain.topology import wants_near_devices
 
@@ -50,13 +50,15 @@ class Reserver:
         if score.shape[0] == 0:
             return None
         row = int(score.argmax())
-        best = float(score[row])
+        best = score.item(row)
         if best == EXCLUDED:
             return None
-        ties = np.flatnonzero(score == best)
-        if ties.shape[0] > 1:
+        others = next_best(score, [row], max(1, self._next_best))
+        if others and others[0][1] == best:
+            ties = (score == best).nonzero()[0]
             row = int(ties[self._fleet.rank().take(ties).argmin()])
-        others = next_best(score, [row], self._next_best)
+            others = next_best(score, [row], self._next_best)
+        others = others[: self._next_best]
         member = member_on(self._fleet, 0, row, ask, table.usable[:, row])
         self._fleet.hold(job.job_id, member, now, *draw_on(self._fleet, row, ask))
         return Reservation((member,), row, best, others, None)
@@ -64,24 +66,27 @@ class Reserver:
 
 def next_best(score: Floats, rows: list[int], count: int) -> tuple[tuple[int, float], ...]:
     """The best rows but these. `score` is written to and put back."""
-    kept = [(row, score[row]) for row in rows]
-    score[rows] = EXCLUDED
+    first, item = len(rows), score.item
+    kept: list[tuple[int, float]] = [(row, item(row)) for row in rows]
+    for row in rows:
+        score[row] = EXCLUDED
     for _ in range(count):
         at = int(score.argmax())
-        if score[at] == EXCLUDED:
+        value: float = item(at)
+        if value == EXCLUDED:
             break
-        kept.append((at, score[at]))
+        kept.append((at, value))
         score[at] = EXCLUDED
     for at, value in kept:
         score[at] = value
-    return tuple((at, float(value)) for at, value in kept[len(rows) :])
+    return tuple(kept[first:])
 
 
 def draw_on(fleet: Fleet, row: int, ask: Ask) -> tuple[float, float]:
     """A member's expected peak on each device of a row, W, and the part of the device that it takes."""
-    model = int(fleet.columns.model[row])
+    model = fleet.by_row[row][1].model
     part = ask.shape.fraction if ask.milli is None else float(ask.milli[model]) / WHOLE_DEVICE
-    return float(ask.watts[model]), part
+    return ask.watts.item(model), part
 
 
 def member_on(fleet: Fleet, number: int, row: int, ask: Ask, usable: Bools, group: str = "") -> Member:
@@ -90,7 +95,7 @@ def member_on(fleet: Fleet, number: int, row: int, ask: Ask, usable: Bools, grou
     shape = ask.shape
     claims: tuple[DeviceClaim, ...] = ()
     if shape.needs_devices:
-        claims = tuple(claim_on(device, ask, row_facts.model) for device in _choose(row_facts, usable, ask))
+        claims = tuple(claims_on(_choose(row_facts, usable, ask), ask, row_facts.model))
     return Member(number, facts.node.name, claims, shape.cpu_milli, shape.memory, group)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
+import numpy as np
+
 from placement_engine.domain.columns import Bools, Floats, Ints
 from placement_engine.domain.model import WHOLE_DEVICE, Character, Job, MemberGroup, Objective
 from placement_engine.domain.node_constraints import ANYWHERE, NodeConstraints, Taint
@@ -39,6 +41,15 @@ class Shape:
     most: int = 0
     nodes: NodeConstraints = ANYWHERE
     traits: tuple[str, ...] = ()
+    _hash: int = field(default=0, init=False, repr=False, compare=False)
+    """Found when it is asked for first: shapes are looked up several times for each decision."""
+
+    def __hash__(self) -> int:
+        known = self._hash
+        if not known:
+            known = hash(tuple(getattr(self, name) for name in _COMPARED)) or 1
+            object.__setattr__(self, "_hash", known)
+        return known
 
     @property
     def members(self) -> int:
@@ -74,6 +85,9 @@ class Shape:
     @property
     def fraction(self) -> float:
         return self.milli_per_device / WHOLE_DEVICE
+
+
+_COMPARED = tuple(one.name for one in fields(Shape) if one.compare)
 
 
 def least_replicas(job: Job) -> int:
@@ -249,13 +263,21 @@ class Ask:
     trait_sets: Mapping[frozenset[str], int] = field(default_factory=lambda: NO_TRAITS, repr=False)
     """The fleet's own, which grows: number of each set of traits that a device had."""
 
+    time_bound: bool = field(default=False, init=False, repr=False, compare=False)
+    """Whether accelerators are struck out."""
+    least_memory: Floats = field(init=False, repr=False, compare=False)
+    least_watts: Floats = field(init=False, repr=False, compare=False)
+    """`memory` and `watts` to compare with what there is: -inf where nothing is asked for."""
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "time_bound", not bool(self.in_time.all()))
+        put(self, "least_memory", np.where(self.memory > 0, self.memory, -np.inf))
+        put(self, "least_watts", np.where(self.watts > 0, self.watts, -np.inf))
+
     def fraction(self, model: Ints) -> Floats | float:
         """Part of a device that a member takes, for rows of these models."""
         return self.shape.fraction if self.milli is None else self.milli.take(model) / WHOLE_DEVICE
-
-    @property
-    def time_bound(self) -> bool:
-        return not bool(self.in_time.all())
 
 
 def own_ask(group: Ask, job: Ask) -> Ask:

@@ -1,5 +1,7 @@
 """How a member shares one device: a fraction, a share of its memory, or a partition of it."""
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from placement_engine.domain.columns import FREE, SLICES, Floats, View
@@ -38,6 +40,17 @@ def claim_on(device: DeviceFacts, ask: Ask, model: int) -> DeviceClaim:
         partition=shape.partition,
         partition_start=0 if cut is None else cut.start[device.slices()],
     )
+
+
+def claims_on(devices: Iterable[DeviceFacts], ask: Ask, model: int) -> Iterator[DeviceClaim]:
+    """What a member takes of each of these."""
+    if ask.shape.by_model:
+        yield from (claim_on(device, ask, model) for device in devices)
+        return
+    milli, memory = ask.shape.milli_per_device, int(ask.memory[model])
+    for facts in devices:
+        device = facts.device
+        yield DeviceClaim(device.device_id, device.index, milli, memory, device.model)
 
 
 def fits_per_device(view: View, ask: Ask) -> Floats:

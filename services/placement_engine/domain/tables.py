@@ -3,17 +3,19 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from placement_engine.domain.asks import expectation, make_ask
 from placement_engine.domain.columns import Bools, Floats, Ints, View
+from placement_engine.domain.facts import NodeFacts, RowFacts
 from placement_engine.domain.filters import device_filters, row_filters
 from placement_engine.domain.filters.flags import Flag, unblocked
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.hosting import Hosting
-from placement_engine.domain.model import Expectation, Job, ScoreTerm
+from placement_engine.domain.model import Candidate, Expectation, Job, ScoreTerm
 from placement_engine.domain.plugins import ByModel, RowFilter, Selective
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.scores import scores
@@ -31,6 +33,19 @@ class Sieve:
     """By model number: what all filters say that look at the model alone."""
     rows: tuple[Callable[[View, Ask], Bools], ...]
     devices: tuple[Callable[[View, Ask], Bools], ...]
+
+
+class Scored(NamedTuple):
+    """Some rows (k) as they were judged."""
+
+    able: Ints
+    """Position of those that can take one member now (n)."""
+    total: Floats
+    """Their weighted sums (n) ..."""
+    terms: list[Floats]
+    """... and the values of each score (n); none where no row can."""
+    usable: Bools
+    """Devices of all rows (slots, k)."""
 
 
 class Pipeline:
@@ -68,20 +83,33 @@ class Pipeline:
         usable = unblocked(view, ask)
         for passes in sieve.devices:
             usable &= passes(view, ask)
-        return rows & (np.add.reduce(usable, axis=0, dtype=np.intp) >= ask.shape.slots), usable
+        rows &= enough(usable, ask.shape.slots)
+        return rows, usable
 
-    def score(self, view: View, ask: Ask, sieve: Sieve | None = None) -> tuple[Floats, list[Floats], Bools]:
-        """Weighted sums (k), -inf for rows that cannot; the values of each score, none where no row can; usable
-        devices (slots, k)."""
+    def score(self, view: View, ask: Ask, sieve: Sieve | None = None) -> Scored:
         rows, usable = self.feasible(view, ask, sieve)
-        terms: list[Floats] = []
-        total = np.zeros(view.model.shape[0])
-        for values, weight in self._values if rows.any() else ():
-            term = values(view, usable, ask)
+        able = rows.nonzero()[0]
+        if not able.shape[0]:
+            return Scored(able, np.zeros(0), [], usable)
+        within = usable
+        if able.shape[0] < rows.shape[0]:  # on a busy fleet most rows that changed are full: they have no scores
+            view, within = view.only(able), usable.take(able, axis=1)
+        total, terms = np.zeros(able.shape[0]), []
+        for values, weight in self._values:
+            term = values(view, within, ask)
             terms.append(term)
             total += weight * term
-        total[~rows] = EXCLUDED
-        return total, terms, usable
+        return Scored(able, total, terms, usable)
+
+
+def enough(usable: Bools, slots: int) -> Bools:
+    """Rows with so many usable devices, of (slots, k)."""
+    if slots == 1:
+        some: Bools = np.logical_or.reduce(usable, axis=0)
+        return some
+    counts = np.uint8 if usable.shape[0] < 256 else np.intp
+    many: Bools = np.add.reduce(usable.view(np.uint8), axis=0, dtype=counts) >= slots
+    return many
 
 
 def _concerned(plugin: RowFilter, ask: Ask) -> bool:
@@ -94,23 +122,33 @@ class Table:
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.version = -1
+        self._mark = -1
+        """Where the log of changes was then."""
         self._sieve: Sieve | None = None
         self.score: Floats = np.zeros(0)
-        self.terms: npt.NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
-        self.usable: Bools = np.zeros((0, 0), dtype=np.bool_)
+        # By rows: what belongs to a row lies together, and few rows are written at a time.
+        self._terms: npt.NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
+        self._usable: Bools = np.zeros((0, 0), dtype=np.bool_)
         self._told: dict[tuple[object, ...], ScoreTerm] = {}
+        self._told_together: dict[tuple[object, ...], tuple[ScoreTerm, ...]] = {}
+        self._candidates: dict[int, Candidate] = {}
         self._remarks: dict[int, tuple[str, ...]] = {}
         self._expected: dict[tuple[int, int, float | None], Expectation] = {}
+
+    @property
+    def usable(self) -> Bools:
+        """Devices that passed every filter: (slots, rows)."""
+        return self._usable.T
 
     def refresh(self, fleet: Fleet, pipeline: Pipeline) -> None:
         columns = fleet.columns
         if self.version == columns.clock:
             return
-        n = columns.rows
-        if self.version < 0 or self.usable.shape != (columns.device.shape[1], n):
+        n, since, self._mark = columns.rows, self._mark, columns.changes()
+        if self.version < 0 or self._usable.shape != (n, columns.device.shape[1]):
             self._score_all(fleet, pipeline, n)
         else:
-            changed = columns.changed_since(self.version)
+            changed = columns.changed_since(since, self.version)
             if 2 * changed.shape[0] > n:
                 self._score_all(fleet, pipeline, n)
             elif changed.shape[0]:
@@ -119,21 +157,57 @@ class Table:
 
     def _score_all(self, fleet: Fleet, pipeline: Pipeline, n: int) -> None:
         self._sieve = pipeline.sieve(self.ask)
-        self.score, terms, self.usable = pipeline.score(fleet.columns.view(), self.ask, self._sieve)
-        self.terms = np.zeros((len(pipeline.scores), n), dtype=np.float32)
-        if terms:
-            self.terms[:] = terms
+        able, total, terms, usable = pipeline.score(fleet.columns.view(), self.ask, self._sieve)
+        self._usable = np.ascontiguousarray(usable.T)
+        self.score = np.full(n, EXCLUDED)
+        self._terms = np.zeros((n, len(pipeline.scores)), dtype=np.float32)
+        self._put(able, total, terms)
 
     def _score_some(self, fleet: Fleet, pipeline: Pipeline, rows: Ints) -> None:
-        view = fleet.columns.view(rows)
-        self.score[rows], terms, self.usable[:, rows] = pipeline.score(view, self.ask, self._sieve)
-        if terms:  # nobody reads the terms of rows that cannot
-            self.terms[:, rows] = terms
+        able, total, terms, usable = pipeline.score(fleet.columns.view(rows), self.ask, self._sieve)
+        self._usable[rows] = usable.T
+        self.score[rows] = EXCLUDED
+        self._put(rows.take(able), total, terms)
+
+    def _put(self, rows: Ints, total: Floats, terms: list[Floats]) -> None:
+        """Nobody reads the terms of rows that cannot."""
+        if rows.shape[0]:
+            self.score[rows] = total
+            packed = np.empty((rows.shape[0], len(terms)), dtype=np.float32)
+            for position, term in enumerate(terms):
+                packed[:, position] = term
+            self._terms[rows] = packed
+
+    def candidate(
+        self, row: int, score: float, of: tuple[NodeFacts, RowFacts], pipeline: Pipeline, fleet: Fleet, job: Job
+    ) -> Candidate:
+        """The row for a decision. Rows that did not change are the same object again: mostly the next best are."""
+        node, model = of[0].node.name, of[1].model
+        terms, known = self.terms_of(row, model, pipeline, fleet, job), self._candidates.get(row)
+        if known is None or known.terms is not terms or known.score != score or known.node != node:
+            if len(self._candidates) > 1024:
+                self._candidates.clear()
+            shape = self.ask.shape
+            name = fleet.models.names[model] if shape.needs_devices else ""
+            known = self._candidates[row] = Candidate(node, name, score, terms, shape.whole)
+        return known
 
     def terms_of(self, row: int, model: int, pipeline: Pipeline, fleet: Fleet, job: Job) -> tuple[ScoreTerm, ...]:
         """The row's terms, for a decision. Equal terms are one object: values come in steps."""
+        values = self._terms[row]
+        together = (values.tobytes(), model, job.replicas, job.expected_duration_seconds)
+        known = self._told_together.get(together)
+        if known is None:
+            if len(self._told_together) > 1024:
+                self._told_together.clear()
+            known = self._told_together[together] = self._tell(values.tolist(), model, pipeline, fleet, job)
+        return known
+
+    def _tell(
+        self, values: list[float], model: int, pipeline: Pipeline, fleet: Fleet, job: Job
+    ) -> tuple[ScoreTerm, ...]:
         found = []
-        for position, value in enumerate(self.terms[:, row].tolist()):
+        for position, value in enumerate(values):
             key: tuple[object, ...] = (position, value, model)
             if position == pipeline.objective:
                 # Its detail tells a figure that is the job's own.
@@ -167,7 +241,7 @@ class Table:
         return known
 
     def size_bytes(self) -> int:
-        return self.score.nbytes + self.terms.nbytes + self.usable.nbytes + 2048
+        return self.score.nbytes + self._terms.nbytes + self._usable.nbytes + 2048
 
 
 class Tables:

@@ -235,23 +235,22 @@ Scope = tuple[Cost, list[list[Victim]]]
 def _scopes(fleet: Fleet, tables: Tables, job: Job, ask: Ask, useful: list[Victim]) -> list[Scope]:
     """Proposals of victims that sit together, the cheapest by estimate first."""
     room, need = _room(fleet, tables, ask)
-    steps = {row: _steps(found, int(room[row]), need) for row, found in _by_row(fleet, ask, useful, need).items()}
+    free = room.tolist()
+    steps = {row: _steps(found, int(free[row]), need) for row, found in _by_row(fleet, ask, useful, need).items()}
     missing: dict[tuple[int, str], int] = {}
     scopes: dict[tuple[int, str], list[int]] = {}
-    columns = fleet.columns
     if job.replicas == 1:
         scopes = {(row, ""): [row] for row, found in steps.items() if found}
         missing = dict.fromkeys(scopes, 1)
     else:
         level = job.topology_level if job.topology_required else ""
-        for row in range(columns.rows):
-            model = int(columns.model[row]) if ask.shape.needs_devices else 0
-            if row not in fleet.by_row:
+        needs_devices = ask.shape.needs_devices
+        for row in sorted({*(room >= need).nonzero()[0].tolist(), *steps}):
+            facts = fleet.by_row.get(row)
+            if facts is None:
                 continue
-            scope = model, fleet.by_row[row][0].node.topology.get(level, "")
-            if row not in steps and room[row] < need:
-                continue
-            missing[scope] = missing.get(scope, job.replicas) - int(room[row]) // need
+            scope = facts[1].model if needs_devices else 0, facts[0].node.topology.get(level, "")
+            missing[scope] = missing.get(scope, job.replicas) - free[row] // need
             if steps.get(row):
                 scopes.setdefault(scope, []).append(row)
     if job.replicas == 1:
@@ -293,21 +292,23 @@ def _by_row(fleet: Fleet, ask: Ask, useful: list[Victim], need: int) -> dict[int
     On a node without a pod left each pod counts as what one member needs."""
     found: dict[int, list[tuple[Victim, int]]] = {}
     others: dict[int, list[tuple[Victim, int]]] = {}
+    needs_devices, admits = ask.shape.needs_devices, ask.reach.admits
+    open_to = (ask.allowed & ask.in_time).tolist()
     for victim in useful:
         frees: dict[int, int] = {}
         for member in victim.claim.members:
             facts = fleet.nodes.get(member.node)
-            if facts is None or not ask.reach.admits(facts.number):
+            if facts is None or not admits(facts.number):
                 continue
             no_pod_left = bool(fleet.columns.row[PODS, facts.rows[0].row] < 1)
             for row in facts.rows:
-                if not ask.shape.needs_devices:
+                if not needs_devices:
                     freed = need if no_pod_left else member.cpu_milli
                     frees[facts.rows[0].row] = frees.get(facts.rows[0].row, 0) + freed
                     break
-                if ask.allowed[row.model] and ask.in_time[row.model]:
+                if open_to[row.model]:
                     frees[row.row] = frees.get(row.row, 0) + (need if no_pod_left else 0)
-            for claim in member.devices if ask.shape.needs_devices and not no_pod_left else ():
+            for claim in member.devices if needs_devices and not no_pod_left else ():
                 device = facts.devices.get(claim.device_id)
                 if device is not None and device.row in frees:
                     frees[device.row] += claim.milli

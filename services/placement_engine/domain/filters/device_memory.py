@@ -13,9 +13,9 @@ class DeviceMemory(Selective):
         return bool((ask.memory > 0).any())
 
     def passes(self, view: View, ask: Ask) -> Bools:
-        needed = ask.memory.take(view.model)
         # What asks for none passes, also where more is claimed than there is.
-        return (view.devices(MEMORY) >= needed) | (needed <= 0)
+        fits: Bools = view.devices(MEMORY) >= ask.least_memory.take(view.model)
+        return fits
 
     def describe(self, view: View, ask: Ask) -> Description:
         needed = float(ask.memory.take(view.model).max())

@@ -27,8 +27,8 @@ class DevicePower(Selective):
         return bool((ask.watts > 0).any())
 
     def passes(self, view: View, ask: Ask) -> Bools:
-        needed = ask.watts.take(view.model)
-        return (view.devices(WATTS) >= needed) | (needed <= 0)
+        fits: Bools = view.devices(WATTS) >= ask.least_watts.take(view.model)
+        return fits
 
     def describe(self, view: View, ask: Ask) -> Description:
         needed, best = float(ask.watts.take(view.model).max()), float(view.devices(WATTS).max())
