@@ -284,7 +284,7 @@ def test_a_model_with_all_its_fields() -> None:
     )
     assert spec.executor == "triton"
     assert spec.model == pb.ModelPayload(
-        uri="file:///models/m", name="small", digest="A" * 64, max_batch_size=4, instances=2,
+        uri="file:///models/m", name="small", digest="a" * 64, max_batch_size=4, instances=2,
         parameters={"team": "a", "level": "3"},
     )  # fmt: skip
 
@@ -292,12 +292,12 @@ def test_a_model_with_all_its_fields() -> None:
 @pytest.mark.parametrize(
     ("model", "field", "remedy"),
     [
-        ({}, "model.uri", "write a path"),
+        ({}, "model.uri", "write the path"),
         ({"uri": "s3://b/m"}, "model.uri", "write a path"),
         ({"uri": "m", "name": "../m"}, "model.name", "letters, digits"),
-        ({"uri": "m", "digest": "abc"}, "model.digest", "64 hexadecimal digits"),
+        ({"uri": "m", "digest": "abc"}, "model.digest", "64 characters"),
         ({"uri": "m", "max_batch_size": -1}, "model.max_batch_size", "0 to 65536"),
-        ({"uri": "m", "instances": 5000}, "model.instances", "0 to 1024"),
+        ({"uri": "m", "instances": 5000}, "model.instances", "0 to 64"),
         ({"uri": "m", "instances": "many"}, "model.instances", "whole number"),
         ({"uri": "m", "instance": 2}, "model.instance", "did you mean 'instances'"),
         ({"uri": "m", "parameters": 3}, "model.parameters", "write a mapping"),
@@ -311,5 +311,5 @@ def test_a_wrong_model_names_the_field(model: dict[str, object], field: str, rem
 
 
 def test_the_executor_triton_needs_a_model() -> None:
-    with pytest.raises(InvalidInput, match=r"model\.uri"):
+    with pytest.raises(InvalidInput, match="serves a model"):
         parse_document({"name": "j", "cpu": 1, "executor": "triton"})
