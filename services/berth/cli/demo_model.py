@@ -25,9 +25,10 @@ EXAMPLE = "examples/models/transformer.py"
 LATENCY_TARGET = "250ms"
 PROMPT = "Berth decides where this runs."
 SETTLE_SECONDS = 40.0
-LOAD_SECONDS = 12.0
+LOAD_SECONDS = 10.0
 STREAMS = 4
 LEARN_SECONDS = 15.0
+ROOF_SECONDS = 1.5
 
 Say = Callable[[str], None]
 
@@ -47,6 +48,7 @@ async def show_model(session: Session, heading: Say, note: Say, folder: Path) ->
     artefact = await asyncio.to_thread(_packaged, path, package)
     _say_analysis(artefact, note)
     _say_stacks(artefact, note)
+    await _roofs(session, note)
     predicted = await _predicted(session, artefact, note)
     job = await _served(session, artefact, package, note)
     if job is None:
@@ -105,6 +107,23 @@ def _say_stacks(artefact: "Artefact", note: Say) -> None:
         note(f"not for {', '.join(rest)}: their operators give a backend by commands (docs/backends.md)")
 
 
+async def _roofs(session: Session, note: Say) -> None:
+    """What this machine reaches, for the catalogue has no peaks of CPUs."""
+    from berth.cli.commands.profiles_bench import measure
+    from berth.v1 import profiles_pb2 as pb
+
+    found = [
+        (await asyncio.to_thread(measure, target, "", None, precision, None, "", 3, 0.05, ROOF_SECONDS))[0]
+        for target, precision in (("matmul", "bf16"), ("matmul", "fp32"), ("copy", "fp32"))
+    ]
+    await session.profiles.PutProfiles(pb.PutProfilesRequest(profiles=found))
+    matmul, _, copy = found
+    note(
+        f"this machine measured: {quantity(matmul.throughput * matmul.operations)} operations a second in bf16, "
+        f"{quantity(copy.throughput * copy.bytes_moved)} bytes a second ({matmul.accelerator})"
+    )
+
+
 async def _predicted(session: Session, artefact: "Artefact", note: Say) -> dict[str, float]:
     """Predictions over the catalogue, kept as profiles so that placement knows them: calls a second."""
     from dataclasses import asdict
@@ -119,7 +138,9 @@ async def _predicted(session: Session, artefact: "Artefact", note: Say) -> dict[
         pb.PredictProfileRequest(workload=MODEL, analysis=analysis_from(fields), keep=True)
     )
     found = [one for one in answer.predictions if one.profile.HasField("throughput")]
-    for one in found[:4]:
+    cpus = {entry.name for entry in catalogue.load() if entry.device_class == "CPU"}
+    here = [one for one in found if one.profile.accelerator in cpus]
+    for one in [*found[:3], *here]:
         p99 = next((f for f in one.figures if f.name == "latency_p99_seconds"), None)
         note(
             f"  {one.profile.accelerator:<12} {one.profile.throughput:>9,.0f} calls/s"
@@ -250,7 +271,7 @@ async def _learnt(session: Session, note: Say, predicted: dict[str, float]) -> b
                 before = predicted.get(profile.accelerator)
                 note(
                     f"its own running is a profile now: {profile.throughput:,.0f} {profile.throughput_unit} of compute "
-                    f"on {profile.accelerator} ({profile.configuration}), from {profile.samples} spans; before: "
+                    f"on {profile.accelerator} ({profile.configuration}), from {profile.samples} spans; predicted was "
                     + (f"{before:,.0f}" if before is not None else "nothing, for the catalogue has no peak of it")
                 )
                 return True

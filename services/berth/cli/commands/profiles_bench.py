@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from berth.benchmarking.machine import Machine
     from berth.v1 import profiles_pb2 as pb
 
-__all__ = ["bench"]
+__all__ = ["bench", "measure"]
 
 
 @click.command("bench")
@@ -86,7 +86,7 @@ def bench(
     if given[0] in BUILT_IN or (len(given) == 1 and (":" in given[0] or _is_model(given[0]))):
         if len(given) > 1:
             raise InvalidInput.of("target", " ".join(given), f"{given[0]} takes no arguments; -- starts a command")
-        measured, remarks = _call(
+        measured, remarks = measure(
             given[0], name, size, precision, batch_size, accelerator, warmup, tolerance, time_limit
         )
     else:
@@ -109,10 +109,11 @@ def _is_model(target: str) -> bool:
     return path.is_dir() or (path.is_file() and not os.access(path, os.X_OK))
 
 
-def _call(
+def measure(
     target: str, name: str, size: int | None, precision: str, batch: int | None, accelerator: str, warmup: int,
     tolerance: float, limit: float,
 ) -> "tuple[pb.Profile, list[str]]":  # fmt: skip
+    """The profile of what was measured, and remarks for a person. It takes the machine for up to `limit` seconds."""
     import sys
 
     from berth.benchmarking.machine import cpu_machine, jax_machine
