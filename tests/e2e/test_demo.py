@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from berth.embedded.triton import unavailable
 from tests.e2e.processes import berth, processes_of
 
 READY_SECONDS = 120.0
@@ -30,6 +31,15 @@ def test_the_demonstration_places_runs_and_explains_every_job(tmp_path: Path) ->
             "Where to go next",
         ):
             assert expected in text, text
+        if unavailable() is None:
+            for expected in (
+                "accepted for CUDA (17 accelerators), ROCm (4 accelerators), XLA (4 accelerators)",
+                "compiled and served by Triton on",
+                "the function itself says the same",
+                "its own running is a profile now",
+                "cancelled: the model is unloaded",
+            ):
+                assert expected in text, text
         # One trace, from the publisher to the end of the run.
         waterfall = text.partition("berth trace steps")[2]
         for span in ("submit", "accept", "queue wait", "plan", "publish placements.decided", "bind", "run"):
