@@ -188,7 +188,7 @@ class Host:
         if not self.triton:
             return ()
         try:
-            with urllib.request.urlopen(f"{self.triton.rstrip('/')}/v2/health/ready", timeout=2.0) as answer:
+            with urllib.request.urlopen(f"{self.triton.rstrip('/')}/v2/health/live", timeout=2.0) as answer:
                 ready, self._triton_late = answer.status == 200, False
         except TimeoutError:
             # It may only be busy, once.

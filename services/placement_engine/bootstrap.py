@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import structlog
 from prometheus_client import Gauge
@@ -132,7 +133,9 @@ class Pools:
 
     @staticmethod
     def _matching(planner: Planner, spec: jobs_pb2.JobSpec) -> MatchingCapacity:
-        return planner.engine.matching_capacity(translate.job_from_spec(spec, job_id="", submitted_at=0.0, attempt=1))
+        """Whatever the nodes' executors are now: they come and go, a server that is started again most of all."""
+        job = translate.job_from_spec(spec, job_id="", submitted_at=0.0, attempt=1)
+        return planner.engine.matching_capacity(replace(job, executor=""))
 
 
 async def _audit_forever(database: Database, every: float) -> None:

@@ -58,6 +58,12 @@ async def test_jobs_from_kafka_and_grpc_are_placed_within_capacity(system: Syste
                                       timeout=2)  # fmt: skip
         assert waiting.job.state == jobs_pb2.JOB_STATE_PENDING
         assert [reason.plugin for reason in waiting.explanation.reasons]
+        # Executors come and go, a model server most of all: that none offers one now refuses nothing.
+        spec = job("served")
+        spec.executor, spec.model.uri = "triton", "/models/m"
+        served = await stub.PlaceJob(placement_pb2.PlaceJobRequest(spec=spec, wait=True), timeout=2)
+        assert served.job.state == jobs_pb2.JOB_STATE_PENDING
+        assert "EXECUTOR_MISSING" in [reason.code for reason in served.explanation.reasons]
         again = await stub.PlaceJob(placement_pb2.PlaceJobRequest(spec=job("g", devices=8)))
         assert again.duplicate
         assert again.job.job_id == answer.job.job_id

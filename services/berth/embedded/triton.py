@@ -13,6 +13,7 @@ import fcntl
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -100,7 +101,9 @@ def _install(fresh: Path) -> None:
 
 
 class TritonServer:
-    """One server on free loopback ports, its files below `folder`. `stop` ends it; so does this process's own end.
+    """One server on free loopback ports, those of the last time if they can be, its files below `folder`.
+
+    `stop` ends it; so does this process's own end.
 
     `address` is where its HTTP API answers, `metrics` the page of its metrics.
     """
@@ -116,7 +119,7 @@ class TritonServer:
         home = await asyncio.to_thread(fetch)
         (self._folder / "models").mkdir(parents=True, exist_ok=True)
         if not self.address:
-            port, metrics_port = free_port(), free_port()
+            port, metrics_port = self._ports()
             self.address = f"http://127.0.0.1:{port}"
             self.metrics = f"http://127.0.0.1:{metrics_port}/metrics"
         libraries = [str(home / "nvidia_pytriton.libs"), str(_libpython())]
@@ -146,6 +149,18 @@ class TritonServer:
         await self._wait()
         return self.address
 
+    def _ports(self) -> tuple[int, int]:
+        """Those of the last time where they are free: who serves models here is known by its address."""
+        file = self._folder / "ports"
+        try:
+            ports = [int(word) for word in file.read_text(encoding="utf-8").split()]
+        except (OSError, ValueError):
+            ports = []
+        if len(ports) != 2 or not all(_is_free(port) for port in ports):
+            ports = [free_port(), free_port()]
+            file.write_text(f"{ports[0]} {ports[1]}\n", encoding="utf-8")
+        return ports[0], ports[1]
+
     async def _wait(self) -> None:
         assert self.child is not None
         for _ in range(int(START_SECONDS / 0.1)):
@@ -174,3 +189,14 @@ def _ready(address: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the server does: a connection of the last one that lingers does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+    return True

@@ -1,7 +1,8 @@
-"""Asks the nodes' Triton servers whether they are ready: a node offers the executor `triton` while its server is.
+"""Asks the nodes' Triton servers whether they are live: a node offers the executor `triton` while its server is.
 
-A server that says no, or takes no connection, is not ready. One that does not answer in time may only be busy: it is
-not ready after the second time.
+Not whether they are ready, in Triton's word: a server that loads a model says no to that, and takes others meanwhile. A
+server that is not live, or takes no connection, offers nothing. One that does not answer in time may only be busy: it
+offers nothing after the second time.
 """
 
 import asyncio
@@ -66,10 +67,10 @@ class TritonHealth:
         """ "" where it is ready; None where nothing is known this time."""
         try:
             async with session.get(
-                f"{url.rstrip('/')}/v2/health/ready", timeout=self._timeout, allow_redirects=False
+                f"{url.rstrip('/')}/v2/health/live", timeout=self._timeout, allow_redirects=False
             ) as answer:
                 self._late[node] = 0
-                return "" if answer.status == 200 else f"/v2/health/ready says {answer.status}"
+                return "" if answer.status == 200 else f"/v2/health/live says {answer.status}"
         except TimeoutError:
             self._late[node] = self._late.get(node, 0) + 1
             return None if self._late[node] < LATE else "no answer in time"

@@ -136,7 +136,7 @@ def test_the_node_offers_triton_while_its_server_says_that_it_is_ready(monkeypat
     says = [503, 200, None, 200, None, None, 200, "gone"]
 
     def answer(url: str, timeout: float) -> Any:
-        assert url == "http://here:8000/v2/health/ready"
+        assert url == "http://here:8000/v2/health/live"
         match says.pop(0):
             case None:
                 raise TimeoutError

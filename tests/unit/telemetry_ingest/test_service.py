@@ -68,7 +68,7 @@ async def test_from_a_page_to_the_topics_and_through_a_restart(
         return web.Response()
 
     application.router.add_get("/metrics", metrics)
-    application.router.add_get("/v2/health/ready", ready)
+    application.router.add_get("/v2/health/live", ready)
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
