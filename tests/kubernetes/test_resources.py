@@ -171,6 +171,7 @@ async def test_queues_and_pools_come_into_force_and_say_so(
         name="vision", parent="research", weight=3, tenants=["vision"], device_limit=9, protected_seconds=600,
         reclaim=fleet_pb2.RECLAIM_LOWER_PRIORITY, kept_by="queues.berth.dev/vision",
         quotas=[fleet_pb2.Quota(accelerator="H100-SXM", devices=2.5, borrowing_limit=1)],
+        quota_use=[fleet_pb2.QuotaUse(accelerator="H100-SXM", owned=2.5)],
     )  # fmt: skip
 
     # A spec that is refused leaves the one before in force.
