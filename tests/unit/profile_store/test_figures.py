@@ -149,6 +149,19 @@ def test_latency_follows_from_throughput_only_where_concurrency_is_known() -> No
         assert "latency_mean_seconds" not in figures(asked([other])["H100-SXM"])
 
 
+def test_a_rooflines_call_is_a_latency_only_where_one_call_is_at_a_time() -> None:
+    """An analysis alone is one call with nothing beside it; what was run with nobody knows how many is not."""
+    assert "latency_p99_seconds" in figures(asked([], work=WORK)["H200"])
+    seen = a_profile("bert", "H100-SXM", throughput=50.0, throughput_unit="queries/s", precision="bf16",
+                     operations=1e12, bytes_moved=1e9)  # fmt: skip
+    for question in ({}, {"work": WORK}):
+        transferred = asked([seen], **question)["H200"]
+        assert "latency_mean_seconds" not in figures(transferred)
+        assert transferred.profile.latency_p99_seconds is None
+    alone = figures(asked([replace(seen, concurrency=1)])["H200"])
+    assert alone["latency_mean_seconds"].basis == "one call at a time"
+
+
 def test_figures_are_interpolated_like_throughput() -> None:
     profiles = [
         a_profile("bert", "L4", throughput=100.0 * n, batch_size=n, latency_p50_seconds=0.01 * n,
