@@ -100,6 +100,25 @@ def test_what_was_learnt_counts_as_what_was_measured() -> None:
     assert measured["H200"].profile.throughput == observed["H200"].profile.throughput
 
 
+def test_no_measurement_makes_a_chip_faster_than_its_data_sheet() -> None:
+    """A profile 40 times over its own peak says that the analysis is not of what was run: nothing is learnt of it."""
+    sheet = {entry.name: 1.0 / (entry.peak("fp16") or math.inf) for entry in ENTRIES}
+    seen = a_profile("bert", "H100-SXM", throughput=40 / sheet["H100-SXM"], throughput_unit="queries/s",
+                     precision="bf16")  # fmt: skip
+    absurd, bare = (asked(profiles, work=WORK)["H200"] for profiles in ([seen], []))
+    assert absurd.profile.throughput == bare.profile.throughput
+    assert absurd.basis == (
+        "roofline: compute bound; not as on H100-SXM: faster than its data sheet, so it ran something else"
+    )
+    assert (absurd.high or 0) / (absurd.low or 1) == pytest.approx((bare.high or 0) / (bare.low or 1))
+    # Just under the data sheet there: believed, but no other is carried over its own.
+    seen = replace(seen, throughput=1 / (sheet["H100-SXM"] + 1e-6))
+    near = asked([seen], work=WORK)
+    for name in ("H200", "MI300X"):
+        assert (near[name].profile.throughput or 0.0) <= 1 / sheet[name] * (1 + 1e-9), name
+        assert "as on H100-SXM, which reached" in near[name].basis
+
+
 def test_a_measured_roof_speaks_where_the_catalogue_has_none() -> None:
     roofs = [
         a_profile("berth-matmul-fp32", "CPU", throughput=100.0, throughput_unit="steps/s", precision="fp32",
