@@ -119,6 +119,26 @@ def test_no_measurement_makes_a_chip_faster_than_its_data_sheet() -> None:
         assert "as on H100-SXM, which reached" in near[name].basis
 
 
+def test_a_batch_is_no_more_work_than_was_analysed() -> None:
+    """64 rows are not the operations of one: a batch that nobody analysed is not predicted by a roofline."""
+    one = a_profile("bert", "A100-80-SXM", throughput=100.0, throughput_unit="queries/s", precision="bf16",
+                    batch_size=1, operations=1e12, bytes_moved=1e9)  # fmt: skip
+    assert "TPU-v5e" in asked([one])
+    assert "TPU-v5e" not in asked([one], batch_size=64)
+    assert "TPU-v5e" in asked([one], batch_size=64, work=WORK)
+    # Nor does a run at 64 tell what one row is slowed by.
+    many = replace(one, batch_size=64, operations=None, bytes_moved=None)
+    assert asked([many], batch_size=1, work=WORK)["TPU-v5e"].profile.provenance == Provenance.ROOFLINE
+    assert not asked([many], work=WORK).get("TPU-v5e"), "the workload runs at 64, the analysis is of one row"
+    # Nor is what was kept at one batch the work of another.
+    kept = list(to_keep(list(asked([], work=WORK, batch_size=8).values())))
+    assert "H200" in asked(kept)
+    found = forecast(Question(workload="bert", batch_size=64), kept, ENTRIES)
+    assert found is not None
+    assert not found.predictions
+    assert "nor are operations and bytes of that batch size known" in found.unknown[0]
+
+
 def test_a_measured_roof_speaks_where_the_catalogue_has_none() -> None:
     roofs = [
         a_profile("berth-matmul-fp32", "CPU", throughput=100.0, throughput_unit="steps/s", precision="fp32",

@@ -63,7 +63,7 @@ async def roofline(
             near = ", ".join(catalogue.nearest(name)) or "`berth profiles accelerators` lists all"
             raise InvalidInput.of("accelerator", name, f"not in the catalogue; nearest: {near}")
         wanted.append(entry.name)
-    workload, given = program_of(workload, analysis, model, batch_size)
+    workload, given, batch_size = program_of(workload, analysis, model, batch_size)
     answer = await session.profiles.PredictProfile(
         pb.PredictProfileRequest(
             workload=workload, devices=devices, precision=precision, batch_size=batch_size, analysis=given

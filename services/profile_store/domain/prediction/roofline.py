@@ -138,6 +138,11 @@ def work_of(profile: Profile) -> Work | None:
     return Work(profile.operations, profile.bytes_moved, profile.memory_bytes, batch_size=profile.batch_size)
 
 
+def _of_batch(work: Work, target: Profile) -> bool:
+    """Whether the work is that of the target's batch. Nothing said on both sides is one batch; else 1 stands for it."""
+    return (work.batch_size or 1) == (target.batch_size or 1)
+
+
 def known_work(target: Profile, alike: Sequence[Profile]) -> Work | None:
     """Of the profile most like the target in precision and batch, of those that say operations or bytes."""
     saying = [one for one in alike if work_of(one) is not None]
@@ -175,11 +180,14 @@ class Roofs:
         self, target: Profile, alike: Sequence[Profile], accelerator: str, work: Work | None = None
     ) -> Bounded | None:
         """What `target` would do there. `alike` are profiles of the same workload: what they say of the work, where
-        `work` is None, and how fast they were seen to do it. None where the work or the accelerator is not known."""
+        `work` is None, and how fast they were seen to do it. None where the accelerator is not known, or the work at
+        the target's batch: how it grows with the batch nobody says."""
         work = work or known_work(target, alike)
+        if work is None or not _of_batch(work, target):
+            return None
         items = items_of(target, work)
-        bound = self._bound(work, target.precision, accelerator, target.key.devices) if work else None
-        if work is None or bound is None or items is None:
+        bound = self._bound(work, target.precision, accelerator, target.key.devices)
+        if bound is None or items is None:
             return None
         most = math.log(items / bound.least) if bound.least else math.inf
         ratios: dict[int, list[tuple[float, str]]] = {}
@@ -222,7 +230,7 @@ class Roofs:
         """How much longer one call took than its bound there says, in logarithms; NaN where that cannot be."""
         if seen.provenance not in SEEN or seen.low_confidence or seen.key.co_located_with:
             return None
-        if work.batch_size and seen.batch_size and seen.batch_size != work.batch_size:
+        if seen.batch_size and seen.batch_size != (work.batch_size or 1):
             return None
         items = items_of(seen, work)
         seconds = seen.busy_seconds
