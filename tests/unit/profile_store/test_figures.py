@@ -150,6 +150,27 @@ def test_a_measured_roof_speaks_where_the_catalogue_has_none() -> None:
     assert 1 / (answer.profile.throughput or 0.0) == pytest.approx(1e9 / (0.9 * 2e11) + 2e-5)
 
 
+def test_a_small_part_at_another_precision_does_not_hide_the_whole() -> None:
+    """A transformer's norms run at fp32: where bf16 alone was measured, they are priced at the widest roof there."""
+
+    def of(narrow: float, **shares: float) -> dict[str, Prediction]:
+        roofs = [
+            a_profile("berth-matmul-bf16", "CPU", throughput=100.0, throughput_unit="steps/s", precision="bf16",
+                      operations=2e9, bytes_moved=1e7),
+            a_profile("berth-copy", "CPU", throughput=10.0, throughput_unit="steps/s", operations=1e7, bytes_moved=1e9),
+        ]  # fmt: skip
+        return asked(roofs, work=Work(narrow + sum(shares.values()), 1e6, by_precision={"bf16": narrow, **shares}))
+
+    answer = of(963e6, fp32=3.5e6)["CPU"]
+    assert answer.basis == (
+        "roofline: compute bound (fp32, under 5% of the operations, as fast as bf16 measured there)"
+    )
+    assert 1 / (answer.profile.throughput or 0.0) == pytest.approx(966.5e6 / (2e11 * 0.9) + 2e-5, rel=1e-6)
+    assert "CPU" not in of(963e6, fp32=96e6)
+    assert "CPU" not in of(963e6, fp32=30e6, int32=30e6), "small parts are weighed together"
+    assert "CPU" not in of(963e6, fp64=3.5e6), "double precision may take a hundred times as long"
+
+
 def test_what_does_not_fit_is_said() -> None:
     found = forecast(checked(Question(workload="bert", work=replace(WORK, memory_bytes=90_000_000_000))), [], ENTRIES)
     assert found is not None

@@ -41,6 +41,8 @@ ASSUMED_PEAK = 0.35
 """Added where the peak at that precision is assumed from another one's."""
 FASTER_THAN_SHEET = 1.1
 """A data sheet rounds, and chips boost: only beyond this a run is not believed to be of the work."""
+SMALL_PART = 0.05
+"""Of the operations: so few at precisions of which nothing is known there do not hide what the others say."""
 BYTES_AN_OPERATION = 1 / 250
 
 FROM_PEAKS: Mapping[str, tuple[tuple[str, float], ...]] = {
@@ -248,18 +250,27 @@ class Roofs:
         if entry is None:
             return None
         shares = dict(work.by_precision) or {precision: work.operations or 0.0}
-        compute, least, sure, remarks = 0.0, 0.0, True, []
+        compute, least, sure, remarks, unpriced = 0.0, 0.0, True, [], {}
         for name, operations in sorted(shares.items()):
             if not operations:
                 continue
             rate = self._rate(entry, name)
             if rate is None:
-                return None
+                unpriced[name] = operations
+                continue
             compute += operations / rate[0]
             least += operations / self._sheet(entry, name)
             if rate[1]:
                 remarks.append(rate[1])
                 sure = False
+        if unpriced:
+            widest = self._widest(entry)
+            small = sum(unpriced.values()) < SMALL_PART * sum(shares.values())
+            if widest is None or not small or "fp64" in unpriced:
+                return None
+            compute += sum(unpriced.values()) / (widest[0] * MEASURED_PART)
+            names = ", ".join(unpriced)
+            remarks.append(f"{names}, under {SMALL_PART:.0%} of the operations, as fast as {widest[1]} measured there")
         stream = self._stream(entry)
         if work.bytes_moved and stream is None:
             return None
@@ -304,6 +315,11 @@ class Roofs:
         if wider and wanted != "fp64":
             return wider * MEASURED_PART, f"{wanted or 'unsaid precision'} as fast as fp32 measured there"
         return None
+
+    def _widest(self, entry: Accelerator) -> tuple[float, str] | None:
+        """Operations a second of the widest precision measured there, of two such the slower."""
+        known = [(-_bits(name), rate, name) for (place, name), rate in self._peaks.items() if place == entry.name]
+        return min(known)[1:] if known else None
 
     def _stream(self, entry: Accelerator) -> float | None:
         _, part = PARTS.get(entry.device_class, OTHER_PARTS)
