@@ -70,8 +70,11 @@ def picture_of(
     predictions: Iterable[pb.Prediction],
     profiles: Sequence[pb.Profile],
     wanted: Sequence[str] = (),
+    *,
+    batch: int | None = None,
 ) -> Picture:
-    """`profiles`: those of the workload, and measured roofs. `wanted`: catalogue names; empty is all."""
+    """`profiles`: those of the workload, and measured roofs. `wanted`: catalogue names; empty is all. `batch`: that of
+    one call's operations, None: any. Another batch has another intensity: it is no point of this picture."""
     peaks, bandwidths = _measured_roofs(profiles, precision)
     roofs, left_out = [], []
     entries = [entry for entry in catalogue.load() if not wanted or entry.name in wanted]
@@ -86,7 +89,7 @@ def picture_of(
     drawn = {roof.name for roof in roofs}
     points = [
         point
-        for point in (_point(one, operations) for one in predictions)
+        for point in (_point(one, operations, batch) for one in predictions)
         if point is not None and point.accelerator in drawn
     ]
     points.sort(key=lambda point: (-point.tflops, point.accelerator, point.measured))
@@ -119,12 +122,12 @@ def calls_of(profile: pb.Profile) -> float | None:
     return None
 
 
-def _point(prediction: pb.Prediction, operations: float) -> Point | None:
+def _point(prediction: pb.Prediction, operations: float, batch: int | None) -> Point | None:
     profile = prediction.profile
     calls = calls_of(profile)
-    if not calls:
+    if not calls or (batch is not None and (profile.batch_size or 1) != batch):
         return None
-    tflops = operations * calls / max(1, profile.devices) / 1e12
+    tflops = (profile.operations or operations) * calls / max(1, profile.devices) / 1e12
     measured = profile.provenance in SEEN
     if not prediction.HasField("throughput_low") or not profile.throughput:
         return Point(profile.accelerator, tflops, measured)

@@ -2,7 +2,8 @@
 
 The core knows one profile for these three. Of several configurations it hears the best fitting: sure before unsure,
 observed here before measured, interpolated, declared, transferred and roofline, then the fastest. What it does not
-say of memory, latency and power is filled from the next best that does, so that a limit that was known is not lost.
+say of memory and power is filled from the next best that does, so that a limit that was known is not lost. Latency
+follows the batch and the requests in flight: it is filled from a record of the same configuration only (ADR 0032).
 """
 
 from berth.v1 import profiles_pb2 as pb
@@ -21,8 +22,11 @@ SUREST_FIRST = (
 )
 RANK = {provenance: rank for rank, provenance in enumerate(SUREST_FIRST)}
 KNOWN_TO_THE_CORE = ("throughput", "latency_p99_seconds", "memory_bytes", "power_watts", "peak_power_watts")
-FILLED = (("memory_bytes",), ("latency_p99_seconds", "latency_p99_high_seconds"), ("power_watts", "peak_power_watts"))
+LATENCY = ("latency_p99_seconds", "latency_p99_high_seconds")
+FILLED = (("memory_bytes",), LATENCY, ("power_watts", "peak_power_watts"))
 """What limits are checked by. Those of one bracket are of one record."""
+OBSERVED = "observed"
+"""The word by which the store tells what was observed from what was measured in the same configuration."""
 
 
 class Profiles:
@@ -52,6 +56,12 @@ def _configuration(profile: pb.Profile) -> str:
     return profile.configuration or (f"precision={profile.precision}" if profile.precision else "")
 
 
+def _alike(one: pb.Profile, other: pb.Profile) -> bool:
+    """Whether both were run in the same way, whoever measured it."""
+    ways = ([word for word in _configuration(each).split() if word != OBSERVED] for each in (one, other))
+    return next(ways) == next(ways)
+
+
 def _fitting(by_configuration: dict[str, pb.Profile]) -> pb.Profile:
     def order(item: tuple[str, pb.Profile]) -> tuple[bool, bool, int, float, str]:
         configuration, profile = item
@@ -62,7 +72,8 @@ def _fitting(by_configuration: dict[str, pb.Profile]) -> pb.Profile:
     found = pb.Profile()
     found.CopyFrom(ranked[0])
     for names in FILLED:
-        one = next((one for one in ranked if any(one.HasField(name) for name in names)), found)  # type: ignore[arg-type]
+        asked = [one for one in ranked if _alike(one, ranked[0])] if names is LATENCY else ranked
+        one = next((one for one in asked if any(one.HasField(name) for name in names)), found)  # type: ignore[arg-type]
         for name in names:
             if one.HasField(name):  # type: ignore[arg-type]
                 setattr(found, name, getattr(one, name))

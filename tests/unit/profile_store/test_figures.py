@@ -100,6 +100,45 @@ def test_what_was_learnt_counts_as_what_was_measured() -> None:
     assert measured["H200"].profile.throughput == observed["H200"].profile.throughput
 
 
+def test_no_measurement_makes_a_chip_faster_than_its_data_sheet() -> None:
+    """A profile 40 times over its own peak says that the analysis is not of what was run: nothing is learnt of it."""
+    sheet = {entry.name: 1.0 / (entry.peak("fp16") or math.inf) for entry in ENTRIES}
+    seen = a_profile("bert", "H100-SXM", throughput=40 / sheet["H100-SXM"], throughput_unit="queries/s",
+                     precision="bf16")  # fmt: skip
+    absurd, bare = (asked(profiles, work=WORK)["H200"] for profiles in ([seen], []))
+    assert absurd.profile.throughput == bare.profile.throughput
+    assert absurd.basis == (
+        "roofline: compute bound; not as on H100-SXM: faster than its data sheet, so it ran something else"
+    )
+    assert (absurd.high or 0) / (absurd.low or 1) == pytest.approx((bare.high or 0) / (bare.low or 1))
+    # Just under the data sheet there: believed, but no other is carried over its own.
+    seen = replace(seen, throughput=1 / (sheet["H100-SXM"] + 1e-6))
+    near = asked([seen], work=WORK)
+    for name in ("H200", "MI300X"):
+        assert (near[name].profile.throughput or 0.0) <= 1 / sheet[name] * (1 + 1e-9), name
+        assert "as on H100-SXM, which reached" in near[name].basis
+
+
+def test_a_batch_is_no_more_work_than_was_analysed() -> None:
+    """64 rows are not the operations of one: a batch that nobody analysed is not predicted by a roofline."""
+    one = a_profile("bert", "A100-80-SXM", throughput=100.0, throughput_unit="queries/s", precision="bf16",
+                    batch_size=1, operations=1e12, bytes_moved=1e9)  # fmt: skip
+    assert "TPU-v5e" in asked([one])
+    assert "TPU-v5e" not in asked([one], batch_size=64)
+    assert "TPU-v5e" in asked([one], batch_size=64, work=WORK)
+    # Nor does a run at 64 tell what one row is slowed by.
+    many = replace(one, batch_size=64, operations=None, bytes_moved=None)
+    assert asked([many], batch_size=1, work=WORK)["TPU-v5e"].profile.provenance == Provenance.ROOFLINE
+    assert not asked([many], work=WORK).get("TPU-v5e"), "the workload runs at 64, the analysis is of one row"
+    # Nor is what was kept at one batch the work of another.
+    kept = list(to_keep(list(asked([], work=WORK, batch_size=8).values())))
+    assert "H200" in asked(kept)
+    found = forecast(Question(workload="bert", batch_size=64), kept, ENTRIES)
+    assert found is not None
+    assert not found.predictions
+    assert "nor are operations and bytes of that batch size known" in found.unknown[0]
+
+
 def test_a_measured_roof_speaks_where_the_catalogue_has_none() -> None:
     roofs = [
         a_profile("berth-matmul-fp32", "CPU", throughput=100.0, throughput_unit="steps/s", precision="fp32",
@@ -109,6 +148,27 @@ def test_a_measured_roof_speaks_where_the_catalogue_has_none() -> None:
     assert "CPU" not in asked([], work=Work(1e9, 1e6, by_precision={"fp32": 1e9}))
     answer = asked(roofs, work=Work(1e9, 1e6, by_precision={"fp32": 1e9}))["CPU"]
     assert 1 / (answer.profile.throughput or 0.0) == pytest.approx(1e9 / (0.9 * 2e11) + 2e-5)
+
+
+def test_a_small_part_at_another_precision_does_not_hide_the_whole() -> None:
+    """A transformer's norms run at fp32: where bf16 alone was measured, they are priced at the widest roof there."""
+
+    def of(narrow: float, **shares: float) -> dict[str, Prediction]:
+        roofs = [
+            a_profile("berth-matmul-bf16", "CPU", throughput=100.0, throughput_unit="steps/s", precision="bf16",
+                      operations=2e9, bytes_moved=1e7),
+            a_profile("berth-copy", "CPU", throughput=10.0, throughput_unit="steps/s", operations=1e7, bytes_moved=1e9),
+        ]  # fmt: skip
+        return asked(roofs, work=Work(narrow + sum(shares.values()), 1e6, by_precision={"bf16": narrow, **shares}))
+
+    answer = of(963e6, fp32=3.5e6)["CPU"]
+    assert answer.basis == (
+        "roofline: compute bound (fp32, under 5% of the operations, as fast as bf16 measured there)"
+    )
+    assert 1 / (answer.profile.throughput or 0.0) == pytest.approx(966.5e6 / (2e11 * 0.9) + 2e-5, rel=1e-6)
+    assert "CPU" not in of(963e6, fp32=96e6)
+    assert "CPU" not in of(963e6, fp32=30e6, int32=30e6), "small parts are weighed together"
+    assert "CPU" not in of(963e6, fp64=3.5e6), "double precision may take a hundred times as long"
 
 
 def test_what_does_not_fit_is_said() -> None:
@@ -147,6 +207,19 @@ def test_latency_follows_from_throughput_only_where_concurrency_is_known() -> No
     for unit in ("samples/s", "tokens/s"):
         other = replace(plain, concurrency=4, throughput_unit=unit)
         assert "latency_mean_seconds" not in figures(asked([other])["H100-SXM"])
+
+
+def test_a_rooflines_call_is_a_latency_only_where_one_call_is_at_a_time() -> None:
+    """An analysis alone is one call with nothing beside it; what was run with nobody knows how many is not."""
+    assert "latency_p99_seconds" in figures(asked([], work=WORK)["H200"])
+    seen = a_profile("bert", "H100-SXM", throughput=50.0, throughput_unit="queries/s", precision="bf16",
+                     operations=1e12, bytes_moved=1e9)  # fmt: skip
+    for question in ({}, {"work": WORK}):
+        transferred = asked([seen], **question)["H200"]
+        assert "latency_mean_seconds" not in figures(transferred)
+        assert transferred.profile.latency_p99_seconds is None
+    alone = figures(asked([replace(seen, concurrency=1)])["H200"])
+    assert alone["latency_mean_seconds"].basis == "one call at a time"
 
 
 def test_figures_are_interpolated_like_throughput() -> None:

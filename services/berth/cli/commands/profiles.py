@@ -152,7 +152,7 @@ async def predict(
     from berth.cli.profile_views import forecast
     from berth.v1 import profiles_pb2 as pb
 
-    workload, program = program_of(workload, analysis, model, batch_size)
+    workload, program, batch_size = program_of(workload, analysis, model, batch_size)
     request = pb.PredictProfileRequest(
         workload=workload, accelerator=accelerator, devices=devices, precision=precision, keep=keep,
         batch_size=batch_size, concurrency=concurrency, power_limit_watts=power_limit,

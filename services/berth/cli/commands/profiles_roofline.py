@@ -9,9 +9,11 @@ import click
 from berth.cli.session import Session, connected
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from berth.v1 import profiles_pb2 as pb
 
-__all__ = ["roofline"]
+__all__ = ["roofline", "work_of_call"]
 
 
 @click.command("roofline")
@@ -63,7 +65,7 @@ async def roofline(
             near = ", ".join(catalogue.nearest(name)) or "`berth profiles accelerators` lists all"
             raise InvalidInput.of("accelerator", name, f"not in the catalogue; nearest: {near}")
         wanted.append(entry.name)
-    workload, given = program_of(workload, analysis, model, batch_size)
+    workload, given, batch_size = program_of(workload, analysis, model, batch_size)
     answer = await session.profiles.PredictProfile(
         pb.PredictProfileRequest(
             workload=workload, devices=devices, precision=precision, batch_size=batch_size, analysis=given
@@ -72,7 +74,8 @@ async def roofline(
     if not answer.predictions and not answer.unknown:
         raise _unknown(workload, answer.suggestions)
     own = await _all(session, workload, "")
-    work = _work(given, own)
+    predicted = [one.profile for one in answer.predictions if not wanted or one.profile.accelerator in wanted]
+    work = work_of_call(given, batch_size, predicted, own)
     if work is None:
         raise Failed(
             f"workload: {workload!r}: nobody said how many operations and bytes it is: give --model or "
@@ -84,7 +87,8 @@ async def roofline(
     roofs = await _all(session, COPY, "")
     chosen = precision or main or first
     roofs += await _all(session, f"{MATMUL}{chosen or 'fp32'}", "")
-    picture = picture_of(workload, chosen, *work, answer.predictions, roofs, wanted)
+    operations, moved, batch = work
+    picture = picture_of(workload, chosen, operations, moved, answer.predictions, roofs, wanted, batch=batch)
     if not picture.roofs:
         raise Failed(f"no roof is known at {chosen or 'fp16'}: {', '.join(picture.left_out)} lack a peak or bandwidth")
     if output == "table":
@@ -100,9 +104,20 @@ async def roofline(
         click.echo(f"wrote {out.name}: {len(picture.roofs)} accelerators, {len(picture.points)} points", err=True)
 
 
-def _work(given: "pb.ProgramAnalysis | None", own: "list[pb.Profile]") -> tuple[float, float] | None:
-    """Operations and bytes of one call."""
-    for one in ([given] if given is not None else []) + list(own):  # type: ignore[operator]
+def work_of_call(
+    given: "pb.ProgramAnalysis | None",
+    batch_size: int | None,
+    predicted: "Sequence[pb.Profile]",
+    own: "Sequence[pb.Profile]",
+) -> tuple[float, float, int] | None:
+    """Operations and bytes of one call, and its batch: of the analysis, else of what was predicted, the fastest first,
+    else of the workload's profile most like the fastest in precision and batch."""
+    if given is not None and given.operations and given.bytes_moved:
+        return given.operations, given.bytes_moved, batch_size or 1
+    first = predicted[0] if predicted else None
+    precision, batch = (first.precision, first.batch_size) if first is not None else ("", batch_size or 0)
+    like = sorted(own, key=lambda one: (one.precision != precision, one.batch_size != batch))
+    for one in (*predicted, *like):
         if one.operations and one.bytes_moved:
-            return one.operations, one.bytes_moved
+            return one.operations, one.bytes_moved, one.batch_size or 1
     return None

@@ -62,7 +62,10 @@ def _scaled(path: str, unit: str, value: float) -> float:
 
 def read_nsight_systems(content: bytes, source: str, hints: Hints = NO_HINTS) -> Imported:
     table = table_of(content, NSYS, exact=False)
-    column = next(name for name in table.columns if name.startswith("Total Time"))
+    column = next((name for name in table.columns if name.startswith("Total Time")), None)
+    if column is None or not {"Instances", "Name"} <= set(table.columns):
+        remedy = "columns Total Time (ns), Instances and Name: export it with `nsys stats -r cuda_gpu_kern_sum -f csv`"
+        raise InvalidInput.of("content", ", ".join(table.columns)[:80], remedy)
     unit = column.removeprefix("Total Time").strip(" ()")
     if unit not in NSYS_UNITS:
         raise InvalidInput.of("Total Time", column, f"a unit of {', '.join(NSYS_UNITS)} in the column's name")

@@ -214,8 +214,10 @@ class Figures:
 
 
 def _little(target: Profile, speed: Speed) -> Figure | None:
-    """Mean seconds of one request; None where nobody says how many are in flight."""
-    if speed.call_seconds is not None and target.concurrency in (None, 1):
+    """Mean seconds of one request; None where nobody says how many are in flight. A workload of which the analysis
+    alone is known (its target is a roofline's) is one call with nothing beside it, unless somebody says otherwise."""
+    analysed = target.concurrency is None and target.provenance == Provenance.ROOFLINE
+    if speed.call_seconds is not None and (target.concurrency == 1 or analysed):
         return _figure(
             "latency_mean_seconds", speed.call_seconds, speed.half_width, speed.way, "one call at a time"
         )  # fmt: skip

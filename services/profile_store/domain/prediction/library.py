@@ -218,7 +218,8 @@ class Library:
         return Answer(speed, width, Provenance.INTERPOLATED, f"scaled from {counts}, the nearest count")
 
     def _surest(self, answer: Answer | None, target: Profile, accelerator: str, work: Work | None) -> Answer | None:
-        """A roofline where nothing else speaks, or where what is known of the work makes it surer than a transfer."""
+        """A roofline where nothing else speaks, where what is known of the work makes it surer than a transfer, or
+        where a transfer is faster than the data sheet allows: it is then of other work."""
         if answer is not None and answer.way is not Provenance.TRANSFERRED:
             return answer
         alike = [one for one in self._profiles if one.key.workload == target.key.workload]
@@ -227,7 +228,9 @@ class Library:
             return answer
         way = Provenance.ROOFLINE if bound.corrected is None else Provenance.TRANSFERRED
         ours = Answer(bound.speed, bound.half_width, way, bound.basis, bound.seconds)
-        return ours if answer is None or ours.half_width < answer.half_width else answer
+        if answer is None or ours.half_width < answer.half_width or answer.speed > bound.most:
+            return ours
+        return answer
 
     @cached_property
     def _completion(self) -> Completion:

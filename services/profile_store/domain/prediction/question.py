@@ -66,8 +66,8 @@ def forecast(question: Question, profiles: Sequence[Profile], entries: Sequence[
             too_large.append(entry.name)
     found.sort(key=lambda one: (-(one.profile.throughput or 0.0), one.profile.key))
     why = (
-        "neither measured there, nor like enough to where it was, nor are operations and bytes known; or the "
-        "precision is not known to run there"
+        "neither measured there, nor like enough to where it was, nor are operations and bytes of that batch size "
+        "known; or the precision is not known to run there"
     )
     said = [(unknown, why), (too_large, "it needs more memory than the device has")]
     return Forecast(tuple(found), tuple(f"{', '.join(names)}: {reason}" for names, reason in said if names))

@@ -4,7 +4,8 @@
 
 The parts of the data sheet are those that placement assumes for each device class. Where the catalogue lacks a figure,
 what `berth profiles bench` measured there stands for it. Where the same work was measured somewhere, the ratio of its
-seconds to its bound there is taken along: on the same accelerator before the same class before any other.
+seconds to its bound there is taken along: on the same accelerator before the same class before any other. A run faster
+than the data sheet is not of that work and teaches nothing; no answer is faster than the data sheet of its accelerator.
 """
 
 import math
@@ -38,6 +39,10 @@ RAW, CORRECTED_ELSEWHERE, CORRECTED_IN_CLASS, CORRECTED_HERE = 1.1, 0.95, 0.7, 0
 """Half of the 90 % interval, in logarithms; what the real data says of them stands in docs/adr/0032."""
 ASSUMED_PEAK = 0.35
 """Added where the peak at that precision is assumed from another one's."""
+FASTER_THAN_SHEET = 1.1
+"""A data sheet rounds, and chips boost: only beyond this a run is not believed to be of the work."""
+SMALL_PART = 0.05
+"""Of the operations: so few at precisions of which nothing is known there do not hide what the others say."""
 BYTES_AN_OPERATION = 1 / 250
 
 FROM_PEAKS: Mapping[str, tuple[tuple[str, float], ...]] = {
@@ -80,7 +85,8 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
-    """Logarithms of throughput in the target's unit; `seconds` of one call; `by`: "compute", "memory" or "launch".
+    """Logarithms of throughput in the target's unit, `most` that the data sheet allows (infinite where it is silent);
+    `seconds` of one call; `by`: "compute", "memory" or "launch".
     `corrected`: by how much slower than its bound the work was where it was measured; None: nowhere."""
 
     speed: float
@@ -88,15 +94,19 @@ class Bounded:
     seconds: float
     by: str
     basis: str
+    most: float
     corrected: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
+    """`least`: seconds at the whole of every figure that a data sheet gives, whatever else is assumed."""
+
     seconds: float
     by: str
     width: float
     remark: str
+    least: float
 
 
 def prior(entries: Iterable[Accelerator]) -> dict[str, float]:
@@ -130,6 +140,11 @@ def work_of(profile: Profile) -> Work | None:
     return Work(profile.operations, profile.bytes_moved, profile.memory_bytes, batch_size=profile.batch_size)
 
 
+def _of_batch(work: Work, target: Profile) -> bool:
+    """Whether the work is that of the target's batch. Nothing said on both sides is one batch; else 1 stands for it."""
+    return (work.batch_size or 1) == (target.batch_size or 1)
+
+
 def known_work(target: Profile, alike: Sequence[Profile]) -> Work | None:
     """Of the profile most like the target in precision and batch, of those that say operations or bytes."""
     saying = [one for one in alike if work_of(one) is not None]
@@ -139,6 +154,11 @@ def known_work(target: Profile, alike: Sequence[Profile]) -> Work | None:
         default=None,
     )
     return work_of(like) if like is not None else None
+
+
+def _bits(precision: str) -> int:
+    """Of one operand: 16 where the name has no number."""
+    return int("".join(letter for letter in precision if letter.isdigit()) or 16)
 
 
 class Roofs:
@@ -162,31 +182,45 @@ class Roofs:
         self, target: Profile, alike: Sequence[Profile], accelerator: str, work: Work | None = None
     ) -> Bounded | None:
         """What `target` would do there. `alike` are profiles of the same workload: what they say of the work, where
-        `work` is None, and how fast they were seen to do it. None where the work or the accelerator is not known."""
+        `work` is None, and how fast they were seen to do it. None where the accelerator is not known, or the work at
+        the target's batch: how it grows with the batch nobody says."""
         work = work or known_work(target, alike)
-        items = items_of(target, work)
-        bound = self._bound(work, target.precision, accelerator, target.key.devices) if work else None
-        if work is None or bound is None or items is None:
+        if work is None or not _of_batch(work, target):
             return None
+        items = items_of(target, work)
+        bound = self._bound(work, target.precision, accelerator, target.key.devices)
+        if bound is None or items is None:
+            return None
+        most = math.log(items / bound.least) if bound.least else math.inf
         ratios: dict[int, list[tuple[float, str]]] = {}
+        absurd: set[str] = set()
         for other in alike:
             taken = self._ratio(work, other)
-            if taken is not None:
-                ratios.setdefault(self._distance(other.key.accelerator, accelerator), []).append(taken)
+            if taken is None:
+                continue
+            if math.isnan(taken[0]):
+                absurd.add(taken[1])
+                continue
+            ratios.setdefault(self._distance(other.key.accelerator, accelerator), []).append(taken)
+        left_out = ""
+        if absurd:
+            names = ", ".join(sorted(absurd)[:4])
+            left_out = f"; not as on {names}: faster than its data sheet, so it ran something else"
         if not ratios:
-            basis = f"roofline: {bound.by} bound{bound.remark}"
+            basis = f"roofline: {bound.by} bound{bound.remark}{left_out}"
             width = math.hypot(RAW, bound.width)
-            return Bounded(-math.log(bound.seconds / items), width, bound.seconds, bound.by, basis)
+            return Bounded(-math.log(bound.seconds / items), width, bound.seconds, bound.by, basis, most)
         nearest = min(ratios)
         slower = statistics.median(ratio for ratio, _ in ratios[nearest])
-        seconds = bound.seconds * math.exp(slower)
+        seconds = max(bound.seconds * math.exp(slower), bound.least)
         width = (CORRECTED_HERE, CORRECTED_IN_CLASS, CORRECTED_ELSEWHERE)[nearest]
         where = ", ".join(sorted({name for _, name in ratios[nearest]})[:4])
         reached = f"{math.exp(-slower):.2f} of it" if slower > 0 else f"{math.exp(-slower):.1f} times it"
-        basis = f"roofline: {bound.by} bound{bound.remark}, as on {where}, which reached {reached}"
-        return Bounded(
-            -math.log(seconds / items), math.hypot(width, bound.width), seconds, bound.by, basis, math.exp(slower)
-        )
+        if seconds == bound.least:
+            reached += ", and no faster than the data sheet"
+        basis = f"roofline: {bound.by} bound{bound.remark}, as on {where}, which reached {reached}{left_out}"
+        width = math.hypot(width, bound.width)
+        return Bounded(-math.log(seconds / items), width, seconds, bound.by, basis, most, math.exp(slower))
 
     def _distance(self, one: str, other: str) -> int:
         if one == other:
@@ -195,34 +229,48 @@ class Roofs:
         return 1 if a and b and a.device_class == b.device_class else 2
 
     def _ratio(self, work: Work, seen: Profile) -> tuple[float, str] | None:
-        """How much longer one call took than its bound there says, in logarithms."""
+        """How much longer one call took than its bound there says, in logarithms; NaN where that cannot be."""
         if seen.provenance not in SEEN or seen.low_confidence or seen.key.co_located_with:
             return None
-        if work.batch_size and seen.batch_size and seen.batch_size != work.batch_size:
+        if seen.batch_size and seen.batch_size != (work.batch_size or 1):
             return None
         items = items_of(seen, work)
         seconds = seen.busy_seconds
         if seconds is None and seen.throughput and items is not None:
             seconds = items / seen.throughput
         bound = self._bound(work, seen.precision, seen.key.accelerator, seen.key.devices) if seconds else None
-        return None if bound is None or not seconds else (math.log(seconds / bound.seconds), seen.key.accelerator)
+        if bound is None or not seconds:
+            return None
+        if seconds * FASTER_THAN_SHEET < bound.least:
+            return math.nan, seen.key.accelerator
+        return math.log(seconds / bound.seconds), seen.key.accelerator
 
     def _bound(self, work: Work, precision: str, accelerator: str, devices: int) -> _Bound | None:
         entry = self._entries.get(accelerator)
         if entry is None:
             return None
         shares = dict(work.by_precision) or {precision: work.operations or 0.0}
-        compute, sure, remarks = 0.0, True, []
+        compute, least, sure, remarks, unpriced = 0.0, 0.0, True, [], {}
         for name, operations in sorted(shares.items()):
             if not operations:
                 continue
             rate = self._rate(entry, name)
             if rate is None:
-                return None
+                unpriced[name] = operations
+                continue
             compute += operations / rate[0]
+            least += operations / self._sheet(entry, name)
             if rate[1]:
                 remarks.append(rate[1])
                 sure = False
+        if unpriced:
+            widest = self._widest(entry)
+            small = sum(unpriced.values()) < SMALL_PART * sum(shares.values())
+            if widest is None or not small or "fp64" in unpriced:
+                return None
+            compute += sum(unpriced.values()) / (widest[0] * MEASURED_PART)
+            names = ", ".join(unpriced)
+            remarks.append(f"{names}, under {SMALL_PART:.0%} of the operations, as fast as {widest[1]} measured there")
         stream = self._stream(entry)
         if work.bytes_moved and stream is None:
             return None
@@ -237,7 +285,19 @@ class Roofs:
         if not sure and compute >= memory:
             width = math.hypot(width, ASSUMED_PEAK)
         remark = f" ({'; '.join(dict.fromkeys(remarks))})" if remarks and compute >= memory else ""
-        return _Bound(seconds, by, width, remark)
+        if work.bytes_moved and entry.memory_bandwidth:
+            least = max(least, work.bytes_moved / entry.memory_bandwidth)
+        return _Bound(seconds, by, width, remark, least / devices)
+
+    def _sheet(self, entry: Accelerator, precision: str) -> float:
+        """Operations a second that the data sheet allows: of units no wider than the work; infinite where it is silent
+        of them, for narrower work may be faster there than wider work."""
+        wanted = precision.casefold()
+        for name, _ in FROM_PEAKS.get(wanted, ()):
+            peak = entry.peak(name)
+            if peak and _bits(name) <= _bits(wanted):
+                return peak * 1e12
+        return math.inf
 
     def _rate(self, entry: Accelerator, precision: str) -> tuple[float, str] | None:
         """Operations a second that work reaches, and what was assumed for it."""
@@ -255,6 +315,11 @@ class Roofs:
         if wider and wanted != "fp64":
             return wider * MEASURED_PART, f"{wanted or 'unsaid precision'} as fast as fp32 measured there"
         return None
+
+    def _widest(self, entry: Accelerator) -> tuple[float, str] | None:
+        """Operations a second of the widest precision measured there, of two such the slower."""
+        known = [(-_bits(name), rate, name) for (place, name), rate in self._peaks.items() if place == entry.name]
+        return min(known)[1:] if known else None
 
     def _stream(self, entry: Accelerator) -> float | None:
         _, part = PARTS.get(entry.device_class, OTHER_PARTS)

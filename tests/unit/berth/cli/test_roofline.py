@@ -3,11 +3,13 @@
 import hashlib
 import itertools
 import xml.etree.ElementTree as ET
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from berth.cli.commands.profiles_roofline import work_of_call
 from berth.cli.roofline_picture import draw, spread
 from berth.cli.rooflines import Picture, calls_of, picture_of, table
 from berth.v1 import profiles_pb2 as pb
@@ -46,6 +48,24 @@ def test_the_peak_is_that_of_the_precision() -> None:
     peaks = {name: a_picture("H100-SXM", precision=name).roofs[0].peak for name in ("bf16", "fp8", "int8", "fp32")}
     assert peaks == {"bf16": 989, "fp8": 1979, "int8": 1979, "fp32": 494.5}
     assert a_picture("A100-80-SXM", precision="fp8").left_out == ("A100-80-SXM",)
+
+
+def test_the_work_is_that_of_the_batch_that_is_told() -> None:
+    """Of a profile at batch 1 and one at 64, whichever is listed first."""
+    plain: dict[str, Any] = {"workload": "w", "accelerator": "H100-SXM", "devices": 1, "throughput_unit": "samples/s"}
+    one = pb.Profile(throughput=500.0, batch_size=1, operations=1e9, bytes_moved=1e8, **plain)
+    many = pb.Profile(throughput=9000.0, batch_size=64, operations=6.4e10, bytes_moved=2e8, **plain)
+    for own in ([one, many], [many, one]):
+        assert work_of_call(None, None, [many], own) == (6.4e10, 2e8, 64)
+        assert work_of_call(None, 1, [one], own) == (1e9, 1e8, 1)
+        unsaid = pb.Profile(batch_size=64, **plain)
+        assert work_of_call(None, None, [unsaid], own) == (6.4e10, 2e8, 64)
+    assert work_of_call(None, None, [], []) is None
+    given = pb.ProgramAnalysis(operations=5.0, bytes_moved=2.0)
+    assert work_of_call(given, 8, [many], [one]) == (5.0, 2.0, 8)
+    both = [pb.Prediction(profile=each) for each in (one, many)]
+    (point,) = picture_of("w", "bf16", 6.4e10, 2e8, both, [], batch=64).points
+    assert point.tflops == pytest.approx(9.0), "batch 1 has another intensity: no point of this picture"
 
 
 def test_a_roof_that_was_measured_stands_in_for_a_data_sheet() -> None:

@@ -64,7 +64,7 @@ def test_what_the_one_that_speaks_does_not_say_is_the_next_bests_word() -> None:
     spoken = profiles.hear(PREDICTED)
     filled = pb.Profile()
     filled.CopyFrom(PREDICTED)
-    filled.memory_bytes, filled.power_watts, filled.latency_p99_seconds = 60, 300.0, 0.1
+    filled.memory_bytes, filled.power_watts = 60, 300.0
     assert spoken == filled
     assert profiles.fitting() == [filled]
     assert not PREDICTED.HasField("memory_bytes"), "the record itself stays as it was heard"
@@ -86,3 +86,16 @@ def test_what_was_observed_here_speaks_before_what_was_measured_faster_elsewhere
     assert spoken is not None
     assert (spoken.throughput, spoken.provenance) == (40.0, pb.PROVENANCE_OBSERVED)
     assert (spoken.memory_bytes, spoken.power_watts) == (10**9, 60.0)
+
+
+def test_a_latency_is_that_of_the_configuration_whose_speed_speaks() -> None:
+    """5 ms at batch 1 is no latency of the 1000 queries a second at batch 256: no target is held by it."""
+    profiles = Profiles()
+    profiles.hear(a_profile("precision=bf16 batch=1", throughput=50.0, latency_p99_seconds=0.005, memory_bytes=9))
+    fast = a_profile("precision=bf16 batch=256 observed", throughput=1000.0, provenance=pb.PROVENANCE_OBSERVED)
+    spoken = profiles.hear(fast)
+    assert spoken is not None
+    assert (spoken.throughput, spoken.HasField("latency_p99_seconds"), spoken.memory_bytes) == (1000.0, False, 9)
+    spoken = profiles.hear(a_profile("precision=bf16 batch=256", throughput=900.0, latency_p99_seconds=0.3))
+    assert spoken is not None
+    assert (spoken.throughput, spoken.latency_p99_seconds) == (1000.0, 0.3)
