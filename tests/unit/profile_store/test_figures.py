@@ -93,6 +93,21 @@ def test_one_measurement_corrects_all_others_and_narrows_their_interval() -> Non
     assert width["L4"] < width["Gaudi3"]
 
 
+def test_how_well_a_cpu_computes_says_nothing_of_how_soon_a_kernel_starts_elsewhere() -> None:
+    small = replace(WORK, operations=1e9, bytes_moved=1e7, by_precision={"bf16": 1e9})
+    roofs = [
+        a_profile("berth-matmul-bf16", "EPYC", throughput=100.0, throughput_unit="steps/s", precision="bf16",
+                  operations=1e9),
+        a_profile("berth-copy", "EPYC", throughput=100.0, throughput_unit="steps/s", bytes_moved=1e9),
+    ]  # fmt: skip
+    seen = a_profile("bert", "EPYC", throughput=30.0, throughput_unit="queries/s", precision="bf16")
+    before, after = asked(roofs, work=small), asked([*roofs, seen], work=small)
+    assert before["B200"].basis == "roofline: launch bound"
+    assert after["B200"].profile.throughput == before["B200"].profile.throughput
+    # Work that is bound alike is corrected, if less surely.
+    assert "as on EPYC" in asked([*roofs, replace(seen, throughput=0.03)], work=WORK)["B200"].basis
+
+
 def test_what_was_learnt_counts_as_what_was_measured() -> None:
     kept = list(to_keep(list(asked([], work=WORK).values())))
     seen = a_profile("bert", "L4", throughput=9.0, throughput_unit="queries/s", precision="bf16")

@@ -43,6 +43,8 @@ FASTER_THAN_SHEET = 1.1
 """A data sheet rounds, and chips boost: only beyond this a run is not believed to be of the work."""
 SMALL_PART = 0.05
 """Of the operations: so few at precisions of which nothing is known there do not hide what the others say."""
+ELSEWHERE = 2
+"""Distance of an accelerator of another class: the widths above, by distance from 0."""
 BYTES_AN_OPERATION = 1 / 250
 
 FROM_PEAKS: Mapping[str, tuple[tuple[str, float], ...]] = {
@@ -201,7 +203,10 @@ class Roofs:
             if math.isnan(taken[0]):
                 absurd.add(taken[1])
                 continue
-            ratios.setdefault(self._distance(other.key.accelerator, accelerator), []).append(taken)
+            distance = self._distance(other.key.accelerator, accelerator)
+            # How well a CPU computes says nothing of how soon a GPU's kernel starts.
+            if distance < ELSEWHERE or taken[2] == bound.by:
+                ratios.setdefault(distance, []).append(taken[:2])
         left_out = ""
         if absurd:
             names = ", ".join(sorted(absurd)[:4])
@@ -226,10 +231,11 @@ class Roofs:
         if one == other:
             return 0
         a, b = self._entries.get(one), self._entries.get(other)
-        return 1 if a and b and a.device_class == b.device_class else 2
+        return 1 if a and b and a.device_class == b.device_class else ELSEWHERE
 
-    def _ratio(self, work: Work, seen: Profile) -> tuple[float, str] | None:
-        """How much longer one call took than its bound there says, in logarithms; NaN where that cannot be."""
+    def _ratio(self, work: Work, seen: Profile) -> tuple[float, str, str] | None:
+        """How much longer one call took than its bound there says, in logarithms; NaN where that cannot be. Then where,
+        and what bound it."""
         if seen.provenance not in SEEN or seen.low_confidence or seen.key.co_located_with:
             return None
         if seen.batch_size and seen.batch_size != (work.batch_size or 1):
@@ -242,8 +248,8 @@ class Roofs:
         if bound is None or not seconds:
             return None
         if seconds * FASTER_THAN_SHEET < bound.least:
-            return math.nan, seen.key.accelerator
-        return math.log(seconds / bound.seconds), seen.key.accelerator
+            return math.nan, seen.key.accelerator, bound.by
+        return math.log(seconds / bound.seconds), seen.key.accelerator, bound.by
 
     def _bound(self, work: Work, precision: str, accelerator: str, devices: int) -> _Bound | None:
         entry = self._entries.get(accelerator)
