@@ -123,6 +123,14 @@ def test_a_scan_costs_its_body_as_often_as_it_turns() -> None:
     assert longer.bytes_moved == pytest.approx(10 * found.bytes_moved, rel=0.01)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_cumulative_sum_costs_an_operation_an_element(reverse: bool) -> None:
+    found = analysis(lambda x: jax.lax.cumsum(x, axis=1, reverse=reverse), shape(8, 4096))
+    assert found.operations == 8 * 4096
+    whole = analysis(lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (8, 9), (1, 1), "VALID"), shape(8, 9))
+    assert whole.operations == 8 * 9 - 1
+
+
 def test_a_loop_that_the_data_ends_counts_once_and_is_named() -> None:
     def settle(x: Any) -> Any:
         return jax.lax.while_loop(lambda held: jnp.sum(held) < 10.0, lambda held: held @ held, x)
