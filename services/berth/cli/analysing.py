@@ -49,9 +49,11 @@ def analysis_of_model(target: str, batch: int | None) -> tuple[str, pb.ProgramAn
         artefact, _ = _exported(target, (), batch, "")
     else:
         artefact = open_artefact(target, batch=batch).artefact
-    if artefact.analysis is None or artefact.analysis.operations is None:
+    # Of the first of these platforms where it is known: a prediction is asked for accelerators rather than for CPUs.
+    analyses = [artefact.analysis_on(platform) for platform in ("cuda", "rocm", "tpu", "cpu")]
+    found = next((one for one in analyses if one is not None and one.operations is not None), None)
+    if found is None:
         raise InvalidInput.of("model", target, "its format does not say what a call costs: give --analysis FILE")
-    found = artefact.analysis
     fields = {
         "operations": found.operations or None,
         "bytes_moved": found.bytes_moved or None,

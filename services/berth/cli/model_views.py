@@ -1,6 +1,7 @@
 """How a model and what the accelerators make of it are shown.
 
-The JSON is stable: `model` (as model.yaml has it, with `memory_bytes` and `intensity` in `analysis`), `accelerators`,
+The JSON is stable: `model` (as model.yaml has it, with `memory_bytes` and `intensity` in `analysis`
+and in each of `by_platform`), `accelerators`,
 one entry each: `name`, `stack`, `platform` (as OpenXLA names it, or null), `takes`, `reasons`, and `estimate` (null,
 or `seconds`, `calls_per_second`, `bound`, `relative_uncertainty`), `fits_any` and `package` (null or a path). A
 figure that nobody knows is null.
@@ -15,7 +16,7 @@ from berth.cli.output import render_table
 from berth.models import roofline
 from berth.models.artefact import Artefact, Tensor
 from berth.models.documents import artefact_document
-from berth.models.support import PLATFORMS, fits_none, supports
+from berth.models.support import PLATFORMS, analysis_on, fits_none, supports
 
 __all__ = ["accelerator_lines", "artefact_lines", "document"]
 
@@ -26,13 +27,16 @@ _STEPS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "
 def document(artefact: Artefact, accelerators: Sequence[Accelerator], written: Path | None) -> dict[str, Any]:
     """See the module."""
     shown = artefact_document(artefact)
-    if artefact.analysis is not None:
-        shown["analysis"]["memory_bytes"] = artefact.analysis.memory_bytes
-        shown["analysis"]["intensity"] = artefact.analysis.intensity
+    for entry, analysis in [
+        (shown["analysis"], artefact.analysis),
+        *((shown["by_platform"][name], one) for name, one in artefact.by_platform.items()),
+    ]:
+        if analysis is not None:
+            entry["memory_bytes"], entry["intensity"] = analysis.memory_bytes, analysis.intensity
     entries = []
     for one in accelerators:
         reasons = supports(artefact, one)
-        found = roofline.estimate(artefact.analysis, one) if not reasons else None
+        found = roofline.estimate(analysis_on(artefact, one), one) if not reasons else None
         entries.append({
             "name": one.name,
             "stack": one.stack,
@@ -69,6 +73,8 @@ def artefact_lines(artefact: Artefact) -> list[str]:
         calls = ", ".join(f"{name} x {count}" for name, count in sorted(artefact.custom_calls.items()))
         rows.append(["custom calls", calls])
     analysis = artefact.analysis
+    if artefact.by_platform:
+        rows.append(["figures", f"of {artefact.platforms[0]}: the program does other things on other platforms"])
     if analysis is None:
         return render_table([], [*rows, ["one call", f"unknown: {artefact.format} says nothing of its cost"]])
     precisions = ", ".join(f"{_amount(count)} {name}" for name, count in sorted(analysis.by_precision.items()))
@@ -99,7 +105,7 @@ def accelerator_lines(artefact: Artefact, accelerators: Sequence[Accelerator]) -
         if reasons := supports(artefact, one):
             refused.append((one.name, "; ".join(reasons)))
             continue
-        found = roofline.estimate(artefact.analysis, one)
+        found = roofline.estimate(analysis_on(artefact, one), one)
         row = [one.name, one.stack, PLATFORMS.get(one.stack, UNKNOWN)]
         row += [UNKNOWN] * 3 if found is None else [
             _seconds(found.seconds), f"{found.calls_per_second:,.0f}" if found.calls_per_second >= 10

@@ -53,8 +53,10 @@ def fill(document: Mapping[Any, Any], artefact: Artefact) -> Filled:
     )):  # fmt: skip
         put("devices", 1, "one device a copy")
     put("workload", artefact.name, "under the model's name its measured speed is kept")
-    analysis = artefact.analysis
-    memory = None if analysis is None else analysis.memory_bytes
+    # On whichever platform it will run: the most memory, and the first character that is known.
+    analyses = [one for one in (artefact.analysis, *artefact.by_platform.values()) if one is not None]
+    analysis = next((one for one in analyses if one.operations and one.bytes_moved), artefact.analysis)
+    memory = max((one.memory_bytes for one in analyses if one.memory_bytes is not None), default=None)
     has_devices = any(made.get(field) for field in ("devices", "device_fraction", "device_memory_share", "partition"))
     if memory is not None and made.get("members") is None and has_devices:
         instances = model.get("instances")

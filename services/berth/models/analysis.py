@@ -2,12 +2,14 @@
 
 Operations are floating point, and those of whole numbers in matrix products and convolutions; a multiply-add is two.
 An elementwise operation is one an element, and so is a transcendental one (exponential, tanh, ...: XLA's own analysis
-counts those apart). A reduction is one for each element it folds in. Comparing, selecting, moving and converting are
-none. A complex product counts as eight real ones. A sort counts n log2 n, a Fourier transform 5 n log2 n, a Cholesky
-factor n^3 / 3, a triangular solve n^2 for each right side. A custom call counts nothing: nobody knows what it does.
+counts those apart). A reduction is one for each element it folds in, a scan (cumsum) one for each element. Comparing,
+selecting, moving and converting are none. A complex product counts as eight real ones. A sort counts n log2 n, a
+Fourier transform 5 n log2 n, a Cholesky factor n^3 / 3, a triangular solve n^2 for each right side. A custom call
+counts nothing: nobody knows what it does.
 
 A loop counts as often as it turns, where a counter that starts and steps by constants is compared with a constant
-(what lax.scan and lax.fori_loop make); any other counts once and is named. A branch counts as its dearest arm.
+(what lax.scan and lax.fori_loop make); any other counts once and is named. A branch counts as its dearest arm,
+one that is chosen by the platform as that platform's.
 
 Bytes are an estimate of a fused program, none is compiled: elementwise operations that feed each other are one group,
 which reads what comes in once and writes what others use once; a reduction ends a group. Products, convolutions,
@@ -19,14 +21,17 @@ are what groups leave in memory, from where it is made to its last use; a loop's
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from berth.models.artefact import Analysis
 from berth.models.program import Graph, Node, Program, Value, precision_of
 from berth.models.traffic import ARITHMETIC, TRANSCENDENTAL, Traffic
-from berth.models.turns import folded, turns
+from berth.models.turns import chosen, folded, turns
 
 __all__ = ["analyse"]
+
+_INDEX = Value((), "int32")
+"""What the platform's number is, as jax.export gives it."""
 
 
 @dataclass(slots=True)
@@ -51,13 +56,17 @@ class _Cost:
         return math.inf if math.isnan(total) else total
 
 
-def analyse(program: Program, *, skip_inputs: int = 0) -> Analysis:
-    """`skip_inputs`: leading inputs that the runtime gives, such as the platform's number.
+def analyse(program: Program, *, skip_inputs: int = 0, platform: int | None = None) -> Analysis:
+    """`skip_inputs`: leading inputs that the runtime gives, such as the platform's number. `platform`: that number;
+    what is chosen by it is then known, and only that platform's part counts.
 
     Operations, bytes and memory are None where a dimension that they depend on is free.
     """
     walk = _Walk(program.values)
-    cost = walk.graph(program.main, {}, is_main=True)
+    if platform is not None:
+        given = (one for one in program.main.inputs[:skip_inputs] if program.values[one] == _INDEX)
+        walk.platform = dict.fromkeys(given, platform)
+    cost = walk.graph(program.main, walk.platform, is_main=True)
     values = program.values
     inputs = [values[one].bytes for one in program.main.inputs[skip_inputs:]]
     outputs = [values[one].bytes for one in program.main.outputs]
@@ -87,7 +96,9 @@ class _Walk:
         self.unknown = False
         self.constant_bytes = 0
         self.seen: set[int] = set()
-        self.calls: dict[Graph, _Cost] = {}
+        self.calls: dict[tuple[Graph, frozenset[tuple[int, int]]], _Cost] = {}
+        self.platform: dict[int, int] = {}
+        """Values that are the platform's number, in the functions that are being walked."""
 
     def size(self, number: int) -> float:
         found = self.values[number].bytes
@@ -108,9 +119,14 @@ class _Walk:
         cost = _Cost()
         numbers = dict(outer)
         inner: dict[int, float] = {}
-        for position, node in enumerate(graph.nodes):
+        nodes = list(graph.nodes)
+        for position, node in enumerate(nodes):
+            if node.operation == "case" and node.operands[0] in numbers:
+                node = nodes[position] = chosen(node, numbers[node.operands[0]])
             if (number := folded(node, numbers)) is not None:
                 numbers[node.results[0]] = number
+                if node.operation == "case":
+                    self.platform[node.results[0]] = number
             if node.operation == "constant" and not node.sizes.get("splat"):
                 # Written out in several places, it is still one.
                 if id(node.sizes) not in self.seen:
@@ -118,7 +134,7 @@ class _Walk:
                     self.constant_bytes += round(self.size(node.results[0]))
                 continue
             inner[position] = self._node(node, numbers, cost)
-        moved, peak = Traffic(self.size, graph, inner, is_main).figures()
+        moved, peak = Traffic(self.size, replace(graph, nodes=tuple(nodes)), inner, is_main).figures()
         cost.bytes += moved
         cost.peak = peak
         return cost
@@ -140,9 +156,19 @@ class _Walk:
             cost.take(max(arms, key=lambda arm: arm.weight))
             return max(arm.peak for arm in arms)
         if node.operation == "call":
-            made = self.calls.get(node.graphs[0])
+            called = node.graphs[0]
+            told = {
+                inside: self.platform[given]
+                for inside, given in zip(called.inputs, node.operands, strict=True)
+                if given in self.platform
+            }
+            key = called, frozenset(told.items())
+            made = self.calls.get(key)
             if made is None:
-                made = self.calls[node.graphs[0]] = self.graph(node.graphs[0], {})
+                for inside in called.inputs:
+                    self.platform.pop(inside, None)
+                self.platform.update(told)
+                made = self.calls[key] = self.graph(called, told)
             cost.take(made)
             return made.peak
         for precision, count in self._operations(node).items():

@@ -57,7 +57,8 @@ class Analysis:
 class Artefact:
     """`digest`: SHA-256 of the content, in hex. `platforms`: what a jax.export artefact was lowered for, as jax names
     them ("cpu", "cuda", "rocm", "tpu"); empty: any. `custom_calls`: target and how often it stands in the program.
-    `analysis` None: the format says nothing of it.
+    `analysis` None: the format says nothing of it. Where the program does other things on other platforms, it is that
+    of the first of `platforms`, and `by_platform` has each one's; empty: it is the same on all.
     """
 
     name: str
@@ -69,3 +70,8 @@ class Artefact:
     platforms: tuple[str, ...] = ()
     custom_calls: Mapping[str, int] = field(default_factory=dict)
     analysis: Analysis | None = None
+    by_platform: Mapping[str, Analysis] = field(default_factory=dict)
+
+    def analysis_on(self, platform: str | None) -> Analysis | None:
+        """`platform`: as jax names it."""
+        return self.analysis if platform is None else self.by_platform.get(platform, self.analysis)

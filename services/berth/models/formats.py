@@ -96,12 +96,15 @@ def _from_jax(bare: Artefact, content: bytes, source: str, batch: int | None) ->
     names = {at: name for at, name in zip(kept, program.input_names[given:], strict=True) if name}
     free = any(None in shape for _, shape in inputs)
     if free and batch is not None:
-        refined, skip = _refined(exported, batch, source)
-        analysis = analyse(refined, skip_inputs=skip)
+        analysed, skip = _refined(exported, batch, source)
     else:
-        analysis = analyse(program, skip_inputs=given)
+        analysed, skip = program, given
+    # The first of several inputs that the runtime gives is the platform's number.
+    found = [analyse(analysed, skip_inputs=skip, platform=at) for at in range(len(platforms))]
+    differ = any(one != found[0] for one in found)
     return replace(
-        bare, format="jax-export", platforms=platforms, custom_calls=program.custom_calls, analysis=analysis,
+        bare, format="jax-export", platforms=platforms, custom_calls=program.custom_calls, analysis=found[0],
+        by_platform=dict(zip(platforms, found, strict=True)) if differ else {},
         inputs=tuple(Tensor(names.get(at, f"input_{at}"), *one) for at, one in enumerate(inputs)),
         outputs=tuple(Tensor(f"output_{at}", *one) for at, one in enumerate(outputs)),
     )  # fmt: skip

@@ -84,7 +84,7 @@ def read_package(folder: Path, *, batch: int | None = None) -> Opened:
         )
     if batch is not None:
         again = open_artefact(content, name=artefact.name, batch=batch).artefact
-        artefact = replace(artefact, analysis=again.analysis)
+        artefact = replace(artefact, analysis=again.analysis, by_platform=again.by_platform)
     return Opened(artefact, content, in_package=True)
 
 

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from berth.models.program import Graph, Node
 
-__all__ = ["folded", "turns", "unchanged"]
+__all__ = ["chosen", "folded", "turns", "unchanged"]
 
 
 def unchanged(node: Node) -> list[int]:
@@ -16,10 +17,24 @@ def unchanged(node: Node) -> list[int]:
     return [at for at, (given, made) in enumerate(zip(body.inputs, body.outputs, strict=True)) if given == made]
 
 
+def chosen(node: Node, number: int) -> Node:
+    """A `case` of which only that arm is left; a number out of range takes the last one."""
+    if not node.graphs:
+        return node
+    return replace(node, graphs=(node.graphs[number if 0 <= number < len(node.graphs) else -1],))
+
+
 def folded(node: Node, numbers: Mapping[int, int]) -> int | None:
     """The whole number that the node makes; None where it is none or not known before it runs."""
     if node.operation == "constant":
         return node.constant
+    if node.operation == "case" and len(node.graphs) == 1 and node.graphs[0].outputs:
+        # As jax numbers the platforms of a function within another anew.
+        known_there = dict(numbers)
+        for one in node.graphs[0].nodes:
+            if len(node.results) == 1 and (number := folded(one, known_there)) is not None:
+                known_there[one.results[0]] = number
+        return known_there.get(node.graphs[0].outputs[0])
     given = [numbers.get(one) for one in node.operands]
     if not given or any(one is None for one in given):
         return None

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berth.errors import InvalidInput
+from berth.models import formats
 from berth.models.analysis import analyse
 from berth.models.artefact import Analysis
 from berth.models.stablehlo import read_program
@@ -146,6 +147,31 @@ def test_the_dearest_branch_counts() -> None:
         return jax.lax.switch(which, [lambda v: v, lambda v: v @ v, lambda v: v + v], x)
 
     assert analysis(choose, shape(dtype="int32"), shape(8, 8)).operations == 2 * 8**3
+
+
+def by_platform(function: Any, *arguments: Any, batch: int | None = None) -> dict[str, Analysis]:
+    made = exported(function, *arguments, platforms=("cpu", "cuda", "rocm", "tpu"))
+    return dict(formats.read(bytes(made.serialize()), "m", "m", batch).by_platform)
+
+
+def dispatched(x: Any) -> Any:
+    other = jax.lax.platform_dependent(x, tpu=lambda v: v @ v, default=lambda v: v + v)
+    return jax.lax.fori_loop(0, 3, lambda _, held: held @ held, other)
+
+
+def test_what_the_platform_chooses_counts_as_that_platforms_arm() -> None:
+    found = by_platform(dispatched, shape(8, 8))
+    assert found["tpu"].by_precision == {"fp32": 4 * 2 * 8**3}
+    assert found["cpu"] == found["cuda"] == found["rocm"]
+    assert found["cuda"].by_precision == {"fp32": 3 * 2 * 8**3 + 64}
+    assert by_platform(lambda x: x @ x, shape(8, 8)) == {}
+
+
+def test_a_free_dimension_leaves_the_platforms_choice_known() -> None:
+    free = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 8, 8"), "float32")
+    found = by_platform(dispatched, free, batch=2)
+    assert found["tpu"].operations == 2 * 4 * 2 * 8**3
+    assert found["cuda"].operations == 2 * (3 * 2 * 8**3 + 64)
 
 
 def test_precisions_are_told_apart_and_whole_numbers_count_in_products_only() -> None:

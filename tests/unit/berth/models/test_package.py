@@ -9,6 +9,7 @@ import yaml
 
 from berth.errors import InvalidInput
 from berth.models import formats
+from berth.models.artefact import Analysis
 from berth.models.artefact_file import open_artefact
 from berth.models.package import read_package, write_package
 from tests.unit.berth.models.builders import onnx_bytes
@@ -21,6 +22,16 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert (found.artefact, found.in_package) == (artefact, True)
     assert found.content.read_bytes() == onnx_bytes(4)
     assert [one.name for one in (tmp_path / "deep").iterdir()] == ["package"]
+
+
+def test_each_platforms_own_analysis_is_written_and_read_back(tmp_path: Path) -> None:
+    bare = formats.read(onnx_bytes(4), "chat", "chat")
+    costs = {"cpu": Analysis(1.0, 2.0, {"fp32": 1.0}), "cuda": Analysis(3.0, 4.0, {"fp32": 3.0})}
+    artefact = replace(bare, platforms=("cpu", "cuda"), by_platform=costs)
+    write_package(tmp_path / "p", artefact, onnx_bytes(4))
+    assert read_package(tmp_path / "p").artefact == artefact
+    assert artefact.analysis_on("cuda") == costs["cuda"]
+    assert artefact.analysis_on("tpu") == bare.analysis
 
 
 def test_a_folder_is_packed_too(tmp_path: Path) -> None:
@@ -54,6 +65,8 @@ def test_nothing_is_left_where_it_cannot_be_written(tmp_path: Path) -> None:
         ({"inputs": [{"name": "x"}]}, "inputs"),
         ({"analysis": {"operations": float("nan")}}, "operations"),
         ({"analysis": {"constant_bytes": -1}}, "constant_bytes"),
+        ({"by_platform": {"cuda": {"operations": 1}}}, "by_platform"),
+        ({"platforms": ["cuda"], "by_platform": {"cuda": {"operations": -1}}}, "by_platform.cuda.operations"),
         ({"custom_calls": ["a"]}, "custom_calls"),
         ({"surprise": 1}, "surprise"),
     ],

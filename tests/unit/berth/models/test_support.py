@@ -1,5 +1,7 @@
 """Which accelerator takes a program, with the reason where it does not."""
 
+from dataclasses import replace
+
 import pytest
 
 from berth import catalogue
@@ -77,6 +79,13 @@ def test_a_model_larger_than_the_device_says_both_sizes() -> None:
     assert not fits_none(made(analysis=large), catalogue.load())
     vast = Analysis(1e9, 1e7, {"bf16": 1e9}, 10**15, 1, 1, 1)
     assert fits_none(made(analysis=vast), catalogue.load())
+
+
+def test_each_accelerator_is_judged_by_its_own_platforms_part() -> None:
+    vast = Analysis(1e9, 1e7, {"bf16": 1e9}, 10**15, 1, 1, 1)
+    artefact = replace(made(), by_platform={"cpu": SMALL, "cuda": vast, "rocm": SMALL, "tpu": SMALL})
+    assert "with headroom" in supports(artefact, entry("H100-SXM"))[0]
+    assert supports(artefact, entry("MI300X")) == ()
 
 
 def test_a_precision_that_the_chip_lacks_is_named() -> None:
