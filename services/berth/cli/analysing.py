@@ -53,6 +53,9 @@ def analysis_of_model(target: str, batch: int | None) -> tuple[str, pb.ProgramAn
     analyses = [artefact.analysis_on(platform) for platform in ("cuda", "rocm", "tpu", "cpu")]
     found = next((one for one in analyses if one is not None and one.operations is not None), None)
     if found is None:
+        calls = dict.fromkeys(call for one in analyses if one is not None for call in one.uncounted_calls)
+        if calls:
+            raise InvalidInput.of("model", target, f"nobody counts {', '.join(calls)} in it: give --analysis FILE")
         raise InvalidInput.of("model", target, "its format does not say what a call costs: give --analysis FILE")
     fields = {
         "operations": found.operations or None,

@@ -87,7 +87,9 @@ def artefact_lines(artefact: Artefact) -> list[str]:
             f" (weights {_amount(analysis.constant_bytes)}B, inputs {_amount(analysis.argument_bytes)}B,"
             f" outputs {_amount(analysis.output_bytes)}B, temporaries {_amount(analysis.temporary_bytes)}B)"],
     ]  # fmt: skip
-    if analysis.operations is None:
+    if analysis.uncounted_calls:
+        rows.append(["unknown", f"nobody counts what these do: {', '.join(analysis.uncounted_calls)}"])
+    elif analysis.operations is None:
         if any(None in one.shape for one in artefact.inputs):
             rows.append(["unknown", "a dimension is free: say its size with --batch"])
         else:

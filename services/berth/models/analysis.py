@@ -4,8 +4,8 @@ Operations are floating point, and those of whole numbers in matrix products and
 An elementwise operation is one an element, and so is a transcendental one (exponential, tanh, ...: XLA's own analysis
 counts those apart). A reduction is one for each element it folds in, a scan (cumsum) one for each element. Comparing,
 selecting, moving and converting are none. A complex product counts as eight real ones. A sort counts n log2 n, a
-Fourier transform 5 n log2 n, a Cholesky factor n^3 / 3, a triangular solve n^2 for each right side. A custom call
-counts nothing: nobody knows what it does.
+Fourier transform 5 n log2 n, a Cholesky factor n^3 / 3, a triangular solve n^2 for each right side. Where a
+custom call is reached the figures are unknown, for nobody knows what it does.
 
 A loop counts as often as it turns, where a counter that starts and steps by constants is compared with a constant
 (what lax.scan and lax.fori_loop make); any other counts once and is named. A branch counts as its dearest arm,
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 
 from berth.models.artefact import Analysis
 from berth.models.program import Graph, Node, Program, Value, precision_of
-from berth.models.traffic import ARITHMETIC, TRANSCENDENTAL, Traffic
+from berth.models.traffic import ARITHMETIC, KNOWN_CALLS, TRANSCENDENTAL, Traffic
 from berth.models.turns import chosen, folded, turns
 
 __all__ = ["analyse"]
@@ -60,7 +60,7 @@ def analyse(program: Program, *, skip_inputs: int = 0, platform: int | None = No
     """`skip_inputs`: leading inputs that the runtime gives, such as the platform's number. `platform`: that number;
     what is chosen by it is then known, and only that platform's part counts.
 
-    Operations, bytes and memory are None where a dimension that they depend on is free.
+    Operations, bytes and memory are None where a dimension that they depend on is free, or a custom call is reached.
     """
     walk = _Walk(program.values)
     if platform is not None:
@@ -82,6 +82,7 @@ def analyse(program: Program, *, skip_inputs: int = 0, platform: int | None = No
         output_bytes=_sum(outputs),
         temporary_bytes=None if math.isnan(cost.peak) or walk.unknown else round(cost.peak),
         unknown_loops=tuple(dict.fromkeys(cost.loops)),
+        uncounted_calls=tuple(walk.uncounted),
     )
 
 
@@ -94,6 +95,7 @@ class _Walk:
     def __init__(self, values: Mapping[int, Value]) -> None:
         self.values = values
         self.unknown = False
+        self.uncounted: dict[str, None] = {}
         self.constant_bytes = 0
         self.seen: set[int] = set()
         self.calls: dict[tuple[Graph, frozenset[tuple[int, int]]], _Cost] = {}
@@ -171,6 +173,9 @@ class _Walk:
                 made = self.calls[key] = self.graph(called, told)
             cost.take(made)
             return made.peak
+        if node.operation == "custom_call" and node.place not in KNOWN_CALLS:
+            self.unknown = True
+            self.uncounted[node.place] = None
         for precision, count in self._operations(node).items():
             cost.operations[precision] += count  # type: ignore[assignment]
         return 0.0

@@ -26,7 +26,8 @@ class Analysis:
     `operations`: floating point operations, a multiply-add counts two, loops as often as they run; `by_precision`: the
     same by the precision of the operands ("fp32", "bf16", "fp8", "int8"). `bytes_moved`: to and from memory, each
     operand and result of a fused group once. The memory figures are bytes held at the same time. `unknown_loops` are
-    the places of loops whose number of turns the program decides as it runs: each is counted once.
+    the places of loops whose number of turns the program decides as it runs: each is counted once. `uncounted_calls`:
+    custom calls that it reaches and nobody can count; then operations, bytes and temporaries are None.
     """
 
     operations: float | None
@@ -37,6 +38,7 @@ class Analysis:
     output_bytes: int | None = None
     temporary_bytes: int | None = None
     unknown_loops: tuple[str, ...] = ()
+    uncounted_calls: tuple[str, ...] = ()
 
     @property
     def memory_bytes(self) -> int | None:

@@ -14,6 +14,7 @@ FIELDS = ("name", "format", "file", "digest", "content_bytes", "inputs", "output
           "analysis", "by_platform", "berth")  # fmt: skip
 HEX = frozenset("0123456789abcdef")
 _BYTES = ("constant_bytes", "argument_bytes", "output_bytes", "temporary_bytes")
+_PLACES = ("unknown_loops", "uncounted_calls")
 
 
 def artefact_document(artefact: Artefact) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def artefact_document(artefact: Artefact) -> dict[str, Any]:
         return [{"name": one.name, "dtype": one.dtype, "shape": list(one.shape)} for one in given]
 
     def costs(given: Analysis) -> dict[str, Any]:
-        return {**asdict(given), "unknown_loops": list(given.unknown_loops)}
+        return {**asdict(given), **{name: list(getattr(given, name)) for name in _PLACES}}
 
     return {
         "name": artefact.name,
@@ -119,7 +120,7 @@ class _Reader:
     def _analysis(self, field: str, given: Any) -> Analysis | None:
         if given is None:
             return None
-        known = ("operations", "bytes_moved", "by_precision", *_BYTES, "unknown_loops")
+        known = ("operations", "bytes_moved", "by_precision", *_BYTES, *_PLACES)
         if not isinstance(given, Mapping) or any(name not in known for name in given):
             self.fail(field, given, f"write a mapping with {', '.join(known)}")
             return None
@@ -131,19 +132,22 @@ class _Reader:
             if given.get(name) is not None and not _is_size(given[name]):
                 self.fail(f"{field}.{name}", given[name], "write a whole number, 0 or more, or null")
                 return None
-        shares, loops = given.get("by_precision") or {}, given.get("unknown_loops") or []
+        shares = given.get("by_precision") or {}
+        places = {name: given.get(name) or [] for name in _PLACES}
         if not isinstance(shares, Mapping) or not all(_is_amount(one) for one in shares.values()):
             self.fail(f"{field}.by_precision", shares, "write a mapping of precisions to numbers")
             return None
-        if not isinstance(loops, list) or not all(isinstance(one, str) for one in loops):
-            self.fail(f"{field}.unknown_loops", loops, "write a list of texts")
-            return None
+        for name, one in places.items():
+            if not isinstance(one, list) or not all(isinstance(text, str) for text in one):
+                self.fail(f"{field}.{name}", one, "write a list of texts")
+                return None
         return Analysis(
             operations=_number(given.get("operations")),
             bytes_moved=_number(given.get("bytes_moved")),
             by_precision={str(name): float(count) for name, count in shares.items()},
             **{name: given.get(name) for name in _BYTES},
-            unknown_loops=tuple(loops),
+            unknown_loops=tuple(places["unknown_loops"]),
+            uncounted_calls=tuple(places["uncounted_calls"]),
         )
 
 

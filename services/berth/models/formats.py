@@ -66,7 +66,7 @@ def _from_onnx(bare: Artefact, content: bytes, batch: int | None) -> Artefact:
     if model.opaque:
         found = Analysis(
             operations=None, bytes_moved=None, constant_bytes=found.constant_bytes,
-            argument_bytes=found.argument_bytes, output_bytes=found.output_bytes,
+            argument_bytes=found.argument_bytes, output_bytes=found.output_bytes, uncounted_calls=model.opaque,
         )  # fmt: skip
     return replace(
         bare, format="onnx", inputs=model.inputs, outputs=model.outputs, custom_calls=model.program.custom_calls,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from berth.models.program import Graph, Node
 from berth.models.turns import unchanged
 
-__all__ = ["ARITHMETIC", "NEUTRAL_CALLS", "TRANSCENDENTAL", "Traffic"]
+__all__ = ["ARITHMETIC", "KNOWN_CALLS", "TRANSCENDENTAL", "Traffic"]
 
 TRANSCENDENTAL = frozenset([
     "exponential", "exponential_minus_one", "log", "log_plus_one", "sqrt", "rsqrt", "cbrt", "power", "sine", "cosine",
@@ -25,7 +25,13 @@ _LIGHT = frozenset([
     "shift_right_arithmetic", "popcnt", "count_leading_zeros", "map", "dynamic_iota", "dynamic_pad",
     "get_tuple_element", "tuple", "sharding_constraint", "reduce", "create_token", "after_all",
 ])  # fmt: skip
-NEUTRAL_CALLS = frozenset(["Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "annotate_device_placement"])
+NEUTRAL_CALLS = frozenset(["Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "annotate_device_placement",
+                           "shape_assertion"])  # fmt: skip
+KNOWN_CALLS = NEUTRAL_CALLS | frozenset([
+    "ApproxTopK", "cu_threefry2x32_ffi", "hip_threefry2x32_ffi", "cu_threefry2x32", "hip_threefry2x32",
+    "cu_lu_pivots_to_permutation", "hip_lu_pivots_to_permutation",
+])  # fmt: skip
+"""Custom calls without floating operations: they compare, or work on whole numbers."""
 
 
 class Traffic:

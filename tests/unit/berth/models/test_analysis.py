@@ -244,3 +244,15 @@ def test_a_free_dimension_leaves_the_cost_unknown() -> None:
 
 def test_custom_calls_are_counted() -> None:
     assert program(jnp.linalg.cholesky, shape(8, 8)).custom_calls == {"lapack_spotrf_ffi": 1}
+
+
+def test_a_custom_call_that_is_reached_leaves_the_cost_unknown() -> None:
+    found = analysis(lambda x: jnp.linalg.cholesky(x) @ x, shape(8, 8))
+    assert (found.operations, found.bytes_moved, found.temporary_bytes, found.memory_bytes) == (None, None, None, None)
+    assert (found.uncounted_calls, found.output_bytes) == (("lapack_spotrf_ffi",), 256)
+    everywhere = by_platform(jnp.linalg.cholesky, shape(8, 8))
+    assert everywhere["cuda"].uncounted_calls == ("cusolver_potrf_ffi",)
+    assert everywhere["tpu"].uncounted_calls == ()
+    assert everywhere["tpu"].operations
+    compared = analysis(lambda x: jax.lax.approx_max_k(x, 4)[0] * 2, shape(8, 64))
+    assert (compared.operations, compared.uncounted_calls) == (8 * 4, ())
