@@ -74,7 +74,10 @@ class Traffic:
         for value in stored:
             maker = self.maker[value]
             written += self._written(nodes[maker], value)
-        return sum(reads.values()) + written, self._peak(stored)
+        # A group that leaves nothing in memory is views alone, taken along by what reads through them.
+        made = {self._find(self.maker[value]) for value in stored}
+        read = sum(size for (group, _), size in reads.items() if group < 0 or group in made)
+        return read + written, self._peak(stored)
 
     def _light_reads(
         self, position: int, node: Node, reads: dict[tuple[int, int], float], stored: dict[int, int]
@@ -90,9 +93,14 @@ class Traffic:
                 continue
             size = self.size(operand)
             if node.operation in _PARTS:
-                size = min(size, self.size(node.results[0]))
-            reads[group, operand] = max(reads.get((group, operand), 0.0), size)
+                size = min(size, sum(self.size(one) for one in node.results))
+            self._read(reads, group, operand, size)
             self._store(operand, position, stored)
+
+    def _read(self, reads: dict[tuple[int, int], float], group: int, value: int, size: float) -> None:
+        """Parts of one value are taken to be others each, up to the whole of it."""
+        whole = max(self.size(value), size)
+        reads[group, value] = min(reads.get((group, value), 0.0) + size, whole)
 
     def _heavy_reads(
         self, position: int, node: Node, reads: dict[tuple[int, int], float], stored: dict[int, int]
@@ -109,7 +117,7 @@ class Traffic:
                 size = min(size, self.size(node.results[0]))
             if node.operation in ("dynamic_update_slice", "scatter") and operand == node.operands[0]:
                 size = 0.0
-            reads[-1 - position, root] = max(reads.get((-1 - position, root), 0.0), size)
+            self._read(reads, -1 - position, root, size)
         for value in node.results:
             self._store(value, position, stored)
 

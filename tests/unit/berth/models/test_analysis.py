@@ -256,3 +256,38 @@ def test_a_custom_call_that_is_reached_leaves_the_cost_unknown() -> None:
     assert everywhere["tpu"].operations
     compared = analysis(lambda x: jax.lax.approx_max_k(x, 4)[0] * 2, shape(8, 64))
     assert (compared.operations, compared.uncounted_calls) == (8 * 4, ())
+
+
+def test_several_parts_of_a_tensor_are_read_each_and_the_whole_once() -> None:
+    rows = analysis(lambda x: sum(x[at] for at in range(6)), shape(8, 1000))
+    assert rows.bytes_moved == 4 * (6 * 1000 + 1000)
+    halves = analysis(lambda x: x[:, :32] @ x[:, 32:].T, shape(16, 64))
+    assert halves.bytes_moved == 4 * (16 * 64 + 16 * 16)
+    again = analysis(lambda x: x[1:] * x[:-1] + x[1:], shape(1000))
+    assert again.bytes_moved == 4 * (1000 + 999)
+    square = analysis(lambda x: x @ x.T, shape(16, 64))
+    assert square.bytes_moved == 4 * (16 * 64 + 16 * 16)
+
+
+def onnx_analysis(nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], **constants: Any) -> Analysis:
+    """Of a model of these operators; shapes of inputs and outputs by name, all float32."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensors = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name, sizes in given.items()]
+        for given in (inputs, outputs)
+    ]
+    held = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", *tensors, held)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    found = formats.read(made.SerializeToString(), "m", "m.onnx").analysis
+    assert found is not None
+    return found
+
+
+def test_a_split_reads_all_of_its_parts() -> None:
+    from onnx import helper
+
+    split = helper.make_node("Split", ["x"], ["a", "b"], axis=0, num_outputs=2)
+    add = helper.make_node("Add", ["a", "b"], ["y"])
+    assert onnx_analysis([split, add], {"x": [20, 50]}, {"y": [10, 50]}).bytes_moved == 4 * (1000 + 500)
