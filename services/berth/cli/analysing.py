@@ -7,7 +7,8 @@ from a model: a package, an artefact's file, or module:function.
 """
 
 import json
-import math
+import reprlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,10 @@ def analysis_from(fields: Mapping[str, Any]) -> pb.ProgramAnalysis:
 def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidInput.of(f"analysis.{name}", value, "a number; leave it out where it is unknown")
+    # math.isfinite raises on a whole number beyond a float.
+    most = sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -most <= value <= most:
+        raise InvalidInput.of(
+            f"analysis.{name}", reprlib.repr(value), "a finite number; leave it out where it is unknown"
+        )
     return float(value)

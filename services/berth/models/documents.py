@@ -1,6 +1,7 @@
 """An artefact as a document, in model.yaml and `-o json`, and back: every field checked."""
 
-import math
+import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -55,13 +56,19 @@ class _Reader:
         self.errors: list[FieldError] = []
 
     def fail(self, field: str, value: object, remedy: str) -> None:
-        self.errors.append(FieldError(f"{self.source}: {field}", str(value), f"{remedy}; or write the package again"))
+        # A few lines of YAML can mean a value of gigabytes: only its beginning is ever written out.
+        shown = value[:200] if isinstance(value, str) else reprlib.repr(value)
+        self.errors.append(FieldError(f"{self.source}: {field[:200]}", shown, f"{remedy}; or write the package again"))
 
     def artefact(self) -> Artefact:
         document = self.document
         for name in document:
             if name not in FIELDS:
-                self.fail(str(name), document[name], f"unknown field; known: {', '.join(FIELDS)}")
+                self.fail(
+                    name if isinstance(name, str) else reprlib.repr(name),
+                    document[name],
+                    f"unknown field; known: {', '.join(FIELDS)}",
+                )
         self._holds("name", lambda value: isinstance(value, str) and 0 < len(value) <= 255, "write a name")
         self._holds("format", lambda value: value in FORMATS, f"write one of: {', '.join(FORMATS)}")
         self._holds(
@@ -156,7 +163,8 @@ def _is_size(value: object) -> bool:
 
 
 def _is_amount(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    # math.isfinite raises on a whole number beyond a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _number(value: object) -> float | None:
