@@ -2,7 +2,8 @@
 
 The JSON is stable: `model` (as model.yaml has it, with `memory_bytes` and `intensity` in `analysis`
 and in each of `by_platform`), `accelerators`,
-one entry each: `name`, `stack`, `platform` (as OpenXLA names it, or null), `takes`, `reasons`, and `estimate` (null,
+one entry each: `name`, `stack`, `platform` (as OpenXLA names it, or null), `takes`, `reasons`, `widened` (precisions
+that are reckoned at the peak of a wider one, and that one), and `estimate` (null,
 or `seconds`, `calls_per_second`, `bound`, `relative_uncertainty`), `fits_any` and `package` (null or a path). A
 figure that nobody knows is null.
 """
@@ -43,6 +44,7 @@ def document(artefact: Artefact, accelerators: Sequence[Accelerator], written: P
             "platform": PLATFORMS.get(one.stack),
             "takes": not reasons,
             "reasons": list(reasons),
+            "widened": roofline.widened(analysis_on(artefact, one), one),
             "estimate": None if found is None else {
                 "seconds": found.seconds,
                 "calls_per_second": found.calls_per_second,
@@ -103,11 +105,14 @@ def accelerator_lines(artefact: Artefact, accelerators: Sequence[Accelerator]) -
     """A line each: those that take it first, the fastest of them on top; below, why the others do not."""
     taken: list[tuple[float, list[str]]] = []
     refused: list[tuple[str, str]] = []
+    widened: dict[tuple[str, str], list[str]] = {}
     for one in accelerators:
         if reasons := supports(artefact, one):
             refused.append((one.name, "; ".join(reasons)))
             continue
         found = roofline.estimate(analysis_on(artefact, one), one)
+        for pair in roofline.widened(analysis_on(artefact, one), one).items():
+            widened.setdefault(pair, []).append(one.name)
         row = [one.name, one.stack, PLATFORMS.get(one.stack, UNKNOWN)]
         row += [UNKNOWN] * 3 if found is None else [
             _seconds(found.seconds), f"{found.calls_per_second:,.0f}" if found.calls_per_second >= 10
@@ -116,9 +121,11 @@ def accelerator_lines(artefact: Artefact, accelerators: Sequence[Accelerator]) -
         taken.append((float("inf") if found is None else found.seconds, row))
     lines: list[str] = []
     if taken:
-        titles = ["ACCELERATOR", "STACK", "PLATFORM", "AT BEST A CALL", "CALLS/S", "BOUND BY"]
+        titles = ["ACCELERATOR", "STACK", "PLATFORM", "ESTIMATE A CALL", "CALLS/S", "BOUND BY"]
         rows = [row for _, row in sorted(taken, key=lambda pair: pair[0])]
         lines += render_table(titles, rows, right=[False, False, False, True, True])
+    for (precision, wider), names in widened.items():
+        lines.append(f"{precision} widened to {wider}, for no peak of its own is known: {', '.join(names)}")
     if refused:
         lines += ["", "not on:"] if lines else ["not on:"]
         lines += [f"  {line}" for line in render_table([], [list(one) for one in refused])]
