@@ -93,7 +93,10 @@ def artefact_lines(artefact: Artefact) -> list[str]:
         rows.append(["unknown", f"nobody counts what these do: {', '.join(analysis.uncounted_calls)}"])
     elif analysis.operations is None:
         if any(None in one.shape for one in artefact.inputs):
-            rows.append(["unknown", "a dimension is free: say its size with --batch"])
+            remedy = (
+                "write its size into the program" if artefact.format == "stablehlo" else "say its size with --batch"
+            )
+            rows.append(["unknown", f"a dimension is free: {remedy}"])
         else:
             rows.append(["unknown", "it has operators whose cost nobody counts"])
     if analysis.unknown_loops:

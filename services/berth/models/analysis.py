@@ -3,9 +3,9 @@
 Operations are floating point, and those of whole numbers in matrix products and convolutions; a multiply-add is two.
 An elementwise operation is one an element, and so is a transcendental one (exponential, tanh, ...: XLA's own analysis
 counts those apart). A reduction is one for each element it folds in, a scan (cumsum) one for each element. Comparing,
-selecting, moving and converting are none. A complex product counts as eight real ones. A sort counts n log2 n, a
-Fourier transform 5 n log2 n, a Cholesky factor n^3 / 3, a triangular solve n^2 for each right side. Where a
-custom call is reached the figures are unknown, for nobody knows what it does.
+selecting, moving and converting are none. A complex product counts as eight real ones. A sort counts log2 of the sorted
+axis for each element, a Fourier transform 5 n log2 n, a Cholesky factor n^3 / 3, a triangular solve n^2 for each right
+side. Where a custom call is reached the figures are unknown, for nobody knows what it does.
 
 A loop counts as often as it turns, where a counter that starts and steps by constants is compared with a constant
 (what lax.scan and lax.fori_loop make); any other counts once and is named. A branch counts as its dearest arm,
@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from berth.models.artefact import Analysis
-from berth.models.program import Graph, Node, Program, Value, precision_of
+from berth.models.program import Graph, Node, Program, Value, bits_of, precision_of
 from berth.models.traffic import ARITHMETIC, KNOWN_CALLS, TRANSCENDENTAL, Traffic
 from berth.models.turns import chosen, folded, turns
 
@@ -184,10 +184,11 @@ class _Walk:
         name = node.operation
         if not node.results or not node.operands:
             return {}
-        left, result = self.values[node.operands[0]], node.results[0]
-        precision = precision_of(left.dtype)
-        floating = _is_floating(left.dtype)
-        complex_factor = 4.0 if left.dtype.startswith("complex") else 1.0
+        result = node.results[0]
+        dtype = self._dtype(node)
+        precision = precision_of(dtype)
+        floating = _is_floating(dtype)
+        complex_factor = 4.0 if dtype.startswith("complex") else 1.0
         count = 0.0
         if name in ("dot_general", "dot"):
             count = 2 * self.elements(result) * node.sizes["contracted"] * complex_factor
@@ -209,8 +210,8 @@ class _Walk:
         elif name == "map":
             count = self.elements(result) * self._body(node)
         elif name == "sort":
-            length = self.elements(node.operands[0])
-            count = length * math.log2(length) if length > 1 else 0.0
+            length = node.sizes["sorted"]
+            count = self.elements(node.operands[0]) * math.log2(length) if length > 1 else 0.0
         elif name == "fft":
             length = node.sizes["length"]
             count = 5 * self.elements(result) * math.log2(length) if length > 1 else 0.0
@@ -226,10 +227,18 @@ class _Walk:
             else ({precision: count} if floating and count else {})
         )
 
+    def _dtype(self, node: Node) -> str:
+        """In which it computes: of a product the wider of both sides', floating before whole numbers."""
+        sides = [self.values[node.operands[0]].dtype]
+        right = int(node.sizes.get("right", 1))
+        if node.operation in ("dot_general", "dot", "convolution") and right < len(node.operands):
+            sides.append(self.values[node.operands[right]].dtype)
+        return max(sides, key=lambda dtype: (_is_floating(dtype), bits_of(dtype) or 0))
+
     def _body(self, node: Node) -> float:
         """Floating operations of one turn of a reduction's body: none where it takes whole numbers."""
         if not node.graphs:
-            return 0.0
+            return node.sizes.get("body", 0.0)
         return float(sum(
             one.operation in ARITHMETIC or one.operation in TRANSCENDENTAL
             for one in node.graphs[0].nodes

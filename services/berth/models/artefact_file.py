@@ -158,6 +158,8 @@ def _open_folder(folder: Path, name: str, batch: int | None) -> Opened:
 
         return read_package(folder, batch=batch)
     if (folder / CONFIGURATION).is_file():
+        if batch is not None:
+            raise InvalidInput.of("batch", batch, "a Triton model folder says nothing of its cost: leave --batch out")
         given, inputs, outputs = read_folder(folder)
         size = sum(one.stat().st_size for one in _files(folder))
         made = Artefact(name or given, "triton", digest_of(folder), size, inputs, outputs)

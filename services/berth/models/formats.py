@@ -23,6 +23,9 @@ def read(content: bytes, name: str, source: str, batch: int | None = None) -> Ar
     """The artefact. Raises InvalidInput; on some broken bytes the process ends."""
     bare = Artefact(name, "", hashlib.sha256(content).hexdigest(), len(content))
     if content.startswith(BYTECODE) or _is_mlir_text(content):
+        if batch is not None:
+            remedy = "it is not applied to StableHLO: leave it out, and write the sizes into the program"
+            raise InvalidInput.of("batch", batch, remedy)
         return _from_program(bare, read_program(content))
     # ONNX begins with its version of the format, field 1 of the message, which no flat buffer of jax.export does.
     if source.endswith(".onnx") or (content[:1] == b"\x08" and 1 <= content[1] <= 64):
@@ -95,7 +98,10 @@ def _from_jax(bare: Artefact, content: bytes, source: str, batch: int | None) ->
         raise InvalidInput.of("file", source, "broken: its signature and its program do not agree; export it again")
     names = {at: name for at, name in zip(kept, program.input_names[given:], strict=True) if name}
     free = any(None in shape for _, shape in inputs)
-    if free and batch is not None:
+    if batch is not None and not free:
+        remedy = "no input has a free dimension: leave --batch out, or export it with one, such as float32[b,8]"
+        raise InvalidInput.of("batch", batch, remedy)
+    if batch is not None:
         analysed, skip = _refined(exported, batch, source)
     else:
         analysed, skip = program, given

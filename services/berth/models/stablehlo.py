@@ -339,6 +339,12 @@ def _transform(view: Any, shapes: Sequence[Value], result: Value) -> dict[str, f
     return {"length": _product(int(one) for one in view.operation.attributes["fft_length"])}
 
 
+def _sorted(view: Any, shapes: Sequence[Value], result: Value) -> dict[str, float]:
+    shape, attributes = shapes[0].shape, view.operation.attributes
+    axis = int(attributes["dimension"]) if "dimension" in attributes else -1
+    return {"sorted": _product([shape[axis]] if shape else [])}
+
+
 def _left_side(view: Any, shapes: Sequence[Value], result: Value) -> dict[str, float]:
     return {"order": _product(shapes[0].shape[-1:])}
 
@@ -358,6 +364,7 @@ _SIZES: dict[str, Callable[[Any, Sequence[Value], Value], dict[str, float]]] = {
     "reduce_window": _reduced_window,
     "select_and_scatter": _window,
     "fft": _transform,
+    "sort": _sorted,
     "triangular_solve": _left_side,
     "cholesky": _left_side,
 }

@@ -16,7 +16,7 @@ from berth.models import formats
 from berth.models.analysis import analyse
 from berth.models.artefact import Analysis
 from berth.models.stablehlo import read_program
-from tests.unit.berth.models.builders import analysis, exported, program, shape
+from tests.unit.berth.models.builders import analysis, exported, onnx_bytes, program, shape
 
 
 def perceptron(x: Any, up: Any, down: Any) -> Any:
@@ -42,7 +42,7 @@ LOOP_FREE: list[tuple[Any, Sequence[Any]]] = [
     (convolution, (shape(4, 32, 32, 8), shape(3, 3, 8, 16))),
     (pooling, (shape(4, 32, 32, 8),)),
     (attention, (shape(64, 32), shape(96, 32), shape(96, 16))),
-    (lambda x: jnp.sort(x), (shape(64, 64),)),
+    (lambda x: jnp.sort(x), (shape(4096),)),
     (lambda a, b: jnp.einsum("bij,bjk->bik", a, b).sum(), (shape(3, 20, 30), shape(3, 30, 10))),
 ]
 
@@ -291,3 +291,65 @@ def test_a_split_reads_all_of_its_parts() -> None:
     split = helper.make_node("Split", ["x"], ["a", "b"], axis=0, num_outputs=2)
     add = helper.make_node("Add", ["a", "b"], ["y"])
     assert onnx_analysis([split, add], {"x": [20, 50]}, {"y": [10, 50]}).bytes_moved == 4 * (1000 + 500)
+
+
+def test_pools_and_reductions_of_onnx_count() -> None:
+    from onnx import helper
+
+    image = {"x": [1, 3, 8, 8]}
+    pool = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2])
+    assert onnx_analysis([pool], image, {"y": [1, 3, 4, 4]}).operations == 3 * 16 * 3
+    whole = helper.make_node("GlobalAveragePool", ["x"], ["y"])
+    assert onnx_analysis([whole], image, {"y": [1, 3, 1, 1]}).operations == 3 * 63
+    total = helper.make_node("ReduceMax", ["x"], ["y"], keepdims=1)
+    assert onnx_analysis([total], image, {"y": [1, 1, 1, 1]}).operations == 3 * 64 - 1
+
+
+PRODUCT = """
+func.func @main(%x: tensor<8x8x{left}>, %y: tensor<8x8x{right}>) -> tensor<8x8xf32> {{
+  %a = stablehlo.dot_general %x, %y, contracting_dims = [1] x [0]
+    : (tensor<8x8x{left}>, tensor<8x8x{right}>) -> tensor<8x8xf32>
+  return %a : tensor<8x8xf32>
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "precision"),
+    [
+        ("f8E4M3FN", "bf16", "bf16"),
+        ("bf16", "f8E4M3FN", "bf16"),
+        ("i8", "bf16", "bf16"),
+        ("i4", "i8", "int8"),
+        ("bf16", "f32", "fp32"),
+    ],
+)
+def test_a_product_is_in_the_wider_precision_of_its_sides(left: str, right: str, precision: str) -> None:
+    found = analyse(read_program(PRODUCT.format(left=left, right=right).encode()))
+    assert found.by_precision == {precision: 2 * 8**3}
+
+
+def test_a_sort_counts_by_the_axis_that_is_sorted() -> None:
+    """XLA's own figure takes the logarithm of the whole tensor, whatever is sorted."""
+    assert analysis(lambda x: jnp.sort(x, axis=0), shape(16, 64)).operations == 16 * 64 * 4
+    assert analysis(lambda x: jnp.sort(x, axis=-1), shape(16, 64)).operations == 16 * 64 * 6
+
+
+def test_a_negative_dimension_of_onnx_is_free() -> None:
+    free = onnx_bytes(-1)
+    unknown = formats.read(free, "m", "m")
+    assert unknown.inputs[0].shape == (None, 16)
+    sized = formats.read(free, "m", "m", batch=4).analysis
+    assert sized is not None
+    assert sized.operations == 2 * 4 * 16 * 8 + 4 * 8
+
+
+def test_a_batch_that_is_not_applied_is_refused() -> None:
+    fixed = exported(lambda x: x @ x, shape(8, 8))
+    for content, says in [
+        (bytes(fixed.serialize()), "no input has a free dimension"),
+        (bytes(fixed.mlir_module_serialized), "not applied to StableHLO"),
+        (onnx_bytes(4), "free first dimension"),
+    ]:
+        with pytest.raises(InvalidInput, match=says):
+            formats.read(content, "m", "m", batch=8)
