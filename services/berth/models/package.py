@@ -10,6 +10,7 @@
     platforms: [cpu, cuda, rocm, tpu]
     custom_calls: {}
     analysis: {operations: ..., bytes_moved: ..., by_precision: {bf16: ...}, constant_bytes: ..., ...}
+    by_platform: {}               # an analysis for each, where they differ
     berth: 0.1.0
 
 It is written whole or not at all, and what is read is checked against its digest.
