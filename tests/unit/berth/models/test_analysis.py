@@ -167,6 +167,13 @@ def test_what_the_platform_chooses_counts_as_that_platforms_arm() -> None:
     assert by_platform(lambda x: x @ x, shape(8, 8)) == {}
 
 
+def test_the_platform_is_known_within_functions_that_are_not_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("berth.models.stablehlo.INLINED_NODES", 0)
+    found = by_platform(jax.jit(lambda x: jax.jit(dispatched)(x) @ x), shape(8, 8))
+    assert found["tpu"].by_precision == {"fp32": 5 * 2 * 8**3}
+    assert found["cuda"].by_precision == {"fp32": 4 * 2 * 8**3 + 64}
+
+
 def test_a_free_dimension_leaves_the_platforms_choice_known() -> None:
     free = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 8, 8"), "float32")
     found = by_platform(dispatched, free, batch=2)
