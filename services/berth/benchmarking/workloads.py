@@ -167,7 +167,10 @@ def of_model(path: str, name: str, precision: str, batch: int | None) -> Workloa
     """A package, or the file of an artefact that jax can run. Raises InvalidInput for others."""
     from berth.models.artefact_file import open_artefact
 
-    opened = open_artefact(path, batch=batch)
+    opened = open_artefact(path)
+    # Where all sizes are fixed, `batch` only says how many are in a call.
+    if batch is not None and any(None in one.shape for one in opened.artefact.inputs):
+        opened = open_artefact(path, batch=batch)
     artefact, found = opened.artefact, opened.artefact.analysis
     if artefact.format != "jax-export":
         raise InvalidInput.of(

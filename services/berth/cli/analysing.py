@@ -8,7 +8,8 @@ dimension of its inputs where they agree: no other batch size is taken for it.
 """
 
 import json
-import math
+import reprlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,14 @@ def analysis_of_model(target: str, batch: int | None) -> tuple[str, pb.ProgramAn
         artefact, _ = _exported(target, (), batch, "")
     else:
         artefact = open_artefact(target, batch=batch).artefact
-    if artefact.analysis is None or artefact.analysis.operations is None:
+    # Of the first of these platforms where it is known: a prediction is asked for accelerators rather than for CPUs.
+    analyses = [artefact.analysis_on(platform) for platform in ("cuda", "rocm", "tpu", "cpu")]
+    found = next((one for one in analyses if one is not None and one.operations is not None), None)
+    if found is None:
+        calls = dict.fromkeys(call for one in analyses if one is not None for call in one.uncounted_calls)
+        if calls:
+            raise InvalidInput.of("model", target, f"nobody counts {', '.join(calls)} in it: give --analysis FILE")
         raise InvalidInput.of("model", target, "its format does not say what a call costs: give --analysis FILE")
-    found = artefact.analysis
     fields = {
         "operations": found.operations or None,
         "bytes_moved": found.bytes_moved or None,
@@ -137,6 +143,10 @@ def analysis_from(fields: Mapping[str, Any]) -> pb.ProgramAnalysis:
 def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidInput.of(f"analysis.{name}", value, "a number; leave it out where it is unknown")
+    # math.isfinite raises on a whole number beyond a float.
+    most = sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -most <= value <= most:
+        raise InvalidInput.of(
+            f"analysis.{name}", reprlib.repr(value), "a finite number; leave it out where it is unknown"
+        )
     return float(value)

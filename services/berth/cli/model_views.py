@@ -1,7 +1,9 @@
 """How a model and what the accelerators make of it are shown.
 
-The JSON is stable: `model` (as model.yaml has it, with `memory_bytes` and `intensity` in `analysis`), `accelerators`,
-one entry each: `name`, `stack`, `platform` (as OpenXLA names it, or null), `takes`, `reasons`, and `estimate` (null,
+The JSON is stable: `model` (as model.yaml has it, with `memory_bytes` and `intensity` in `analysis`
+and in each of `by_platform`), `accelerators`,
+one entry each: `name`, `stack`, `platform` (as OpenXLA names it, or null), `takes`, `reasons`, `widened` (precisions
+that are reckoned at the peak of a wider one, and that one), and `estimate` (null,
 or `seconds`, `calls_per_second`, `bound`, `relative_uncertainty`), `fits_any` and `package` (null or a path). A
 figure that nobody knows is null.
 """
@@ -15,7 +17,7 @@ from berth.cli.output import render_table
 from berth.models import roofline
 from berth.models.artefact import Artefact, Tensor
 from berth.models.documents import artefact_document
-from berth.models.support import PLATFORMS, fits_none, supports
+from berth.models.support import PLATFORMS, analysis_on, fits_none, supports
 
 __all__ = ["accelerator_lines", "artefact_lines", "document"]
 
@@ -26,19 +28,23 @@ _STEPS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "
 def document(artefact: Artefact, accelerators: Sequence[Accelerator], written: Path | None) -> dict[str, Any]:
     """See the module."""
     shown = artefact_document(artefact)
-    if artefact.analysis is not None:
-        shown["analysis"]["memory_bytes"] = artefact.analysis.memory_bytes
-        shown["analysis"]["intensity"] = artefact.analysis.intensity
+    for entry, analysis in [
+        (shown["analysis"], artefact.analysis),
+        *((shown["by_platform"][name], one) for name, one in artefact.by_platform.items()),
+    ]:
+        if analysis is not None:
+            entry["memory_bytes"], entry["intensity"] = analysis.memory_bytes, analysis.intensity
     entries = []
     for one in accelerators:
         reasons = supports(artefact, one)
-        found = roofline.estimate(artefact.analysis, one) if not reasons else None
+        found = roofline.estimate(analysis_on(artefact, one), one) if not reasons else None
         entries.append({
             "name": one.name,
             "stack": one.stack,
             "platform": PLATFORMS.get(one.stack),
             "takes": not reasons,
             "reasons": list(reasons),
+            "widened": roofline.widened(analysis_on(artefact, one), one),
             "estimate": None if found is None else {
                 "seconds": found.seconds,
                 "calls_per_second": found.calls_per_second,
@@ -69,6 +75,8 @@ def artefact_lines(artefact: Artefact) -> list[str]:
         calls = ", ".join(f"{name} x {count}" for name, count in sorted(artefact.custom_calls.items()))
         rows.append(["custom calls", calls])
     analysis = artefact.analysis
+    if artefact.by_platform:
+        rows.append(["figures", f"of {artefact.platforms[0]}: the program does other things on other platforms"])
     if analysis is None:
         return render_table([], [*rows, ["one call", f"unknown: {artefact.format} says nothing of its cost"]])
     precisions = ", ".join(f"{_amount(count)} {name}" for name, count in sorted(analysis.by_precision.items()))
@@ -81,9 +89,14 @@ def artefact_lines(artefact: Artefact) -> list[str]:
             f" (weights {_amount(analysis.constant_bytes)}B, inputs {_amount(analysis.argument_bytes)}B,"
             f" outputs {_amount(analysis.output_bytes)}B, temporaries {_amount(analysis.temporary_bytes)}B)"],
     ]  # fmt: skip
-    if analysis.operations is None:
+    if analysis.uncounted_calls:
+        rows.append(["unknown", f"nobody counts what these do: {', '.join(analysis.uncounted_calls)}"])
+    elif analysis.operations is None:
         if any(None in one.shape for one in artefact.inputs):
-            rows.append(["unknown", "a dimension is free: say its size with --batch"])
+            remedy = (
+                "write its size into the program" if artefact.format == "stablehlo" else "say its size with --batch"
+            )
+            rows.append(["unknown", f"a dimension is free: {remedy}"])
         else:
             rows.append(["unknown", "it has operators whose cost nobody counts"])
     if analysis.unknown_loops:
@@ -95,11 +108,14 @@ def accelerator_lines(artefact: Artefact, accelerators: Sequence[Accelerator]) -
     """A line each: those that take it first, the fastest of them on top; below, why the others do not."""
     taken: list[tuple[float, list[str]]] = []
     refused: list[tuple[str, str]] = []
+    widened: dict[tuple[str, str], list[str]] = {}
     for one in accelerators:
         if reasons := supports(artefact, one):
             refused.append((one.name, "; ".join(reasons)))
             continue
-        found = roofline.estimate(artefact.analysis, one)
+        found = roofline.estimate(analysis_on(artefact, one), one)
+        for pair in roofline.widened(analysis_on(artefact, one), one).items():
+            widened.setdefault(pair, []).append(one.name)
         row = [one.name, one.stack, PLATFORMS.get(one.stack, UNKNOWN)]
         row += [UNKNOWN] * 3 if found is None else [
             _seconds(found.seconds), f"{found.calls_per_second:,.0f}" if found.calls_per_second >= 10
@@ -108,9 +124,11 @@ def accelerator_lines(artefact: Artefact, accelerators: Sequence[Accelerator]) -
         taken.append((float("inf") if found is None else found.seconds, row))
     lines: list[str] = []
     if taken:
-        titles = ["ACCELERATOR", "STACK", "PLATFORM", "AT BEST A CALL", "CALLS/S", "BOUND BY"]
+        titles = ["ACCELERATOR", "STACK", "PLATFORM", "ESTIMATE A CALL", "CALLS/S", "BOUND BY"]
         rows = [row for _, row in sorted(taken, key=lambda pair: pair[0])]
         lines += render_table(titles, rows, right=[False, False, False, True, True])
+    for (precision, wider), names in widened.items():
+        lines.append(f"{precision} widened to {wider}, for no peak of its own is known: {', '.join(names)}")
     if refused:
         lines += ["", "not on:"] if lines else ["not on:"]
         lines += [f"  {line}" for line in render_table([], [list(one) for one in refused])]

@@ -17,7 +17,11 @@ __all__ = ["SERVING_DURATION", "Filled", "fill"]
 SERVING_DURATION = "30d"
 """What placement reckons with where nobody says for how long a model is served."""
 MEBI = 2**20
-_SIXTEEN = ("fp32", "fp64", "fp16", "bf16")
+_PLACED = {
+    "fp16": "fp16", "bf16": "fp16", "fp8": "fp8", "fp6": "fp8", "fp4": "fp8",
+    "int8": "int8", "int4": "int8", "int2": "int8",
+}  # fmt: skip
+"""Precision -> that by which placement reckons it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,10 @@ def fill(document: Mapping[Any, Any], artefact: Artefact) -> Filled:
     )):  # fmt: skip
         put("devices", 1, "one device a copy")
     put("workload", artefact.name, "under the model's name its measured speed is kept")
-    analysis = artefact.analysis
-    memory = None if analysis is None else analysis.memory_bytes
+    # On whichever platform it will run: the most memory, and the first character that is known.
+    analyses = [one for one in (artefact.analysis, *artefact.by_platform.values()) if one is not None]
+    analysis = next((one for one in analyses if one.operations and one.bytes_moved), artefact.analysis)
+    memory = max((one.memory_bytes for one in analyses if one.memory_bytes is not None), default=None)
     has_devices = any(made.get(field) for field in ("devices", "device_fraction", "device_memory_share", "partition"))
     if memory is not None and made.get("members") is None and has_devices:
         instances = model.get("instances")
@@ -62,26 +68,26 @@ def fill(document: Mapping[Any, Any], artefact: Artefact) -> Filled:
         needed = -(-int(memory * copies * support.HEADROOM) // MEBI) * MEBI
         put("device_memory", needed, f"{memory / 1e6:.3g} MB of the analysis, x {support.HEADROOM:g} for the runtime")
     if analysis is not None and analysis.operations and analysis.bytes_moved:
-        if made.get("character") is None:
+        character = _character(analysis)
+        if made.get("character") is None and character is not None:
             # Only of use to rank accelerators; a single call's seconds would have the job end at once.
-            made["character"] = _character(analysis)
+            made["character"] = character
             lines.append("character: of one call, from the analysis: it ranks the accelerators")
         put("expected_duration", SERVING_DURATION, "nobody says for how long it is served")
     _restrict(made, artefact, lines)
     return Filled(made, tuple(lines))
 
 
-def _character(analysis: Analysis) -> dict[str, Any]:
-    by = {
-        "fp8": sum(count for name, count in analysis.by_precision.items() if name in ("fp8", "fp6", "fp4")),
-        "int8": sum(count for name, count in analysis.by_precision.items() if name.startswith("int")),
-        "fp16": sum(count for name, count in analysis.by_precision.items() if name in _SIXTEEN),
-    }
-    return {
-        "operations": analysis.operations,
-        "bytes_moved": analysis.bytes_moved,
-        "precision": max(by, key=lambda name: by[name]),
-    }
+def _character(analysis: Analysis) -> dict[str, Any] | None:
+    """None where most of it is done in a precision that placement knows no peaks for, such as fp32."""
+    by: dict[str, float] = {}
+    for name, count in analysis.by_precision.items():
+        placed = _PLACED.get(name, "")
+        by[placed] = by.get(placed, 0.0) + count
+    precision = max(sorted(by), key=lambda name: by[name], default="")
+    if not precision:
+        return None
+    return {"operations": analysis.operations, "bytes_moved": analysis.bytes_moved, "precision": precision}
 
 
 def _restrict(made: dict[Any, Any], artefact: Artefact, lines: list[str]) -> None:

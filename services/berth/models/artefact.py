@@ -26,7 +26,8 @@ class Analysis:
     `operations`: floating point operations, a multiply-add counts two, loops as often as they run; `by_precision`: the
     same by the precision of the operands ("fp32", "bf16", "fp8", "int8"). `bytes_moved`: to and from memory, each
     operand and result of a fused group once. The memory figures are bytes held at the same time. `unknown_loops` are
-    the places of loops whose number of turns the program decides as it runs: each is counted once.
+    the places of loops whose number of turns the program decides as it runs: each is counted once. `uncounted_calls`:
+    custom calls that it reaches and nobody can count; then operations, bytes and temporaries are None.
     """
 
     operations: float | None
@@ -37,6 +38,7 @@ class Analysis:
     output_bytes: int | None = None
     temporary_bytes: int | None = None
     unknown_loops: tuple[str, ...] = ()
+    uncounted_calls: tuple[str, ...] = ()
 
     @property
     def memory_bytes(self) -> int | None:
@@ -57,7 +59,8 @@ class Analysis:
 class Artefact:
     """`digest`: SHA-256 of the content, in hex. `platforms`: what a jax.export artefact was lowered for, as jax names
     them ("cpu", "cuda", "rocm", "tpu"); empty: any. `custom_calls`: target and how often it stands in the program.
-    `analysis` None: the format says nothing of it.
+    `analysis` None: the format says nothing of it. Where the program does other things on other platforms, it is that
+    of the first of `platforms`, and `by_platform` has each one's; empty: it is the same on all.
     """
 
     name: str
@@ -69,3 +72,8 @@ class Artefact:
     platforms: tuple[str, ...] = ()
     custom_calls: Mapping[str, int] = field(default_factory=dict)
     analysis: Analysis | None = None
+    by_platform: Mapping[str, Analysis] = field(default_factory=dict)
+
+    def analysis_on(self, platform: str | None) -> Analysis | None:
+        """`platform`: as jax names it."""
+        return self.analysis if platform is None else self.by_platform.get(platform, self.analysis)

@@ -21,9 +21,12 @@ from berth.models.documents import parse_artefact
 from berth.models.formats import KINDS as _KINDS
 from berth.models.triton_folder import CONFIGURATION, read_folder
 
-__all__ = ["Opened", "digest_of", "name_of", "open_artefact", "path_of", "read_artefact"]
+__all__ = ["Opened", "check_size", "digest_of", "name_of", "open_artefact", "path_of", "read_artefact"]
 
 MAX_BYTES = 16 * 2**30
+"""Of a folder, which is copied and summed piece by piece."""
+MAX_FILE_BYTES = 2 * 2**30
+"""Of one file, which is read whole. ONNX and jax.export cannot write a larger one."""
 MAX_FILES = 10_000
 MANIFEST = "model.yaml"
 SECONDS = 60
@@ -60,7 +63,7 @@ def open_artefact(path: Path | str, *, name: str = "", batch: int | None = None)
         size = at.stat().st_size
         if not at.is_file():
             raise InvalidInput.of("file", path, f"it is no file: give {_KINDS}")
-        _check_size(path, size)
+        check_size(path, size)
         content = at.read_bytes()
     except OSError as error:
         raise InvalidInput.of("file", path, f"{error.strerror or error}: name a file that can be read") from error
@@ -76,7 +79,7 @@ def read_artefact(content: bytes, name: str, *, source: str = "", batch: int | N
     It takes a second or two.
     """
     source = source or name
-    _check_size(source, len(content))
+    check_size(source, len(content))
     command = [sys.executable, "-m", "berth.models.reading", name, source, "" if batch is None else str(batch)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     remedy = f"broken, or none of these: {_KINDS}"
@@ -117,11 +120,15 @@ def name_of(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().stem).strip("-.")[:63] or "model"
 
 
-def _check_size(source: Path | str, size: int) -> None:
+def check_size(source: Path | str, size: int) -> None:
+    """Of an artefact's file. Raises InvalidInput."""
     if not size:
         raise InvalidInput.of("file", source, f"it is empty: give {_KINDS}")
-    if size > MAX_BYTES:
-        raise InvalidInput.of("file", f"{source}: {size} bytes", f"at most {MAX_BYTES} bytes are read")
+    if size > MAX_FILE_BYTES:
+        remedy = (
+            f"at most {MAX_FILE_BYTES} bytes of one file are read: give weights as inputs, or a Triton model folder"
+        )
+        raise InvalidInput.of("file", f"{source}: {size} bytes", remedy)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -151,6 +158,8 @@ def _open_folder(folder: Path, name: str, batch: int | None) -> Opened:
 
         return read_package(folder, batch=batch)
     if (folder / CONFIGURATION).is_file():
+        if batch is not None:
+            raise InvalidInput.of("batch", batch, "a Triton model folder says nothing of its cost: leave --batch out")
         given, inputs, outputs = read_folder(folder)
         size = sum(one.stat().st_size for one in _files(folder))
         made = Artefact(name or given, "triton", digest_of(folder), size, inputs, outputs)

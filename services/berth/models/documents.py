@@ -1,6 +1,7 @@
 """An artefact as a document, in model.yaml and `-o json`, and back: every field checked."""
 
-import math
+import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -11,9 +12,10 @@ from berth.models.artefact import FORMATS, Analysis, Artefact, Tensor
 __all__ = ["FIELDS", "artefact_document", "parse_artefact"]
 
 FIELDS = ("name", "format", "file", "digest", "content_bytes", "inputs", "outputs", "platforms", "custom_calls",
-          "analysis", "berth")  # fmt: skip
+          "analysis", "by_platform", "berth")  # fmt: skip
 HEX = frozenset("0123456789abcdef")
 _BYTES = ("constant_bytes", "argument_bytes", "output_bytes", "temporary_bytes")
+_PLACES = ("unknown_loops", "uncounted_calls")
 
 
 def artefact_document(artefact: Artefact) -> dict[str, Any]:
@@ -22,8 +24,9 @@ def artefact_document(artefact: Artefact) -> dict[str, Any]:
     def tensors(given: tuple[Tensor, ...]) -> list[dict[str, Any]]:
         return [{"name": one.name, "dtype": one.dtype, "shape": list(one.shape)} for one in given]
 
-    analysis = artefact.analysis
-    costs = None if analysis is None else {**asdict(analysis), "unknown_loops": list(analysis.unknown_loops)}
+    def costs(given: Analysis) -> dict[str, Any]:
+        return {**asdict(given), **{name: list(getattr(given, name)) for name in _PLACES}}
+
     return {
         "name": artefact.name,
         "format": artefact.format,
@@ -33,7 +36,8 @@ def artefact_document(artefact: Artefact) -> dict[str, Any]:
         "outputs": tensors(artefact.outputs),
         "platforms": list(artefact.platforms),
         "custom_calls": dict(artefact.custom_calls),
-        "analysis": costs,
+        "analysis": None if artefact.analysis is None else costs(artefact.analysis),
+        "by_platform": {name: costs(given) for name, given in artefact.by_platform.items()},
     }
 
 
@@ -52,13 +56,19 @@ class _Reader:
         self.errors: list[FieldError] = []
 
     def fail(self, field: str, value: object, remedy: str) -> None:
-        self.errors.append(FieldError(f"{self.source}: {field}", str(value), f"{remedy}; or write the package again"))
+        # A few lines of YAML can mean a value of gigabytes: only its beginning is ever written out.
+        shown = value[:200] if isinstance(value, str) else reprlib.repr(value)
+        self.errors.append(FieldError(f"{self.source}: {field[:200]}", shown, f"{remedy}; or write the package again"))
 
     def artefact(self) -> Artefact:
         document = self.document
         for name in document:
             if name not in FIELDS:
-                self.fail(str(name), document[name], f"unknown field; known: {', '.join(FIELDS)}")
+                self.fail(
+                    name if isinstance(name, str) else reprlib.repr(name),
+                    document[name],
+                    f"unknown field; known: {', '.join(FIELDS)}",
+                )
         self._holds("name", lambda value: isinstance(value, str) and 0 < len(value) <= 255, "write a name")
         self._holds("format", lambda value: value in FORMATS, f"write one of: {', '.join(FORMATS)}")
         self._holds(
@@ -82,7 +92,8 @@ class _Reader:
             outputs=self._tensors("outputs"),
             platforms=tuple(platforms),
             custom_calls=dict(calls),
-            analysis=self._analysis(),
+            analysis=self._analysis("analysis", document.get("analysis")),
+            by_platform=self._by_platform(platforms),
         )
 
     def _holds(self, field: str, test: Callable[[Any], bool], remedy: str) -> None:
@@ -105,35 +116,45 @@ class _Reader:
             made.append(Tensor(one["name"], one["dtype"], tuple(shape)))
         return tuple(made)
 
-    def _analysis(self) -> Analysis | None:
-        given = self.document.get("analysis")
+    def _by_platform(self, platforms: list[str]) -> dict[str, Analysis]:
+        given = self.document.get("by_platform") or {}
+        if not isinstance(given, Mapping) or any(name not in platforms for name in given):
+            self.fail("by_platform", given, "write a mapping of the platforms above to an analysis each")
+            return {}
+        made = {name: self._analysis(f"by_platform.{name}", one) for name, one in given.items()}
+        return {name: one for name, one in made.items() if one is not None}
+
+    def _analysis(self, field: str, given: Any) -> Analysis | None:
         if given is None:
             return None
-        known = ("operations", "bytes_moved", "by_precision", *_BYTES, "unknown_loops")
+        known = ("operations", "bytes_moved", "by_precision", *_BYTES, *_PLACES)
         if not isinstance(given, Mapping) or any(name not in known for name in given):
-            self.fail("analysis", given, f"write a mapping with {', '.join(known)}")
+            self.fail(field, given, f"write a mapping with {', '.join(known)}")
             return None
         for name in ("operations", "bytes_moved"):
             if given.get(name) is not None and not _is_amount(given[name]):
-                self.fail(f"analysis.{name}", given[name], "write a finite number, 0 or more, or null")
+                self.fail(f"{field}.{name}", given[name], "write a finite number, 0 or more, or null")
                 return None
         for name in _BYTES:
             if given.get(name) is not None and not _is_size(given[name]):
-                self.fail(f"analysis.{name}", given[name], "write a whole number, 0 or more, or null")
+                self.fail(f"{field}.{name}", given[name], "write a whole number, 0 or more, or null")
                 return None
-        shares, loops = given.get("by_precision") or {}, given.get("unknown_loops") or []
+        shares = given.get("by_precision") or {}
+        places = {name: given.get(name) or [] for name in _PLACES}
         if not isinstance(shares, Mapping) or not all(_is_amount(one) for one in shares.values()):
-            self.fail("analysis.by_precision", shares, "write a mapping of precisions to numbers")
+            self.fail(f"{field}.by_precision", shares, "write a mapping of precisions to numbers")
             return None
-        if not isinstance(loops, list) or not all(isinstance(one, str) for one in loops):
-            self.fail("analysis.unknown_loops", loops, "write a list of texts")
-            return None
+        for name, one in places.items():
+            if not isinstance(one, list) or not all(isinstance(text, str) for text in one):
+                self.fail(f"{field}.{name}", one, "write a list of texts")
+                return None
         return Analysis(
             operations=_number(given.get("operations")),
             bytes_moved=_number(given.get("bytes_moved")),
             by_precision={str(name): float(count) for name, count in shares.items()},
             **{name: given.get(name) for name in _BYTES},
-            unknown_loops=tuple(loops),
+            unknown_loops=tuple(places["unknown_loops"]),
+            uncounted_calls=tuple(places["uncounted_calls"]),
         )
 
 
@@ -142,7 +163,8 @@ def _is_size(value: object) -> bool:
 
 
 def _is_amount(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    # math.isfinite raises on a whole number beyond a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _number(value: object) -> float | None:

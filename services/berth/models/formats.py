@@ -23,6 +23,9 @@ def read(content: bytes, name: str, source: str, batch: int | None = None) -> Ar
     """The artefact. Raises InvalidInput; on some broken bytes the process ends."""
     bare = Artefact(name, "", hashlib.sha256(content).hexdigest(), len(content))
     if content.startswith(BYTECODE) or _is_mlir_text(content):
+        if batch is not None:
+            remedy = "it is not applied to StableHLO: leave it out, and write the sizes into the program"
+            raise InvalidInput.of("batch", batch, remedy)
         return _from_program(bare, read_program(content))
     # ONNX begins with its version of the format, field 1 of the message, which no flat buffer of jax.export does.
     if source.endswith(".onnx") or (content[:1] == b"\x08" and 1 <= content[1] <= 64):
@@ -66,7 +69,7 @@ def _from_onnx(bare: Artefact, content: bytes, batch: int | None) -> Artefact:
     if model.opaque:
         found = Analysis(
             operations=None, bytes_moved=None, constant_bytes=found.constant_bytes,
-            argument_bytes=found.argument_bytes, output_bytes=found.output_bytes,
+            argument_bytes=found.argument_bytes, output_bytes=found.output_bytes, uncounted_calls=model.opaque,
         )  # fmt: skip
     return replace(
         bare, format="onnx", inputs=model.inputs, outputs=model.outputs, custom_calls=model.program.custom_calls,
@@ -95,13 +98,19 @@ def _from_jax(bare: Artefact, content: bytes, source: str, batch: int | None) ->
         raise InvalidInput.of("file", source, "broken: its signature and its program do not agree; export it again")
     names = {at: name for at, name in zip(kept, program.input_names[given:], strict=True) if name}
     free = any(None in shape for _, shape in inputs)
-    if free and batch is not None:
-        refined, skip = _refined(exported, batch, source)
-        analysis = analyse(refined, skip_inputs=skip)
+    if batch is not None and not free:
+        remedy = "no input has a free dimension: leave --batch out, or export it with one, such as float32[b,8]"
+        raise InvalidInput.of("batch", batch, remedy)
+    if batch is not None:
+        analysed, skip = _refined(exported, batch, source)
     else:
-        analysis = analyse(program, skip_inputs=given)
+        analysed, skip = program, given
+    # The first of several inputs that the runtime gives is the platform's number.
+    found = [analyse(analysed, skip_inputs=skip, platform=at) for at in range(len(platforms))]
+    differ = any(one != found[0] for one in found)
     return replace(
-        bare, format="jax-export", platforms=platforms, custom_calls=program.custom_calls, analysis=analysis,
+        bare, format="jax-export", platforms=platforms, custom_calls=program.custom_calls, analysis=found[0],
+        by_platform=dict(zip(platforms, found, strict=True)) if differ else {},
         inputs=tuple(Tensor(names.get(at, f"input_{at}"), *one) for at, one in enumerate(inputs)),
         outputs=tuple(Tensor(f"output_{at}", *one) for at, one in enumerate(outputs)),
     )  # fmt: skip

@@ -65,10 +65,14 @@ def read_onnx(content: bytes, field: str = "file", batch: int | None = None) -> 
             raise InvalidInput.of(
                 field, one.name, "its weights lie in another file: save it as one, with save_as_external_data=False"
             )
+    _free_negative(model.graph)
     held = {one.name for one in model.graph.initializer}
     signature = [_tensor(onnx, one) for one in model.graph.input if one.name not in held]
     outputs = [_tensor(onnx, one) for one in model.graph.output]
     if batch is not None:
+        if not any(one.shape and one.shape[0] is None for one in signature):
+            remedy = "no input has a free first dimension: leave --batch out, or export it with one"
+            raise InvalidInput.of("batch", batch, remedy)
         for one in model.graph.input:
             if one.type.tensor_type.shape.dim and _size(one.type.tensor_type.shape.dim[0]) is None:
                 one.type.tensor_type.shape.dim[0].dim_value = batch
@@ -84,6 +88,14 @@ def read_onnx(content: bytes, field: str = "file", batch: int | None = None) -> 
 
 def _size(dimension: Any) -> int | None:
     return int(dimension.dim_value) if dimension.HasField("dim_value") else None
+
+
+def _free_negative(graph: Any) -> None:
+    """Some exporters write -1 for a free dimension, which ONNX's own inference takes for a size."""
+    for one in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in one.type.tensor_type.shape.dim:
+            if dimension.HasField("dim_value") and dimension.dim_value < 0:
+                dimension.ClearField("dim_value")
 
 
 def _dtype(onnx: Any, number: int) -> str:
@@ -151,7 +163,8 @@ class _Reader:
         shapes = [self.values[one].shape for one in operands]
         if kind in _PRODUCTS and shapes:
             turned = any(one.name == "transA" and one.i for one in node.attribute)
-            return "dot_general", {"contracted": _free(shapes[0][0 if turned else -1] if shapes[0] else 1)}
+            contracted = _free(shapes[0][0 if turned else -1] if shapes[0] else 1)
+            return "dot_general", {"contracted": contracted, "right": float(_PRODUCTS[kind][1])}
         if kind in _CONVOLUTIONS and len(shapes) > _CONVOLUTIONS[kind]:
             return "convolution", self._convolution(kind, shapes, self.values[results[0]].shape)
         if kind in _POOLS:
@@ -171,6 +184,7 @@ class _Reader:
         over = shapes[0] if kind == "ConvTranspose" else result
         places = math.prod(_free(one) for one in over[2:])
         return {
+            "right": float(_CONVOLUTIONS[kind]),
             "batch": _free(result[0] if result else None),
             "filters": _free(kernel[0]),
             "features": _free(kernel[1]),

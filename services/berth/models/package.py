@@ -10,6 +10,7 @@
     platforms: [cpu, cuda, rocm, tpu]
     custom_calls: {}
     analysis: {operations: ..., bytes_moved: ..., by_precision: {bf16: ...}, constant_bytes: ..., ...}
+    by_platform: {}               # an analysis for each, where they differ
     berth: 0.1.0
 
 It is written whole or not at all, and what is read is checked against its digest.
@@ -28,13 +29,27 @@ import yaml
 
 from berth.errors import InvalidInput
 from berth.models.artefact import Artefact
-from berth.models.artefact_file import MANIFEST, Opened, digest_of, open_artefact
+from berth.models.artefact_file import MANIFEST, Opened, check_size, digest_of, open_artefact
 from berth.models.documents import FIELDS, artefact_document, parse_artefact
 
 __all__ = ["MANIFEST", "read_manifest", "read_package", "write_package"]
 
 MAX_MANIFEST_BYTES = 2**20
 _FILES = {"jax-export": "artefact.bin", "stablehlo": "artefact.mlir", "onnx": "model.onnx", "triton": "artefact"}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases, by which a few lines mean gigabytes. A package has none."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name): write out what it stands for")
+        return super().compose_node(parent, index)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 def write_package(folder: Path, artefact: Artefact, content: bytes | Path) -> Path:
@@ -56,7 +71,8 @@ def write_package(folder: Path, artefact: Artefact, content: bytes | Path) -> Pa
             if (found := digest_of(inner)) != artefact.digest:
                 raise InvalidInput.of("out", found, f"the artefact changed while it was copied, from {artefact.digest}")
             document = {**artefact_document(artefact), "file": inner.name, "berth": _version()}
-            text = yaml.safe_dump({name: document[name] for name in FIELDS}, sort_keys=False, allow_unicode=True)
+            shown = {name: document[name] for name in FIELDS}
+            text = yaml.dump(shown, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
             (made / MANIFEST).write_text(text, encoding="utf-8")
             _settle(made)
             if folder.exists():
@@ -77,6 +93,8 @@ def read_package(folder: Path, *, batch: int | None = None) -> Opened:
     content = folder / file
     if content.is_symlink() or not content.exists():
         raise InvalidInput.of(f"{MANIFEST}: file", file, "not in the package: write the package again")
+    if content.is_file():
+        check_size(content, content.stat().st_size)
     found = digest_of(content)
     if found != artefact.digest:
         raise InvalidInput.of(
@@ -84,7 +102,7 @@ def read_package(folder: Path, *, batch: int | None = None) -> Opened:
         )
     if batch is not None:
         again = open_artefact(content, name=artefact.name, batch=batch).artefact
-        artefact = replace(artefact, analysis=again.analysis)
+        artefact = replace(artefact, analysis=again.analysis, by_platform=again.by_platform)
     return Opened(artefact, content, in_package=True)
 
 
@@ -94,7 +112,7 @@ def read_manifest(folder: Path) -> tuple[Artefact, str]:
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise InvalidInput.of(MANIFEST, f"{path.stat().st_size} bytes", f"at most {MAX_MANIFEST_BYTES}")
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
     except OSError as error:
         raise InvalidInput.of(MANIFEST, path, f"{error.strerror}: give a package that can be read") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:

@@ -5,12 +5,13 @@
 The parts of the data sheet that are reached are those that placement and the profile store assume of each class.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from berth.catalogue import Accelerator
 from berth.models.artefact import Analysis
 
-__all__ = ["COMPUTE", "DEFAULT", "STREAMING", "Estimate", "estimate", "peak"]
+__all__ = ["COMPUTE", "DEFAULT", "FROM_PEAKS", "STREAMING", "Estimate", "estimate", "peak", "widened"]
 
 COMPUTE = {"CPU": 0.60, "GPU": 0.45, "RDU": 0.40, "ASIC": 0.45, "LPU": 0.40, "WAFER": 0.30}
 STREAMING = {"CPU": 0.80, "GPU": 0.75, "RDU": 0.70, "ASIC": 0.75, "LPU": 0.60, "WAFER": 0.50}
@@ -18,8 +19,32 @@ DEFAULT = (0.30, 0.50)
 """Compute and streaming of a class that is not named."""
 UNCERTAINTY = 0.5
 """Relative: assumed, as placement has it. Small programs take longer by what starting a kernel takes."""
-WIDE = 0.5
-"""Of the 16-bit peak that 32-bit work reaches on matrix units (TF32), where the catalogue has no figure of its own."""
+SMALL = 0.02
+"""Share of the operations that is left out where no peak is known for it, as fp32 norms on a V100: at an eighth of the
+16-bit peak it would add a sixth, well within the uncertainty."""
+FROM_PEAKS: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "fp64": (("fp16", 1 / 32),),
+    "fp32": (("fp16", 0.5),),
+    "fp16": (("fp16", 1.0),),
+    "bf16": (("fp16", 1.0),),
+    "fp8": (("fp8", 1.0), ("fp16", 1.0)),
+    "fp6": (("fp8", 1.0), ("fp16", 1.0)),
+    "fp4": (("fp8", 1.0), ("fp16", 1.0)),
+    "int64": (("fp16", 0.25),),
+    "int32": (("fp16", 0.5),),
+    "int16": (("fp16", 1.0),),
+    "int8": (("int8", 1.0), ("fp16", 1.0)),
+    "int4": (("int8", 1.0), ("fp8", 1.0), ("fp16", 1.0)),
+    "int2": (("int8", 1.0), ("fp8", 1.0), ("fp16", 1.0)),
+}
+"""Which peaks of the catalogue serve a precision that has none of its own, the best first, and which part of them, as
+the profile store has it. Wider units do narrower work; fp32 runs on matrix units as TF32; other parts are assumed."""
+_NARROW = ("fp8", "fp6", "fp4", "int8", "int4", "int2")
+_WIDE = ("fp64", "fp32", "int64", "int32", "int16")
+_BEFORE_TF32 = frozenset(["V100-16", "V100-32", "T4", "P100", "K80"])
+"""Their matrix units take 16 bits alone: nothing follows from those for wider work."""
+_WITHOUT_FP64 = frozenset(["L4", "L40S", "A10", "Inferentia2", "Groq-LPU-v1", "TPU-v5e", "TPU-v5p", "TPU-v6e", "TPU7x"])
+"""They compute fp64 in a small part of what others do, or in software."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +61,34 @@ class Estimate:
 
 def peak(accelerator: Accelerator, precision: str) -> float | None:
     """Dense operations a second, x 10^12; of the next wider units where there are none of that width."""
-    narrow = precision in ("fp8", "fp6", "fp4", "int8", "int4", "int2")
-    found = accelerator.peak("int8" if precision.startswith("int") and narrow else "fp8" if narrow else precision)
-    if found is not None:
-        return found
-    base = accelerator.peak("fp16")
-    if base is None:
+    found = _served(accelerator, precision)
+    return None if found is None else found[1]
+
+
+def widened(analysis: Analysis | None, accelerator: Accelerator) -> dict[str, str]:
+    """Precisions of the program that are reckoned at the peak of a wider one, and that one: "fp4" -> "fp8"."""
+    found = {}
+    for precision in sorted(analysis.by_precision if analysis is not None else ()):
+        served = _served(accelerator, precision) if precision in _NARROW else None
+        if served is not None and served[0] != precision:
+            found[precision] = served[0]
+    return found
+
+
+def _served(accelerator: Accelerator, precision: str) -> tuple[str, float] | None:
+    """The catalogue's peak by which the precision is reckoned, and what it comes to."""
+    own = accelerator.peak(precision)
+    if own is not None:
+        return precision, own
+    if precision in _WIDE and accelerator.name in _BEFORE_TF32:
         return None
-    return base * {"fp32": WIDE, "int32": WIDE, "fp64": WIDE / 16}.get(precision, 1.0)
+    if precision == "fp64" and accelerator.name in _WITHOUT_FP64:
+        return None
+    for name, part in FROM_PEAKS.get(precision, ()):
+        tera = accelerator.peak(name)
+        if tera is not None:
+            return name, tera * part
+    return None
 
 
 def estimate(analysis: Analysis | None, accelerator: Accelerator) -> Estimate | None:
@@ -55,6 +100,8 @@ def estimate(analysis: Analysis | None, accelerator: Accelerator) -> Estimate | 
     compute = 0.0
     for precision, count in analysis.by_precision.items():
         tera = peak(accelerator, precision)
+        if tera is None and precision != "fp64" and count <= SMALL * analysis.operations:
+            continue
         if tera is None:
             return None
         compute += count / (tera * 1e12 * compute_part)

@@ -316,8 +316,33 @@ def _window(view: Any, shapes: Sequence[Value], result: Value) -> dict[str, floa
     return {"window": _product(int(one) for one in view.operation.attributes["window_dimensions"])}
 
 
+def _reduced_window(view: Any, shapes: Sequence[Value], result: Value) -> dict[str, float]:
+    """`window`: elements that one of the result folds in. Along an axis whose window reaches from one end to the
+    element itself (cumsum and its like) each takes over what its neighbour has: two."""
+    attributes = view.operation.attributes
+    window = [int(one) for one in attributes["window_dimensions"]]
+
+    def listed(name: str, default: int, width: int = 1) -> list[int]:
+        return [int(one) for one in attributes[name]] if name in attributes else [default] * (len(window) * width)
+
+    strides, padding = listed("window_strides", 1), listed("padding", 0, 2)
+    dilations = zip(listed("base_dilations", 1), listed("window_dilations", 1), strict=True)
+    made = 1.0
+    for axis, (size, places, dilation) in enumerate(zip(window, result.shape, dilations, strict=True)):
+        sides = sorted(padding[2 * axis : 2 * axis + 2])
+        is_scan = size > 1 and sides == [0, size - 1] and strides[axis] == 1 and dilation == (1, 1)
+        made *= 2 if is_scan and places is not None and size >= places else size
+    return {"window": made}
+
+
 def _transform(view: Any, shapes: Sequence[Value], result: Value) -> dict[str, float]:
     return {"length": _product(int(one) for one in view.operation.attributes["fft_length"])}
+
+
+def _sorted(view: Any, shapes: Sequence[Value], result: Value) -> dict[str, float]:
+    shape, attributes = shapes[0].shape, view.operation.attributes
+    axis = int(attributes["dimension"]) if "dimension" in attributes else -1
+    return {"sorted": _product([shape[axis]] if shape else [])}
 
 
 def _left_side(view: Any, shapes: Sequence[Value], result: Value) -> dict[str, float]:
@@ -336,9 +361,10 @@ _SIZES: dict[str, Callable[[Any, Sequence[Value], Value], dict[str, float]]] = {
     "dot_general": _dot_general,
     "dot": _dot,
     "convolution": _convolution,
-    "reduce_window": _window,
+    "reduce_window": _reduced_window,
     "select_and_scatter": _window,
     "fft": _transform,
+    "sort": _sorted,
     "triangular_solve": _left_side,
     "cholesky": _left_side,
 }

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 
 from berth.catalogue import Accelerator
-from berth.models.artefact import Artefact
+from berth.models.artefact import Analysis, Artefact
 
-__all__ = ["HEADROOM", "PLATFORMS", "fits", "fits_none", "pinned_calls", "supports"]
+__all__ = ["HEADROOM", "PLATFORMS", "analysis_on", "fits", "fits_none", "pinned_calls", "supports"]
 
 PLATFORMS: Mapping[str, str] = {"CUDA": "cuda", "ROCm": "rocm", "XLA": "tpu", "CPU": "cpu", "oneDNN": "cpu"}
 """Stack of the catalogue -> platform, as jax names it."""
@@ -34,6 +34,11 @@ def supports(artefact: Artefact, accelerator: Accelerator) -> tuple[str, ...]:
     return tuple(reasons + ([too_large] if too_large else []))
 
 
+def analysis_on(artefact: Artefact, accelerator: Accelerator) -> Analysis | None:
+    """What one call costs there: of the part of the program that is the platform's own."""
+    return artefact.analysis_on(PLATFORMS.get(accelerator.stack))
+
+
 def pinned_calls(artefact: Artefact, platform: str) -> tuple[str, ...]:
     """Custom calls that only another platform has. An artefact lowered for that one too calls them only there."""
     found = []
@@ -46,7 +51,8 @@ def pinned_calls(artefact: Artefact, platform: str) -> tuple[str, ...]:
 
 def fits(artefact: Artefact, accelerator: Accelerator) -> str:
     """Why the device's memory does not hold it; "" where it does, or nobody knows."""
-    needed = None if artefact.analysis is None else artefact.analysis.memory_bytes
+    analysis = analysis_on(artefact, accelerator)
+    needed = None if analysis is None else analysis.memory_bytes
     if needed is None or accelerator.memory_bytes is None or needed * HEADROOM <= accelerator.memory_bytes:
         return ""
     return (
@@ -104,11 +110,12 @@ def _calls(artefact: Artefact, accelerator: Accelerator) -> list[str]:
 
 def _precision(artefact: Artefact, accelerator: Accelerator) -> list[str]:
     """Only where the catalogue knows the chip's peaks with confidence, and has none at eight bits."""
-    if artefact.analysis is None or accelerator.confidence != "S" or accelerator.peak("fp16") is None:
+    analysis = analysis_on(artefact, accelerator)
+    if analysis is None or accelerator.confidence != "S" or accelerator.peak("fp16") is None:
         return []
     known = {peak.precision for peak in accelerator.peaks}
     return [
         f"{artefact.name} computes in {precision}, for which {accelerator.name} has no units: export it in bf16"
-        for precision in sorted(artefact.analysis.by_precision)
+        for precision in sorted(analysis.by_precision)
         if _FP8_FIRST.match(precision) and "fp8" not in known
     ]

@@ -110,3 +110,23 @@ def test_another_digest_and_accelerators_that_cannot_are_refused() -> None:
 def test_where_the_cost_is_unknown_nothing_is_guessed() -> None:
     filled = fill(BARE, replace(CHAT, analysis=None, format="triton", platforms=()))
     assert filled.document.keys() == {"name", "model", "kind", "devices", "workload", "accelerators"}
+
+
+@pytest.mark.parametrize(
+    ("shares", "precision"),
+    [
+        ({"fp32": 1e9}, None),
+        ({"fp64": 1e9}, None),
+        ({"int32": 6e8, "fp16": 4e8}, None),
+        ({}, None),
+        ({"fp32": 4e8, "bf16": 6e8}, "fp16"),
+        ({"fp4": 1e9}, "fp8"),
+        ({"int4": 1e9}, "int8"),
+    ],
+)
+def test_no_character_is_written_of_a_precision_that_placement_does_not_know(
+    shares: dict[str, float], precision: str | None
+) -> None:
+    filled = fill(BARE, replace(CHAT, analysis=replace(ANALYSIS, by_precision=shares))).document
+    assert filled.get("character", {}).get("precision") == precision
+    assert filled["expected_duration"] == "30d"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from berth.cli.analysing import batch_of, program_of
+from berth.cli.analysing import analysis_from, batch_of, program_of, read_analysis
 from berth.errors import InvalidInput
 
 FIXED = """module { func.func public @main(%a: tensor<4x512xf32>) -> tensor<4x512xf32> {
@@ -40,7 +40,7 @@ def test_a_batch_size_that_the_program_is_not_made_for_is_refused(tmp_path: Path
     assert (workload, batch) == ("fixed", 4)
     assert analysis is not None
     assert analysis.operations > 0
-    with pytest.raises(InvalidInput, match=r"batch_size.*64.*the program is fixed at 4: leave it out, or export"):
+    with pytest.raises(InvalidInput, match=r"batch.*64.*leave it out"):
         program_of(None, None, str(model), 64)
 
 
@@ -55,3 +55,16 @@ def test_a_written_analysis_says_its_batch_by_its_inputs(tmp_path: Path) -> None
     for document in (analysis, {"inputs": ["x", {"shape": "?"}], "analysis": analysis}):
         file.write_text(json.dumps(document))
         assert [program_of("w", file, None, asked)[2] for asked in (None, 64)] == [None, 64]
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan"), True, "x" * 10_000])
+def test_what_is_no_finite_number_is_refused_by_name(value: object) -> None:
+    with pytest.raises(InvalidInput, match=r"analysis\.operations") as caught:
+        analysis_from({"operations": value})
+    assert len(caught.value.errors[0].value) < 200
+
+
+def test_a_file_with_a_number_beyond_a_float_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"operations": 1, "by_precision": {"fp16": 1' + "0" * 400 + "}}")
+    with pytest.raises(InvalidInput, match="by_precision"):
+        read_analysis(tmp_path / "a.json", None)

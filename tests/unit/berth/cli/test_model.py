@@ -46,7 +46,8 @@ async def test_a_function_is_analysed_exported_packed_and_submitted(
     assert spec.model.uri == str((tmp_path / "chat").resolve())
     assert spec.model.digest == shown["model"]["digest"]
     assert spec.latency_target.ToMilliseconds() == 50
-    assert spec.character.operations == 5440
+    # It is all fp32, for which placement knows no peaks.
+    assert not spec.HasField("character")
 
 
 async def test_a_file_is_analysed_at_a_batch_size(berth: Berth, tmp_path: Path) -> None:

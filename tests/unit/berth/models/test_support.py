@@ -1,5 +1,7 @@
 """Which accelerator takes a program, with the reason where it does not."""
 
+from dataclasses import replace
+
 import pytest
 
 from berth import catalogue
@@ -79,12 +81,65 @@ def test_a_model_larger_than_the_device_says_both_sizes() -> None:
     assert fits_none(made(analysis=vast), catalogue.load())
 
 
+def test_each_accelerator_is_judged_by_its_own_platforms_part() -> None:
+    vast = Analysis(1e9, 1e7, {"bf16": 1e9}, 10**15, 1, 1, 1)
+    artefact = replace(made(), by_platform={"cpu": SMALL, "cuda": vast, "rocm": SMALL, "tpu": SMALL})
+    assert "with headroom" in supports(artefact, entry("H100-SXM"))[0]
+    assert supports(artefact, entry("MI300X")) == ()
+
+
 def test_a_precision_that_the_chip_lacks_is_named() -> None:
     eight = Analysis(1e9, 1e7, {"fp8": 1e9}, 1, 1, 1, 1)
     assert supports(made(analysis=eight), entry("A100-80-SXM")) == (
         "chat computes in fp8, for which A100-80-SXM has no units: export it in bf16",
     )
     assert supports(made(analysis=eight), entry("H100-SXM")) == ()
+
+
+def test_a_narrow_precision_is_said_to_be_widened_where_no_peak_of_its_own_is_known() -> None:
+    four = Analysis(1e9, 1e7, {"fp4": 1e8, "int4": 1e8, "fp8": 1e8, "fp32": 7e8})
+    assert roofline.widened(four, entry("H100-SXM")) == {"fp4": "fp8", "int4": "int8"}
+    assert roofline.widened(four, entry("V100-32")) == {"fp4": "fp16", "int4": "fp16", "fp8": "fp16"}
+    assert roofline.widened(four, entry("A10")) == {}
+    assert roofline.widened(None, entry("H100-SXM")) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "part"),
+    [
+        ("H100-SXM", "fp32", 0.5),
+        ("H100-SXM", "fp64", 1 / 32),
+        ("H100-SXM", "int64", 0.25),
+        ("H100-SXM", "int16", 1.0),
+        ("V100-32", "fp16", 1.0),
+        ("V100-32", "fp32", None),
+        ("T4", "fp64", None),
+        ("P100", "int64", None),
+        ("L4", "fp32", 0.5),
+        ("L4", "fp64", None),
+        ("TPU-v5e", "fp64", None),
+        ("H100-SXM", "int3", None),
+    ],
+)
+def test_a_peak_stands_in_only_where_the_units_do_that_work(name: str, precision: str, part: float | None) -> None:
+    base = entry(name).peak("fp16")
+    assert base is not None
+    assert roofline.peak(entry(name), precision) == (None if part is None else pytest.approx(base * part))
+
+
+def test_a_small_share_without_a_peak_leaves_the_estimate_known() -> None:
+    norms, products = ({"bf16": 1e12 - wide, "fp32": wide} for wide in (1e10, 1e11))
+    assert roofline.estimate(Analysis(1e12, 1e6, norms), entry("V100-32")) is not None
+    assert roofline.estimate(Analysis(1e12, 1e6, products), entry("V100-32")) is None
+    assert roofline.estimate(Analysis(1e12, 1e6, {"bf16": 0.99e12, "fp64": 1e10}), entry("T4")) is None
+
+
+def test_the_peaks_that_stand_in_are_those_of_the_profile_store() -> None:
+    from profile_store.domain.prediction.roofline import FROM_PEAKS
+
+    assert {name: FROM_PEAKS[name] for name in roofline.FROM_PEAKS} == roofline.FROM_PEAKS
+    names = {one.name for one in catalogue.load()}
+    assert names > roofline._BEFORE_TF32 | roofline._WITHOUT_FP64
 
 
 def test_the_estimate_is_the_slower_of_compute_and_memory() -> None:
