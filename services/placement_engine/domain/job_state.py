@@ -7,7 +7,22 @@ carry a version that rises per job; what is not newer than the last is dropped.
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-__all__ = ["Event", "EventKind", "JobRow", "JobState", "Retry", "advance", "cancel", "is_over", "preempt"]
+__all__ = [
+    "REFUSED_SECONDS",
+    "Event",
+    "EventKind",
+    "JobRow",
+    "JobState",
+    "Retry",
+    "advance",
+    "cancel",
+    "is_over",
+    "preempt",
+    "refused_still",
+]
+
+REFUSED_SECONDS = 600.0
+"""After which a node that refused a job is tried again: it may have been mended, or the others may be gone."""
 
 
 class JobState(IntEnum):
@@ -183,6 +198,11 @@ def _late(row: JobRow, event: Event) -> JobRow:
     if event.kind is EventKind.STARTED and row.started_at is None:
         return replace(row, started_at=event.at)
     return row
+
+
+def refused_still(row: JobRow, now: float) -> tuple[str, ...]:
+    """The nodes that a job keeps away from at `now`: those that refused it, until the last refusal is long ago."""
+    return row.refused_nodes if now < row.not_before + REFUSED_SECONDS else ()
 
 
 def cancel(row: JobRow, now: float, reason: str) -> tuple[JobRow, bool]:
