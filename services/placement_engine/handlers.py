@@ -253,7 +253,8 @@ class Outcomes:
 
     def _elsewhere(self, before: JobRow, after: JobRow, at: float) -> JobRow:
         """A model that was refused where it was placed is placed elsewhere, where there is room for it at all."""
-        if after.bind_failures <= before.bind_failures:
+        tried_again = after.state is JobState.PENDING and before.state is not JobState.PENDING and not before.requeue
+        if not tried_again:
             return after
         spec = jobs_pb2.JobSpec.FromString(before.spec)
         if not spec.HasField("model"):

@@ -26,7 +26,7 @@ def row(failures: int, *, model: bool = True, refused: tuple[str, ...] = ()) -> 
         spec.model.uri = "/m"
     members = placement_pb2.Decision(members=[jobs_pb2.MemberPlacement(node="n2")]).SerializeToString()
     return JobRow(
-        "j", "t", "m", "q", "p", spec.SerializeToString(), "", 0.0, 0.0, JobState.PENDING, members=members,
+        "j", "t", "m", "q", "p", spec.SerializeToString(), "", 0.0, 0.0, JobState.PLACED, members=members,
         bind_failures=failures, refused_nodes=refused,
     )  # fmt: skip
 
@@ -38,7 +38,10 @@ def row(failures: int, *, model: bool = True, refused: tuple[str, ...] = ()) -> 
         (row(0, refused=("n1",)), True, ("n1", "n2")),
         (row(0, refused=("n1",)), False, ()),
         (row(0, model=False), True, ()),
-        (row(1), True, ()),
+        (replace(row(0), state=JobState.PENDING), True, ()),
+        (replace(row(0), state=JobState.RELEASING, requeue=True), True, ()),
+        # It had run for long, so that its row of failures began anew.
+        (replace(row(3), state=JobState.RUNNING), True, ("n2",)),
     ],
 )
 def test_which_nodes_are_left_out(before: JobRow, room: bool, left_out: tuple[str, ...]) -> None:
@@ -48,7 +51,7 @@ def test_which_nodes_are_left_out(before: JobRow, room: bool, left_out: tuple[st
         asked.append(refused)
         return room
 
-    after = row(1, model=bool(before.spec.count(b"/m")))
+    after = replace(row(1, model=bool(before.spec.count(b"/m"))), state=JobState.PENDING)
     assert Outcomes(Retry(), elsewhere)._elsewhere(before, after, 1.0).refused_nodes == left_out
 
 
@@ -81,13 +84,14 @@ def test_there_is_no_elsewhere_on_nodes_that_the_job_may_not_have() -> None:
 
 def test_a_refusal_is_forgotten_after_a_while() -> None:
     """Otherwise a job whose other nodes leave waits for ever beside one that was mended."""
-    waiting = replace(row(1, refused=("n1",)), not_before=100.0)
+    placed = replace(row(1, refused=("n1",)), not_before=100.0)
+    waiting = replace(placed, state=JobState.PENDING)
     kept_away = waiting_job(waiting, 100.0 + REFUSED_SECONDS - 1).nodes.required
     assert [one.values for term in kept_away for one in term] == [("n1",)]
     assert waiting_job(waiting, 100.0 + REFUSED_SECONDS).nodes.required == ()
     outcomes, after = Outcomes(Retry(), lambda spec, refused: True), replace(waiting, bind_failures=2)
-    assert outcomes._elsewhere(waiting, after, 101.0).refused_nodes == ("n1", "n2")
-    assert outcomes._elsewhere(waiting, after, 100.0 + REFUSED_SECONDS).refused_nodes == ("n2",)
+    assert outcomes._elsewhere(placed, after, 101.0).refused_nodes == ("n1", "n2")
+    assert outcomes._elsewhere(placed, after, 100.0 + REFUSED_SECONDS).refused_nodes == ("n2",)
 
 
 def test_a_waiting_job_is_planned_anew_when_its_refusals_are_old() -> None:
@@ -98,7 +102,7 @@ def test_a_waiting_job_is_planned_anew_when_its_refusals_are_old() -> None:
     )  # fmt: skip
     planner.engine.apply_node(a_node("n1", 1))
     planner.engine.set_queues([Queue("default")])
-    planner._sync(replace(row(1, refused=("n1",)), not_before=100.0))
+    planner._sync(replace(row(1, refused=("n1",)), state=JobState.PENDING, not_before=100.0))
     planner._forget_refusals(now)
     assert planner.engine.cycle(now + 1.0, 10).decisions == ()
     now += REFUSED_SECONDS
