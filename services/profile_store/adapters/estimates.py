@@ -31,6 +31,7 @@ PLAIN = {
     "weight": "integer",
     "learnt": "bigint",
     "unwatched": "bigint",
+    "other_units": "integer",
     "runs": "bigint",
     "latency_p50_seconds": "double precision",
     "latency_p99_seconds": "double precision",

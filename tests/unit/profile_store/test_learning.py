@@ -83,6 +83,24 @@ def test_a_first_span_in_another_unit_than_the_profiles_is_set_aside() -> None:
     assert after([a_span()], units=frozenset({"steps", "samples"})).learnt == 1
 
 
+def test_a_first_span_in_a_unit_that_nobody_else_uses_is_not_the_measure_of_all() -> None:
+    """One span in epochs locked the estimate for ever: a thousand in samples were set aside."""
+    first = after([a_span(5.0, job="first", unit="epochs")])
+    spoilt = after(spans_of([100.0] * 20), first)
+    assert (spoilt.unit, spoilt.learnt, spoilt.set_aside) == ("samples", 18, {Reason.OTHER_UNIT: 3})
+    assert spoilt.throughput == pytest.approx(100.0)
+    at_once = after(spans_of([100.0] * 3), first, units=frozenset({"samples"}))
+    assert (at_once.unit, at_once.learnt, at_once.set_aside) == ("samples", 3, {Reason.OTHER_UNIT: 1})
+
+
+def test_a_job_that_tells_two_units_in_turn_is_learnt_in_one() -> None:
+    both = [a_span(unit=("epochs", "samples")[n % 2], sequence=n + 1) for n in range(20)]
+    estimate = after(both)
+    assert (estimate.unit, estimate.learnt, estimate.set_aside) == ("epochs", 10, {Reason.OTHER_UNIT: 10})
+    late = after(spans_of([7.0] * 20, job="other", first=30), estimate)
+    assert late.unit == "epochs", "with enough spans it stays"
+
+
 def test_spans_of_which_telemetry_says_nothing_are_learnt_and_counted() -> None:
     estimate = after([a_span(watched=Watched.UNKNOWN), a_span(sequence=2)])
     assert (estimate.learnt, estimate.unwatched) == (2, 1)
