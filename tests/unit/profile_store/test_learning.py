@@ -283,6 +283,27 @@ def test_a_card_at_its_own_limit_is_not_throttled_and_one_whose_limit_was_lowere
     assert a_watch(*capped, limit=400.0).during(["d"], 10.0, 50.0, 700.0) is Watched.THROTTLED
 
 
+def test_heat_and_a_power_cap_in_turn_are_not_forgotten() -> None:
+    """Each sample began an episode, sixteen were kept, and a span that was hot throughout was called clear."""
+    watch = ThrottleWatch()
+    for number in range(0, 200, 2):
+        watch.hear(10.0 * number, [Reported("d", 0x20, 700.0)])
+        watch.hear(10.0 * number + 10.0, [Reported("d", 0x4, 700.0)])
+    for start in (0.0, 500.0, 1900.0):
+        assert watch.during(["d"], start, start + 50.0, 700.0) is Watched.THROTTLED
+
+
+def test_a_span_whose_episodes_were_dropped_is_unknown() -> None:
+    watch = ThrottleWatch()
+    for number in range(400):
+        # Far enough apart, each hot spell is one of its own.
+        watch.hear(10.0 * number, [Reported("d", 0x20 if number % 10 == 0 and number < 300 else 0)])
+    answers = {watch.during(["d"], at, at + 20.0, None) for at in (0.0, 300.0, 700.0, 1300.0)}
+    assert answers == {Watched.UNKNOWN}
+    assert watch.during(["d"], 2400.0, 2420.0, None) is Watched.THROTTLED
+    assert watch.during(["d"], 3100.0, 3200.0, None) is Watched.CLEAR
+
+
 def test_what_was_not_watched_is_unknown() -> None:
     watch = a_watch(*COOL)
     assert watch.during(["d"], 0.0, 100.0, None) is Watched.CLEAR
