@@ -26,6 +26,7 @@ from binder.adapters.wire import Undecodable, command_of
 from binder.domain.executor import Executor, Reporting
 from binder.domain.intake import Command
 from binder.executors.kubernetes import KubernetesExecutor
+from binder.executors.model_rules import ModelRules
 from binder.executors.process import ProcessExecutor
 from binder.executors.simulated import SimulatedExecutor
 from binder.executors.triton import Times, TritonExecutor
@@ -77,7 +78,7 @@ def _triton(settings: BinderSettings, cluster: Cluster | None) -> Executor:
     return TritonExecutor(
         read_servers(settings.triton_servers),
         found.backends,
-        read=open_artefact,
+        read=ModelRules(open_artefact, settings.folders_of_models, settings.takes_code),
         clock=time.time,
         times=Times(bind=0.8 * settings.bind_timeout_seconds, grace=settings.triton_grace_seconds),
     )

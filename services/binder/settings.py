@@ -43,13 +43,18 @@ class BinderSettings(ServiceSettings):
     """Of each node its Triton server: a template such as `http://{node}:8000`, or `node=url,node=url`."""
     triton_grace_seconds: float = Field(default=60.0, gt=0)
     """How long a Triton server may be gone before what it served has failed."""
+    model_folders: Annotated[frozenset[str], NoDecode] = frozenset()
+    """Comma-separated: the models that are served lie below one of them; `{tenant}` stands for the job's tenant.
+    Empty: anywhere while there is no `auth_key`, nowhere with one."""
+    model_code: bool | None = None
+    """Whether model folders of Triton, which can bring code, are served. None: only while there is no `auth_key`."""
 
     kubernetes_requests: int = Field(default=64, ge=1, le=1000)
     """To the API server at once."""
     manifest_namespaces: Annotated[tuple[str, ...], NoDecode] = ("default",)
     """Comma-separated: where pods may be made from jobs' manifests. "*": anywhere."""
 
-    @field_validator("executors", "only_nodes", "manifest_namespaces", mode="before")
+    @field_validator("executors", "only_nodes", "manifest_namespaces", "model_folders", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
@@ -61,6 +66,14 @@ class BinderSettings(ServiceSettings):
         if unknown or not value:
             raise ValueError(f"unknown executors {unknown}: choose from {', '.join(EXECUTORS)}, at least one")
         return tuple(dict.fromkeys(value))
+
+    @field_validator("model_folders")
+    @classmethod
+    def _absolute(cls, value: frozenset[str]) -> frozenset[str]:
+        for folder in sorted(value):
+            if not Path(folder).is_absolute() or ".." in Path(folder).parts:
+                raise ValueError(f"BERTH_MODEL_FOLDERS: {folder!r}: write absolute paths, without ..")
+        return value
 
     @field_validator("triton_servers")
     @classmethod
@@ -80,6 +93,15 @@ class BinderSettings(ServiceSettings):
         except InvalidInput as error:
             raise ValueError(str(error)) from error
         return value
+
+    @property
+    def folders_of_models(self) -> frozenset[str] | None:
+        """None: anywhere."""
+        return None if not self.model_folders and self.auth_key is None else self.model_folders
+
+    @property
+    def takes_code(self) -> bool:
+        return self.auth_key is None if self.model_code is None else self.model_code
 
     @model_validator(mode="after")
     def _with_servers(self) -> Self:

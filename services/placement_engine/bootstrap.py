@@ -129,7 +129,8 @@ class Pools:
             return False
         away = {*refused, *(name for name, node in self._world.nodes.items() if not node.schedulable)}
         job = translate.job_from_spec(spec, job_id="", submitted_at=0.0, attempt=1)
-        return planner.engine.matching_capacity(job, away).members >= (spec.min_replicas or spec.replicas)
+        room = planner.engine.matching_capacity(job, away, where_it_may=True)
+        return room.members >= (spec.min_replicas or spec.replicas)
 
     @staticmethod
     def _matching(planner: Planner, spec: jobs_pb2.JobSpec) -> MatchingCapacity:

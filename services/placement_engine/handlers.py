@@ -27,7 +27,7 @@ from berth.topics import CLOUDEVENTS_JSON, JSON, PROTOBUF
 from berth.v1 import fleet_pb2, jobs_pb2, placement_pb2
 from placement_engine.adapters import job_store, translate
 from placement_engine.adapters.job_store import Accepted, Submission
-from placement_engine.domain.job_state import Event, EventKind, JobRow, JobState, Retry, advance, cancel
+from placement_engine.domain.job_state import Event, EventKind, JobRow, JobState, Retry, advance, cancel, refused_still
 from placement_engine.domain.readouts import MatchingCapacity
 from placement_engine.planner import released_outgoing
 
@@ -243,7 +243,7 @@ class Outcomes:
             row = after.get(event.job_id)
             if row is not None:
                 moved, free = advance(row, _of_a_model(row, event), self.retry)
-                after[event.job_id] = self._elsewhere(row, moved)
+                after[event.job_id] = self._elsewhere(row, moved, event.at)
                 if free:
                     freed.append(event.job_id)
         await job_store.free_claims(connection, freed)
@@ -251,15 +251,16 @@ class Outcomes:
         await job_store.notify(connection, job_store.PLAN_CHANNEL, sorted(set(freed)))
         return dead
 
-    def _elsewhere(self, before: JobRow, after: JobRow) -> JobRow:
+    def _elsewhere(self, before: JobRow, after: JobRow, at: float) -> JobRow:
         """A model that was refused where it was placed is placed elsewhere, where there is room for it at all."""
-        if after.bind_failures <= before.bind_failures:
+        tried_again = after.state is JobState.PENDING and before.state is not JobState.PENDING and not before.requeue
+        if not tried_again:
             return after
         spec = jobs_pb2.JobSpec.FromString(before.spec)
         if not spec.HasField("model"):
             return after
         decision = placement_pb2.Decision.FromString(before.members)
-        refused = tuple(dict.fromkeys((*before.refused_nodes, *(member.node for member in decision.members))))
+        refused = tuple(dict.fromkeys((*refused_still(before, at), *(member.node for member in decision.members))))
         return replace(after, refused_nodes=refused if self.elsewhere(spec, refused) else ())
 
 

@@ -24,7 +24,7 @@ from placement_engine.adapters import fleet_store, job_store, translate
 from placement_engine.adapters.job_store import Placement, Superseded
 from placement_engine.domain import model
 from placement_engine.domain.engine import Engine
-from placement_engine.domain.job_state import JobRow, JobState, is_over, preempt
+from placement_engine.domain.job_state import JobRow, JobState, is_over, preempt, refused_still
 from placement_engine.domain.journal import Recorder
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.victims import told_to
@@ -257,7 +257,7 @@ class Planner:
             if known is not None and known.version >= row.version and self.engine.is_waiting(row.job_id):
                 return
             self.engine.release(row.job_id, self._clock())
-            self.engine.submit(translate.waiting_job(row))
+            self.engine.submit(translate.waiting_job(row, self._clock()))
             self._rows[row.job_id] = row
         elif is_over(row.state):
             self.engine.withdraw(row.job_id)
@@ -291,6 +291,14 @@ class Planner:
             if row["state"] == JobState.RUNNING and row["started_at"] is not None:
                 self.engine.started(row["job_id"], row["attempt"], row["started_at"])
         self._changed.update(job_id for job_id in self._rows if job_id not in there)
+        self._forget_refusals(self._clock())
+
+    def _forget_refusals(self, now: float) -> None:
+        """Waiting jobs may go again where they were refused long ago."""
+        for job_id, row in self._rows.items():
+            if row.refused_nodes and not refused_still(row, now) and self.engine.is_waiting(job_id):
+                self._rows[job_id] = replace(row, refused_nodes=())
+                self.engine.submit(translate.waiting_job(row, now))
 
     # -- commit ----------------------------------------------------------------------------------
 

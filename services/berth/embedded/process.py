@@ -66,13 +66,17 @@ def spawn(
     *,
     log: Path,
     environment: Mapping[str, str] | None = None,
+    inherit: Callable[[str], bool] = lambda name: True,
     folder: Path | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
     death_signal: signal.Signals = signal.SIGKILL,
     stdout: int | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> Child:
-    """Starts a child that logs to `log`. Call it from the main thread: the kernel counts threads."""
+    """Starts a child that logs to `log`. Call it from the main thread: the kernel counts threads.
+
+    `inherit`: which variables of this process's own environment it gets beside `environment`.
+    """
     parent = os.getpid()
 
     def before_exec() -> None:
@@ -91,7 +95,7 @@ def spawn(
             stdin=subprocess.DEVNULL,
             stdout=output if stdout is None else stdout,
             stderr=output,
-            env={**os.environ, **(environment or {})},
+            env={**{name: value for name, value in os.environ.items() if inherit(name)}, **(environment or {})},
             cwd=folder,
             start_new_session=True,
             preexec_fn=before_exec,

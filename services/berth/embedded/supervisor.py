@@ -80,6 +80,7 @@ class EmbeddedSystem:
         self._kafka: EmbeddedKafka | None = None
         self._postgres: EmbeddedPostgres | None = None
         self._triton: TritonServer | None = None
+        self._triton_given_up = False
         self._environment: dict[str, str] = {}
         self._endpoints: dict[str, dict[str, str]] = {}
         self._restarts: dict[str, list[float]] = {}
@@ -112,17 +113,30 @@ class EmbeddedSystem:
         return {child.name: child.pid for child in (*self._children.values(), *servers) if child.running()}
 
     async def watch(self) -> None:
-        """Restarts a part that died, for ever. Raises SystemFailed where it dies again and again."""
+        """Restarts a part that died, for ever. Raises SystemFailed where it dies again and again, but Triton is given
+        up alone."""
         while True:
             await asyncio.sleep(0.3)
             for part in (self._kafka, self._postgres):
                 if part is not None and part.child is not None and not part.child.running():
                     raise SystemFailed(f"{part.child.name} ended:\n{part.child.last_lines()}")
-            if self._triton is not None and self._triton.child is not None and not self._triton.child.running():
-                await self._restart("triton", self._triton.child)
+            await self._watch_triton()
             for name, child in list(self._children.items()):
                 if not child.running():
                     await self._restart(name, child)
+
+    async def _watch_triton(self) -> None:
+        """Where it ends again and again it is given up alone: a tenant's model can crash it, and all else goes on."""
+        triton = self._triton
+        if self._triton_given_up or triton is None or triton.child is None or triton.child.running():
+            return
+        try:
+            await self._restart("triton", triton.child)
+        except SystemFailed as error:
+            self._triton_given_up = True
+            await asyncio.to_thread(triton.stop)
+            self._say(f"Triton is given up, and no model is served until the system is started again: {error}")
+            self._publish_context()
 
     # Starting
 

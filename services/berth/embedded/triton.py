@@ -29,6 +29,13 @@ PYTHONPATH = "BERTH_TRITON_PYTHONPATH"
 LOCK = Path(__file__).with_name("triton-requirements.lock")
 STUBS = "pytriton/tritonserver/python_backend_stubs"
 START_SECONDS = 60.0
+_INHERITED = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "TZ", "GPU_DEVICE_ORDINAL"})
+_INHERITED_BEGINNINGS = ("LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "TPU_", "JAX_", "XLA_", "OMP_")
+
+
+def inherited(name: str) -> bool:
+    """Whether the server gets this variable of our environment. It runs tenants' code: keys and tokens stay here."""
+    return name in _INHERITED or name.startswith(_INHERITED_BEGINNINGS)
 
 
 def _cache() -> Path:
@@ -144,6 +151,7 @@ class TritonServer:
                 "LD_LIBRARY_PATH": ":".join(libraries),
                 PYTHONPATH: ":".join(dict.fromkeys(sysconfig.get_paths()[key] for key in ("purelib", "platlib"))),
             },
+            inherit=inherited,
             folder=self._folder,
         )
         await self._wait()

@@ -21,7 +21,16 @@ from berth.models.documents import parse_artefact
 from berth.models.formats import KINDS as _KINDS
 from berth.models.triton_folder import CONFIGURATION, read_folder
 
-__all__ = ["Opened", "check_size", "digest_of", "name_of", "open_artefact", "path_of", "read_artefact"]
+__all__ = [
+    "Opened",
+    "check_no_links",
+    "check_size",
+    "digest_of",
+    "name_of",
+    "open_artefact",
+    "path_of",
+    "read_artefact",
+]
 
 MAX_BYTES = 16 * 2**30
 """Of a folder, which is copied and summed piece by piece."""
@@ -115,6 +124,15 @@ def digest_of(path: Path) -> str:
     return made.hexdigest()
 
 
+def check_no_links(path: Path) -> None:
+    """Raises InvalidInput where the folder `path` holds a link, or more than is read."""
+    try:
+        if path.is_dir():
+            _files(path)
+    except OSError as error:
+        raise InvalidInput.of("folder", path, f"{error.strerror or error}: name a folder that can be read") from error
+
+
 def name_of(path: Path) -> str:
     """The file's name without its ending, as a model's name may be written."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().stem).strip("-.")[:63] or "model"
@@ -164,7 +182,5 @@ def _open_folder(folder: Path, name: str, batch: int | None) -> Opened:
         size = sum(one.stat().st_size for one in _files(folder))
         made = Artefact(name or given, "triton", digest_of(folder), size, inputs, outputs)
         return Opened(made, folder)
-    held = ", ".join(sorted(one.name for one in folder.iterdir())[:8]) or "nothing"
-    raise InvalidInput.of(
-        "folder", folder, f"no model in it ({held}): a model folder has {MANIFEST} or {CONFIGURATION}"
-    )
+    # What is in it is not told: a job's message reaches whoever may name a path of the binder's machine.
+    raise InvalidInput.of("folder", folder, f"no model in it: a model folder has {MANIFEST} or {CONFIGURATION}")

@@ -9,6 +9,7 @@ work of the member that wrote it: the members' rates are added, over the mean of
 report. With `"scope": "gang"` it is the work of all members together, and one member is enough.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,16 @@ from typing import Any, Final, TypeAlias
 
 from berth.errors import FieldError, InvalidInput
 
-__all__ = ["UNITS", "Line", "Speed", "complete", "joined", "parse_line"]
+__all__ = ["UNITS", "Line", "Speed", "complete", "joined", "limited", "parse_line"]
 
 UNITS: Final = ("steps", "tokens", "samples", "queries", "epochs")
 LONGEST_TEXT = 200
+MOST_KINDS, MOST_KINDS_OF_ATTEMPT = 8, 64
+"""Of a reading, and of all readings of an attempt."""
 MOST_UNITS, MOST_SECONDS, MOST_BATCH = 1e15, 1e7, 10**9
+
+Kind: TypeAlias = tuple[str, int | None, str, str]
+"""Unit, batch size, precision and software."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,11 @@ class Line:
     software_stack: str = ""
     latency_p50_seconds: float | None = None
     latency_p99_seconds: float | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Lines of one kind are told together."""
+        return self.unit, self.batch_size, self.precision, self.software_stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +142,38 @@ def complete(lines: Lines, members: int) -> bool:
     return any(line.gang for some in lines.values() for line in some) or sum(map(bool, lines.values())) == members
 
 
+def limited(lines: Lines, known: Sequence[str]) -> tuple[Lines, tuple[str, ...], int]:
+    """The lines of so many kinds as are told, the names of all kinds of the attempt so far, and how many lines are left
+    out. `known`: those names before. Each kind is a record each time and an estimate for ever, and a command may write
+    any."""
+    told: dict[Kind, str] = {}
+    names = dict.fromkeys(known)
+    left_out = 0
+    kept: dict[int, list[Line]] = {}
+    for member, some in sorted(lines.items()):
+        kept[member] = []
+        for line in some:
+            if line.kind not in told:
+                name = hashlib.sha256(repr(line.kind).encode()).hexdigest()[:12]
+                if len(told) >= MOST_KINDS or (name not in names and len(names) >= MOST_KINDS_OF_ATTEMPT):
+                    left_out += 1
+                    continue
+                told[line.kind] = name
+                names[name] = None
+            kept[member].append(line)
+    return kept, tuple(names), left_out
+
+
 def joined(lines: Lines, members: int) -> tuple[Speed, ...]:
     """The attempt's speed, once for each unit, batch size, precision and software that the lines name.
 
     Where a line of a kind speaks for the gang, those of single members of that kind are part of it; of several
     members that speak for the gang the first counts.
     """
-    kinds: dict[tuple[Any, ...], dict[int, list[Line]]] = {}
+    kinds: dict[Kind, dict[int, list[Line]]] = {}
     for member, some in sorted(lines.items()):
         for line in some:
-            kind = (line.unit, line.batch_size, line.precision, line.software_stack)
-            kinds.setdefault(kind, {}).setdefault(member, []).append(line)
+            kinds.setdefault(line.kind, {}).setdefault(member, []).append(line)
     return tuple(_speed(by_member, members) for by_member in kinds.values())
 
 

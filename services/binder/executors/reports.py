@@ -14,7 +14,7 @@ from typing import Any
 
 from berth.errors import InvalidInput
 from binder.domain.executor import Reading
-from binder.domain.report import Line, complete, joined, parse_line
+from binder.domain.report import MOST_KINDS, MOST_KINDS_OF_ATTEMPT, Line, complete, joined, limited, parse_line
 
 __all__ = ["REPORT", "read_reports"]
 
@@ -22,6 +22,12 @@ REPORT = "report"
 """Name of the file in the member's folder."""
 AT_ONCE = 256 * 1024
 MOST_NOTICES = 20
+KINDS, LIMIT_SAID = "kinds", "limit_said"
+"""Beside the members in the mark."""
+TOO_MANY = (
+    f"berth: reports of further kinds (unit, batch size, precision, software) are left out without a word: at most "
+    f"{MOST_KINDS} kinds at once and {MOST_KINDS_OF_ATTEMPT} an attempt are told"
+)
 
 
 @dataclass(slots=True)
@@ -31,6 +37,15 @@ class _Progress:
     offset: int = 0
     lines: int = 0
     refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What the mark says: of each member, the names of the kinds told, and whether the job knows of their limit."""
+
+    members: Mapping[int, _Progress]
+    kinds: tuple[str, ...]
+    limit_said: bool
 
 
 @dataclass(slots=True)
@@ -48,7 +63,8 @@ def read_reports(folders: Mapping[int, Path], mark: str, *, ended: bool) -> Read
 
     Lines that are no report are left out, and said in the member's stderr.
     """
-    progress = _progress(mark)
+    before = _before(mark)
+    progress = before.members
     pieces = {
         member: _read(folder / REPORT, progress.get(member, _Progress()), ended=ended)
         for member, folder in folders.items()
@@ -60,15 +76,22 @@ def read_reports(folders: Mapping[int, Path], mark: str, *, ended: bool) -> Read
     more = any(piece.more for piece in pieces.values())
     if any(lines.values()) and not complete(lines, len(folders)) and not ended and not more:
         return None
+    told, kinds, left_out = limited(lines, before.kinds)
+    if left_out and not before.limit_said:
+        next(iter(pieces.values())).notices.append(TOO_MANY)
     for member, piece in pieces.items():
         _say(folders[member] / "stderr", piece.notices)
-    written = {str(member): [one.offset, one.lines, one.refused] for member, one in _reached(progress, pieces).items()}
-    return Reading(json.dumps(written), joined(lines, len(folders)), more=more)
+    written: dict[str, Any] = {
+        str(member): [one.offset, one.lines, one.refused] for member, one in _reached(progress, pieces).items()
+    }
+    written |= {KINDS: kinds, LIMIT_SAID: bool(left_out) or before.limit_said}
+    return Reading(json.dumps(written), joined(told, len(folders)), more=more)
 
 
-def _progress(mark: str) -> dict[int, _Progress]:
+def _before(mark: str) -> _Before:
     found: dict[str, Any] = json.loads(mark) if mark else {}
-    return {int(member): _Progress(*numbers) for member, numbers in found.items()}
+    kinds, said = tuple(found.pop(KINDS, ())), found.pop(LIMIT_SAID, False)
+    return _Before({int(member): _Progress(*numbers) for member, numbers in found.items()}, kinds, said)
 
 
 def _reached(before: Mapping[int, _Progress], pieces: Mapping[int, _Piece]) -> dict[int, _Progress]:

@@ -11,6 +11,7 @@ from berth.backends.triton_serving import OWNER
 from berth.errors import InvalidInput
 from berth.models.artefact_file import Opened, path_of
 from binder.domain.work import Assignment, Member
+from binder.executors.model_rules import ModelRules
 
 __all__ = ["NO_SUCH_MODEL", "Servers", "content_of", "placement_of", "read_servers", "served_name"]
 
@@ -89,7 +90,8 @@ def content_of(assignment: Assignment, read: Callable[[Path], Opened]) -> Opened
     """What the job's model is. Blocks. Raises InvalidInput."""
     model = assignment.work.model
     assert model is not None, "placement_of has seen to it"
-    opened = read(path_of(model.uri))
+    path = path_of(model.uri)
+    opened = read.open(path, assignment.attempt.tenant) if isinstance(read, ModelRules) else read(path)
     if model.digest and opened.artefact.digest != model.digest:
         words = f"the content is {opened.artefact.digest}: another model lies there; submit with its digest, or none"
         raise InvalidInput.of("model.digest", model.digest, words)

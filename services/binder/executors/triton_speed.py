@@ -28,6 +28,9 @@ log = structlog.get_logger(__name__)
 
 LEAST_SECONDS: Final = 1.0
 """Below it the profile store sets a span aside."""
+ANSWER_SECONDS: Final = 8.0
+"""Within which each member's server answers; well below what the observer waits for all attempts together."""
+AT_ONCE: Final = 256
 PHASES: Final = ("compute_input", "compute_infer", "compute_output")
 
 Counters: TypeAlias = Mapping[int, tuple[int, int]]
@@ -126,20 +129,28 @@ async def triton_reports(
     """`Reporting.reports` of an executor whose models a Triton server serves. A member that does not answer is asked
     again the next time; what was done since the last look before an unload stays untold."""
     running = [each for each in asked if not each.ended and each.assignment.attempt.started_at is not None]
-    readings = await asyncio.gather(*(_reading(each, statistics, clock) for each in running))
+    at_once = asyncio.Semaphore(AT_ONCE)
+    readings = await asyncio.gather(*(_reading(each, statistics, clock, at_once) for each in running))
     return {each.assignment.id: reading for each, reading in zip(running, readings, strict=True) if reading is not None}
 
 
-async def _reading(each: Asked, statistics: Statistics, clock: Callable[[], float]) -> Reading | None:
+async def _reading(
+    each: Asked, statistics: Statistics, clock: Callable[[], float], at_once: asyncio.Semaphore
+) -> Reading | None:
     attempt, members = each.assignment.attempt, each.assignment.work.members
-    counters: dict[int, Counters] = {}
-    for member in members:
+
+    async def ask(member: Member) -> Counters | None:
         try:
-            told = await statistics(each.assignment, member)
-            if told is not None:
-                counters[member.member] = counters_of(told)
-        except (Unanswered, Refused, InvalidInput, ValueError) as error:
-            log.info("a server did not say how fast a model is", attempt=str(attempt.id), error=str(error))
+            async with asyncio.timeout(ANSWER_SECONDS), at_once:
+                told = await statistics(each.assignment, member)
+            return None if told is None else counters_of(told)
+        except (Unanswered, Refused, InvalidInput, ValueError, TimeoutError) as error:
+            log.info("a server did not say how fast a model is", attempt=str(attempt.id), error=repr(error))
+            return None
+
+    # Together: a gang on a server that hangs would else be waited for longer than the observer waits for all.
+    told = await asyncio.gather(*map(ask, members))
+    counters = {member.member: one for member, one in zip(members, told, strict=True) if one is not None}
     if not counters or attempt.started_at is None:
         return None
     return reading_of(each.mark, counters, members=len(members), started_at=attempt.started_at, at=clock())

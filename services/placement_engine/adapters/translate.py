@@ -6,7 +6,7 @@ from typing import Any
 from berth.catalogue import Accelerator as CatalogueEntry
 from berth.v1 import binding_pb2, fleet_pb2, jobs_pb2, placement_pb2, profiles_pb2, telemetry_pb2
 from placement_engine.domain import model
-from placement_engine.domain.job_state import Event, EventKind, JobRow
+from placement_engine.domain.job_state import Event, EventKind, JobRow, refused_still
 from placement_engine.domain.node_constraints import NAME_KEY, NodeConstraints, NodeRequirement, Taint, Toleration
 from placement_engine.domain.readouts import DeviceView, NodeView
 from placement_engine.simulation.whatif.compare import Changes, Comparison
@@ -126,10 +126,10 @@ def character(record: jobs_pb2.WorkloadCharacter) -> model.Character:
     )
 
 
-def waiting_job(row: JobRow) -> model.Job:
-    """The job as the core plans it: its next attempt, away from nodes that refused it."""
+def waiting_job(row: JobRow, now: float) -> model.Job:
+    """The job as the core plans it: its next attempt, away from nodes that refused it not long before `now`."""
     return job_from_spec(
-        away_from(jobs_pb2.JobSpec.FromString(row.spec), row.refused_nodes),
+        away_from(jobs_pb2.JobSpec.FromString(row.spec), refused_still(row, now)),
         job_id=row.job_id,
         submitted_at=row.accepted_at,
         attempt=row.attempt + 1,

@@ -656,9 +656,12 @@ class Engine:
         """Devices that take no new work for heat or a fault."""
         return verdicts.device_verdicts(self._fleet)
 
-    def matching_capacity(self, job: Job, without: Collection[str] = ()) -> MatchingCapacity:
-        """What could ever match the job, by model, class, stack and executor, claims not counted."""
-        return views.matching_capacity(self._fleet, job, without)
+    def matching_capacity(
+        self, job: Job, without: Collection[str] = (), *, where_it_may: bool = False
+    ) -> MatchingCapacity:
+        """What could ever match the job, by model, class, stack and executor, claims not counted. `where_it_may`: by
+        its conditions on nodes and their taints too."""
+        return views.matching_capacity(self._fleet, job, without, where_it_may=where_it_may)
 
     def situation(self, now: float) -> Situation:
         """Facts, work and rules as they are, to run forward elsewhere."""

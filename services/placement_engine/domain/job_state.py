@@ -7,7 +7,22 @@ carry a version that rises per job; what is not newer than the last is dropped.
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-__all__ = ["Event", "EventKind", "JobRow", "JobState", "Retry", "advance", "cancel", "is_over", "preempt"]
+__all__ = [
+    "REFUSED_SECONDS",
+    "Event",
+    "EventKind",
+    "JobRow",
+    "JobState",
+    "Retry",
+    "advance",
+    "cancel",
+    "is_over",
+    "preempt",
+    "refused_still",
+]
+
+REFUSED_SECONDS = 600.0
+"""After which a node that refused a job is tried again: it may have been mended, or the others may be gone."""
 
 
 class JobState(IntEnum):
@@ -47,9 +62,9 @@ _SETTLED = frozenset({EventKind.BOUND, EventKind.BIND_FAILED, EventKind.BIND_UNK
 class JobRow:
     """A job as stored. Times are seconds since the epoch.
 
-    `requeue`: a release that is under way ends in waiting again, not in a cancel. `bind_failures`: of binds in
-    a row. `preemptions`: how often it was stopped for others. `endpoints`: where a served model takes requests while
-    it is bound. `refused_nodes`: those whose executor refused it, in a row.
+    `requeue`: a release that is under way ends in waiting again, not in a cancel. `bind_failures`: of binds, and of
+    what was bound and soon failed, in a row. `preemptions`: how often it was stopped for others. `endpoints`: where a
+    served model takes requests while it is bound. `refused_nodes`: those whose executor refused it, in a row.
     """
 
     job_id: str
@@ -96,11 +111,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often in a row a bind is tried, and the wait before the next: doubling, at most `longest` seconds."""
+    """How often in a row a bind is tried, and the wait before the next: doubling, at most `longest` seconds. What was
+    bound for `sound_seconds` ends the row: what fails sooner each time is not tried without end."""
 
     attempts: int = 5
     first_seconds: float = 1.0
     longest_seconds: float = 60.0
+    sound_seconds: float = 600.0
 
     def delay(self, failures: int) -> float:
         return min(self.first_seconds * 2.0 ** max(failures - 1, 0), self.longest_seconds)
@@ -118,6 +135,9 @@ def advance(row: JobRow, event: Event, retry: Retry) -> tuple[JobRow, bool]:
         return _late(row, event), False
     if row.state is JobState.PENDING:
         return row, False
+    held_since = row.bound_at if row.bound_at is not None else row.started_at
+    if held_since is not None and event.at - held_since >= retry.sound_seconds:
+        row = replace(row, bind_failures=0)
     match event.kind:
         case EventKind.BOUND:
             forward = row.state is JobState.PLACED
@@ -126,7 +146,6 @@ def advance(row: JobRow, event: Event, retry: Retry) -> tuple[JobRow, bool]:
                 bound_at=event.at,
                 state=JobState.BOUND if forward else row.state,
                 message=event.message if forward else row.message,
-                bind_failures=0,
                 refused_nodes=(),
             ), False
         case EventKind.BIND_UNKNOWN:
@@ -183,6 +202,11 @@ def _late(row: JobRow, event: Event) -> JobRow:
     if event.kind is EventKind.STARTED and row.started_at is None:
         return replace(row, started_at=event.at)
     return row
+
+
+def refused_still(row: JobRow, now: float) -> tuple[str, ...]:
+    """The nodes that a job keeps away from at `now`: those that refused it, until the last refusal is long ago."""
+    return row.refused_nodes if now < row.not_before + REFUSED_SECONDS else ()
 
 
 def cancel(row: JobRow, now: float, reason: str) -> tuple[JobRow, bool]:

@@ -9,7 +9,8 @@ from placement_engine.domain import columns as col
 from placement_engine.domain.asks import counts_of, make_ask
 from placement_engine.domain.facts import DeviceFacts, NodeFacts
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.model import Claim, Job
+from placement_engine.domain.model import Claim, Job, Node
+from placement_engine.domain.node_constraints import first_not_tolerated, selects
 from placement_engine.domain.partitions import MEMORY_SLICES, UNDIVIDED, UNPARTITIONABLE
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Queues, Totals
@@ -133,11 +134,17 @@ UNBOUNDED = 10**9
 """Members that a node's CPU and memory hold of a job that asks for none of them."""
 
 
-def matching_capacity(fleet: Fleet, job: Job, without: Collection[str] = ()) -> MatchingCapacity:
+def matching_capacity(
+    fleet: Fleet, job: Job, without: Collection[str] = (), *, where_it_may: bool = False
+) -> MatchingCapacity:
     """Nominal sizes, of all nodes but those `without`: claims, health, heat and cordons pass, so they are not counted
     against the job. The answer is the same for jobs of one shape, whatever their number of members: it is kept by
-    shape."""
+    shape. `where_it_may`: only of nodes that the job's conditions allow and whose taints it tolerates, as they are now;
+    not the same for a shape."""
     shape = shape_of(job)
+    if where_it_may:
+        nodes = (one.node for one in fleet.nodes.values())
+        without = {*without, *(node.name for node in nodes if not _may_have(node, job))}
     sizes = [_matching(fleet, job, shape.at(count), without) for count in counts_of(fleet, shape)]
     devices, members = max(sizes, key=lambda size: size[1])
     return MatchingCapacity(
@@ -146,6 +153,11 @@ def matching_capacity(fleet: Fleet, job: Job, without: Collection[str] = ()) -> 
         pool_devices=sum(fleet.models.counts),
         pool_nodes=len(fleet.nodes),
     )
+
+
+def _may_have(node: Node, job: Job) -> bool:
+    allowed = selects(job.nodes, node.name, node.labels)
+    return allowed and first_not_tolerated(job.nodes, node.taints) is None
 
 
 def _matching(fleet: Fleet, job: Job, shape: Shape, without: Collection[str]) -> tuple[int, int]:

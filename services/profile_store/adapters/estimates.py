@@ -12,7 +12,7 @@ from berth import outbox
 from berth.postgres import Connection, Database
 from profile_store.adapters.encoding import records
 from profile_store.adapters.postgres_profiles import put_profiles
-from profile_store.domain.learning import Estimate, Outlier, Reason, Run
+from profile_store.domain.learning import ENOUGH, Estimate, Outlier, Reason, Run
 from profile_store.domain.profile import Profile, ProfileKey
 
 __all__ = ["PostgresEstimates"]
@@ -31,6 +31,7 @@ PLAIN = {
     "weight": "integer",
     "learnt": "bigint",
     "unwatched": "bigint",
+    "other_units": "integer",
     "runs": "bigint",
     "latency_p50_seconds": "double precision",
     "latency_p99_seconds": "double precision",
@@ -117,7 +118,8 @@ class PostgresEstimates:
                 f"{name} = w.{name}{'::jsonb' if kind == 'jsonb' else ''}" for name, kind in {**PLAIN, **OTHER}.items()
             )
             await connection.execute(
-                f"UPDATE estimate AS e SET {changes} FROM unnest({given}) AS w ({', '.join(kinds)}) "
+                f"UPDATE estimate AS e SET {changes}, heard_at = clock_timestamp() "
+                f"FROM unnest({given}) AS w ({', '.join(kinds)}) "
                 f"WHERE {' AND '.join(f'e.{name} = w.{name}' for name in KEY)}",
                 *[list(column) for column in zip(*rows, strict=True)],
             )
@@ -133,7 +135,15 @@ class PostgresEstimates:
         return list(map(_read, rows))
 
     async def forget(self, days: float) -> None:
-        """Runs of which nothing was heard for so long: no record of theirs comes twice any more."""
+        """Runs of which nothing was heard for so long, as no record of theirs comes twice any more; and estimates of
+        which nothing was heard either, and which were never enough to be told."""
+        # One that is locked is being heard of.
+        await self._database.pool.execute(
+            f"""DELETE FROM estimate WHERE ctid = ANY(ARRAY(
+                SELECT ctid FROM estimate WHERE weight < {ENOUGH} AND told_throughput IS NULL
+                  AND heard_at < clock_timestamp() - make_interval(secs => $1) FOR UPDATE SKIP LOCKED))""",
+            days * 86400.0,
+        )
         await self._database.pool.execute(
             "DELETE FROM learnt_run WHERE at < clock_timestamp() - make_interval(secs => $1)", days * 86400.0
         )

@@ -102,7 +102,8 @@ class Outlier:
 class Estimate:
     """`level` and `variance` of the logarithm of units a second; `weight`: spans that they stand for, at most MEMORY.
 
-    `learnt` spans made it, `unwatched` of them without news of the devices' heat. `told`: throughput and relative
+    `learnt` spans made it, `unwatched` of them without news of the devices' heat. `other_units`:
+    sound spans in another unit, in a row. `told`: throughput and relative
     uncertainty of the profile that was published last.
     """
 
@@ -112,6 +113,7 @@ class Estimate:
     weight: int = 0
     learnt: int = 0
     unwatched: int = 0
+    other_units: int = 0
     runs: int = 0
     set_aside: Mapping[Reason, int] = field(default_factory=dict)
     outlying: tuple[Outlier, ...] = ()
@@ -169,13 +171,34 @@ def learn(
         before = changed.get(span.key) or estimates.get(span.key) or Estimate()
         if last == 0:
             before = replace(before, runs=before.runs + 1)
-        reason = _unfit(span, {before.unit} if before.unit else units_of(span.key.workload))
-        changed[span.key] = _taken(before, span) if reason is None else _aside(before, reason)
+        changed[span.key] = _learnt(before, span, units_of(span.key.workload))
     return Lesson(new_reached, changed)
 
 
-def _unfit(span: Span, units: Set[str]) -> Reason | None:
-    """Why a span says nothing of the speed, whatever it is."""
+def _learnt(before: Estimate, span: Span, units: Set[str]) -> Estimate:
+    """`units`: of the workload's profiles; empty: it has none."""
+    reason = _unfit(span)
+    if reason is not None:
+        return _aside(before, reason)
+    if units and span.unit not in units:
+        return _aside(before, Reason.OTHER_UNIT)
+    if before.unit in ("", span.unit):
+        return _taken(before, span)
+    row = before.other_units + 1
+    if (units and before.unit not in units) or (before.weight < ENOUGH and row >= ENOUGH):
+        # One span in a unit that nobody else uses must not be the measure of all that come.
+        return _taken(_in_another_unit(before), span)
+    return _aside(replace(before, other_units=row), Reason.OTHER_UNIT)
+
+
+def _in_another_unit(before: Estimate) -> Estimate:
+    """Blank: what was learnt is set aside."""
+    blank = Estimate(runs=before.runs, set_aside=before.set_aside, last_at=before.last_at)
+    return _aside(blank, Reason.OTHER_UNIT, before.learnt)
+
+
+def _unfit(span: Span) -> Reason | None:
+    """Why a span says nothing of the speed, whatever it is and whatever it counts."""
     if not span.whole:
         return Reason.PARTIAL_GANG
     if not span.alone:
@@ -184,8 +207,6 @@ def _unfit(span: Span, units: Set[str]) -> Reason | None:
         return Reason.THROTTLED
     if span.seconds < SHORTEST_SECONDS:
         return Reason.TOO_SHORT
-    if units and span.unit not in units:
-        return Reason.OTHER_UNIT
     return None
 
 
@@ -198,7 +219,7 @@ def _aside(estimate: Estimate, reason: Reason, spans: int = 1) -> Estimate:
 def _taken(estimate: Estimate, span: Span) -> Estimate:
     """The estimate after a sound span: learnt from, or put into the row of outliers."""
     level = math.log(span.throughput)
-    estimate = replace(estimate, unit=span.unit, last_at=max(span.at, estimate.last_at or span.at))
+    estimate = replace(estimate, unit=span.unit, other_units=0, last_at=max(span.at, estimate.last_at or span.at))
     if estimate.known and abs(level - estimate.level) > OUTLYING * estimate.spread:
         return _outlying(estimate, Outlier(level, span.run))
     weight = min(estimate.weight + 1, MEMORY)

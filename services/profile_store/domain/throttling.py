@@ -4,6 +4,7 @@ What is lost at a restart is unknown, not clear: of a span that began before the
 nothing was heard since, nobody can say that it was not throttled.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -60,11 +61,18 @@ class ThrottleWatch:
 
     def _slowed(self, device_id: str, at: float, limit: float | None) -> None:
         episodes = self._episodes.setdefault(device_id, [])
-        if episodes and at - episodes[-1].last <= APART_SECONDS and episodes[-1].limit_watts == limit:
-            episodes[-1].last = max(episodes[-1].last, at)
-            return
+        for one in episodes:
+            # Not the last one alone: heat and a power cap may take turns.
+            if one.limit_watts == limit and one.first - APART_SECONDS <= at <= one.last + APART_SECONDS:
+                one.first, one.last = min(one.first, at), max(one.last, at)
+                return
         episodes.append(_Episode(at, at, limit))
-        del episodes[:-EPISODES]
+        if len(episodes) > EPISODES:
+            dropped = min(episodes, key=lambda one: one.last)
+            episodes.remove(dropped)
+            # Of a span that it touches nobody can say any more that it was clear.
+            times = self._heard[device_id]
+            times[0] = max(times[0], math.nextafter(dropped.last + APART_SECONDS, math.inf))
 
     def during(self, device_ids: Iterable[str], start: float, end: float, tdp_watts: float | None) -> Watched:
         """THROTTLED where any of the devices was; CLEAR where telemetry of all covers the span but for its ends."""

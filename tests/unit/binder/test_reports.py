@@ -165,6 +165,30 @@ def test_what_is_no_report_is_said_once_in_the_jobs_log_and_is_not_fatal(tmp_pat
     assert len(folders.stderr()) == reports.MOST_NOTICES + 1
 
 
+def test_so_many_kinds_are_told_and_no_more(tmp_path: Path) -> None:
+    """A file of two hundred thousand kinds became as many records and estimates."""
+    folders = Folders(tmp_path)
+
+    def told(*batches: int) -> list[int | None]:
+        folders.write(b"".join(line(batch_size=batch) for batch in batches))
+        reading = folders.read()
+        return [] if reading is None else [speed.batch_size for speed in reading.speeds]
+
+    for start in range(1, 120, 10):
+        kept = reports.MOST_KINDS if start < 80 else 0
+        assert told(*range(start, start + 10)) == list(range(start, start + kept))
+    assert len(json.loads(folders.mark)["kinds"]) == reports.MOST_KINDS_OF_ATTEMPT
+    assert told(1, 1000) == [1], "a kind that is known is told still"
+    assert ["at most 8 kinds at once and 64 an attempt" in one for one in folders.stderr()] == [True]
+
+
+def test_a_mark_of_an_older_binder_is_read(tmp_path: Path) -> None:
+    folders = Folders(tmp_path)
+    folders.write(line(10) + line(20))
+    folders.mark = json.dumps({"0": [len(line(10)), 1, 0]})
+    assert folders.units() == 20
+
+
 def test_a_file_larger_than_one_look_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "AT_ONCE", 200)
     folders = Folders(tmp_path)

@@ -128,6 +128,25 @@ async def test_a_server_that_does_not_answer_spoils_no_other_reading() -> None:
     assert [(speed.units, speed.seconds) for speed in readings[good.id].speeds] == [(8.0, 3.0)]
 
 
+async def test_a_server_that_hangs_silences_its_own_members_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gang of two on it took twice the time of one, more than the observer waits: nobody was heard."""
+    monkeypatch.setattr("binder.executors.triton_speed.ANSWER_SECONDS", 0.2)
+    gang, good = (
+        replace(made, attempt=replace(made.attempt, started_at=1.0))
+        for made in (make_command("gang", "none", members=20), make_command("good", "none"))
+    )
+
+    async def statistics(assignment: Assignment, member: Member) -> Mapping[str, Any]:
+        if assignment is gang:
+            await asyncio.sleep(30.0)
+        phases = {phase: {"count": 4, "ns": SECOND} for phase in ("compute_input", "compute_infer", "compute_output")}
+        return {"batch_stats": [{"batch_size": 2, **phases}]}
+
+    async with asyncio.timeout(2.0):
+        readings = await triton_reports([Asked(one, "", ended=False) for one in (gang, good)], statistics, lambda: 9.0)
+    assert list(readings) == [good.id]
+
+
 MODEL = """
 import os, sys
 sys.path[:0] = os.environ["BERTH_TRITON_PYTHONPATH"].split(":")

@@ -62,9 +62,24 @@ def test_attempts_that_were_bound_do_not_count_as_failed_binds() -> None:
     seasoned = replace(PLACED, attempt=7)
     after, freed = advance(seasoned, event(EventKind.BIND_FAILED, attempt=7, retryable=True), RETRY)
     assert (after.state, after.bind_failures, freed) == (JobState.PENDING, 1, True)
-    again = replace(after, state=JobState.PLACED, attempt=8)
-    bound, _ = advance(again, event(EventKind.BOUND, 9, attempt=8), RETRY)
-    assert bound.bind_failures == 0
+
+
+@pytest.mark.parametrize(
+    ("ran_seconds", "state", "failures"), [(599.0, JobState.FAILED, 2), (600.0, JobState.PENDING, 1)]
+)
+def test_what_loads_and_soon_fails_is_not_tried_without_end(ran_seconds: float, state: JobState, failures: int) -> None:
+    """A model that crashed its server at its first request was placed again a thousand times: BOUND began the row."""
+    row = replace(PLACED, bind_failures=2)
+    for kind, version in ((EventKind.BOUND, 1), (EventKind.STARTED, 2)):
+        row, _ = advance(row, Event(kind, "j", 1, version, at=10.0), RETRY)
+    after, freed = advance(row, Event(EventKind.FAILED, "j", 1, 3, at=10.0 + ran_seconds, retryable=True), RETRY)
+    assert (after.state, after.bind_failures, freed) == (state, failures, True)
+
+
+def test_a_preempted_job_that_ran_for_long_begins_its_row_anew() -> None:
+    held = replace(PLACED, state=JobState.RELEASING, requeue=True, bound_at=10.0, bind_failures=2)
+    after, _ = advance(held, Event(EventKind.RELEASED, "j", 1, 1, at=610.0), RETRY)
+    assert (after.state, after.bind_failures) == (JobState.PENDING, 0)
 
 
 def test_a_preempted_job_waits_again_with_all_traces_of_its_attempt_gone() -> None:

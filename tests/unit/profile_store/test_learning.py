@@ -83,6 +83,24 @@ def test_a_first_span_in_another_unit_than_the_profiles_is_set_aside() -> None:
     assert after([a_span()], units=frozenset({"steps", "samples"})).learnt == 1
 
 
+def test_a_first_span_in_a_unit_that_nobody_else_uses_is_not_the_measure_of_all() -> None:
+    """One span in epochs locked the estimate for ever: a thousand in samples were set aside."""
+    first = after([a_span(5.0, job="first", unit="epochs")])
+    spoilt = after(spans_of([100.0] * 20), first)
+    assert (spoilt.unit, spoilt.learnt, spoilt.set_aside) == ("samples", 18, {Reason.OTHER_UNIT: 3})
+    assert spoilt.throughput == pytest.approx(100.0)
+    at_once = after(spans_of([100.0] * 3), first, units=frozenset({"samples"}))
+    assert (at_once.unit, at_once.learnt, at_once.set_aside) == ("samples", 3, {Reason.OTHER_UNIT: 1})
+
+
+def test_a_job_that_tells_two_units_in_turn_is_learnt_in_one() -> None:
+    both = [a_span(unit=("epochs", "samples")[n % 2], sequence=n + 1) for n in range(20)]
+    estimate = after(both)
+    assert (estimate.unit, estimate.learnt, estimate.set_aside) == ("epochs", 10, {Reason.OTHER_UNIT: 10})
+    late = after(spans_of([7.0] * 20, job="other", first=30), estimate)
+    assert late.unit == "epochs", "with enough spans it stays"
+
+
 def test_spans_of_which_telemetry_says_nothing_are_learnt_and_counted() -> None:
     estimate = after([a_span(watched=Watched.UNKNOWN), a_span(sequence=2)])
     assert (estimate.learnt, estimate.unwatched) == (2, 1)
@@ -263,6 +281,27 @@ def test_a_card_at_its_own_limit_is_not_throttled_and_one_whose_limit_was_lowere
     capped = [(seconds, 0x4) for seconds, _ in COOL]
     assert a_watch(*capped, limit=700.0).during(["d"], 10.0, 50.0, 700.0) is Watched.CLEAR
     assert a_watch(*capped, limit=400.0).during(["d"], 10.0, 50.0, 700.0) is Watched.THROTTLED
+
+
+def test_heat_and_a_power_cap_in_turn_are_not_forgotten() -> None:
+    """Each sample began an episode, sixteen were kept, and a span that was hot throughout was called clear."""
+    watch = ThrottleWatch()
+    for number in range(0, 200, 2):
+        watch.hear(10.0 * number, [Reported("d", 0x20, 700.0)])
+        watch.hear(10.0 * number + 10.0, [Reported("d", 0x4, 700.0)])
+    for start in (0.0, 500.0, 1900.0):
+        assert watch.during(["d"], start, start + 50.0, 700.0) is Watched.THROTTLED
+
+
+def test_a_span_whose_episodes_were_dropped_is_unknown() -> None:
+    watch = ThrottleWatch()
+    for number in range(400):
+        # Far enough apart, each hot spell is one of its own.
+        watch.hear(10.0 * number, [Reported("d", 0x20 if number % 10 == 0 and number < 300 else 0)])
+    answers = {watch.during(["d"], at, at + 20.0, None) for at in (0.0, 300.0, 700.0, 1300.0)}
+    assert answers == {Watched.UNKNOWN}
+    assert watch.during(["d"], 2400.0, 2420.0, None) is Watched.THROTTLED
+    assert watch.during(["d"], 3100.0, 3200.0, None) is Watched.CLEAR
 
 
 def test_what_was_not_watched_is_unknown() -> None:
