@@ -1,6 +1,7 @@
 """`berth profiles roofline`."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,8 @@ async def roofline(
     form = "" if out is None else out.suffix.lstrip(".").casefold()
     if out is not None and form not in ("svg", "png"):
         raise InvalidInput.of("out", out.name, "a name that ends in .svg or .png")
+    if out is not None and not _writable(out):
+        raise InvalidInput.of("out", str(out), "cannot be written: name a file in a folder that exists and is yours")
     wanted = []
     for name in names:
         entry = catalogue.resolve(name)
@@ -96,8 +99,15 @@ async def roofline(
             content = draw(picture, form)
         except ImportError as error:
             raise Failed(f"a picture needs matplotlib: pip install 'berth[pictures]' ({error})") from error
-        await asyncio.to_thread(out.write_bytes, content)
+        try:
+            await asyncio.to_thread(out.write_bytes, content)
+        except OSError as error:
+            raise Failed(f"out: {out}: {error.strerror or error}: free it or name another file") from error
         click.echo(f"wrote {out.name}: {len(picture.roofs)} accelerators, {len(picture.points)} points", err=True)
+
+
+def _writable(out: Path) -> bool:
+    return os.access(out if out.exists() else out.parent, os.W_OK) and out.parent.is_dir()
 
 
 def _work(given: "pb.ProgramAnalysis | None", own: "list[pb.Profile]") -> tuple[float, float] | None:
