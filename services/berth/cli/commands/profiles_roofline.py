@@ -17,7 +17,7 @@ __all__ = ["roofline"]
 
 @click.command("roofline")
 @click.argument("workload", required=False)
-@click.option("--accelerator", "names", multiple=True, help="This accelerator only; may be given again [all]")
+@click.option("--accelerator", "names", multiple=True, help="This accelerator only; again for more [all; 8 drawn]")
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="With this many devices")
 @click.option("--precision", default="", help="At this precision [the workload's]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="At this batch size")
@@ -50,7 +50,7 @@ async def roofline(
     from berth.cli.analysing import program_of
     from berth.cli.commands.profiles import _all, _unknown
     from berth.cli.failures import Failed
-    from berth.cli.rooflines import COPY, MATMUL, picture_of, table
+    from berth.cli.rooflines import COPY, FALLBACK, MATMUL, foremost, picture_of, table
     from berth.errors import InvalidInput
     from berth.v1 import profiles_pb2 as pb
 
@@ -86,24 +86,31 @@ async def roofline(
     first = next((one.precision for one in own if one.precision), "")
     roofs = await _all(session, COPY, "")
     chosen = precision or main or first
-    roofs += await _all(session, f"{MATMUL}{chosen or 'fp32'}", "")
+    for measured in dict.fromkeys((chosen or FALLBACK, FALLBACK)):
+        roofs += await _all(session, f"{MATMUL}{measured}", "")
     picture = picture_of(workload, chosen, *work, answer.predictions, roofs, wanted)
     if not picture.roofs:
-        raise Failed(f"no roof is known at {chosen or 'fp16'}: {', '.join(picture.left_out)} lack a peak or bandwidth")
+        raise Failed(
+            f"no roof is known at {chosen or 'fp16'}: {', '.join(picture.left_out)} lack a peak or bandwidth: "
+            "`berth profiles bench matmul` and `berth profiles bench copy` on such a machine measure them"
+        )
     if output == "table":
         click.echo("\n".join(table(picture)))
     if out is not None:
         try:
             from berth.cli.roofline_picture import draw
 
-            content = draw(picture, form)
+            drawn = picture if wanted else foremost(picture)
+            content = draw(drawn, form)
         except ImportError as error:
             raise Failed(f"a picture needs matplotlib: pip install 'berth[pictures]' ({error})") from error
         try:
             await asyncio.to_thread(out.write_bytes, content)
         except OSError as error:
             raise Failed(f"out: {out}: {error.strerror or error}: free it or name another file") from error
-        click.echo(f"wrote {out.name}: {len(picture.roofs)} accelerators, {len(picture.points)} points", err=True)
+        click.echo(f"wrote {out.name}: {len(drawn.roofs)} accelerators, {len(drawn.points)} points", err=True)
+        if drawn.undrawn:
+            click.echo(f"{drawn.undrawn} more are in the table only: --accelerator picks what is drawn", err=True)
 
 
 def _writable(out: Path) -> bool:
