@@ -55,3 +55,11 @@ async def test_a_picture_that_cannot_be_written_is_refused_before_the_table(bert
     outcome = await berth("profiles", "roofline", "resnet50-train", "--out", "absent/x.svg")
     assert (outcome.code, outcome.out) == (2, "")
     assert "out    absent/x.svg  cannot be written: name a file in a folder that exists" in outcome.err
+
+
+async def test_a_target_to_measure_that_is_not_there_is_met_with_those_that_are(berth: Berth) -> None:
+    for target, near in (("matmull", "matmul"), ("absent/", "matmul"), ("cpy", "copy")):
+        outcome = await berth("profiles", "bench", target, "--dry-run")
+        assert (outcome.code, outcome.out) == (2, "")
+        assert f"target  {target}" in outcome.err
+        assert f"no such built-in one, file, package or command; did you mean {near}?" in outcome.err
