@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 import yaml
@@ -137,7 +138,13 @@ def nearest(name: str, count: int = 3) -> list[str]:
     known = _aliases()
     # What holds the typed name is meant more often than difflib's ratio of short names says.
     close = sorted((alias for alias in known if len(wanted) >= 2 and wanted in alias), key=len)
-    close += difflib.get_close_matches(wanted, known, n=count * 4, cutoff=0.5)
+    alike = difflib.get_close_matches(wanted, known, n=count * 4, cutoff=0.5)
+    # A model's letters and first digits say more than how many characters two names share anywhere.
+    begins = {
+        alias: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(wanted, alias, strict=False)))
+        for alias in alike
+    }
+    close += sorted(alike, key=lambda alias: -begins[alias] if begins[alias] > 1 else 0)
     return list(dict.fromkeys(known[alias].name for alias in close))[:count]
 
 

@@ -15,6 +15,7 @@ from profile_store.domain.importers.document import NO_HINTS
 from profile_store.domain.importers.outcome import summary, without_unknown
 from profile_store.domain.prediction.analysis import checked
 from profile_store.domain.prediction.question import Forecast, Question, forecast, kept_questions, to_keep
+from profile_store.domain.prediction.roofline import PRECISIONS
 from profile_store.domain.profile import (
     Catalogue,
     Profile,
@@ -68,9 +69,9 @@ class ProfileStore:
     announced: Callable[[], None] = field(default=lambda: None)
     measured: Callable[[Collection[str]], None] = field(default=lambda _: None)
 
-    async def put(self, profiles: Sequence[Profile]) -> Stored:
-        """Stores all of them or, with InvalidInput, none."""
-        sound = validate(_given(profiles), self.catalogue, now=self.now())
+    async def put(self, profiles: Sequence[Profile], places: Sequence[str] = ()) -> Stored:
+        """Stores all of them or, with InvalidInput that names their `places`, none."""
+        sound = validate(_given(profiles), self.catalogue, now=self.now(), places=places)
         changed = await self.profiles.put(sound)
         if changed:
             self.announced()
@@ -98,7 +99,7 @@ class ProfileStore:
         """
         # A thread: a large file must not hold up the other calls.
         found, imported = await asyncio.to_thread(self._read, format, content, source, hints)
-        stored = await self.put(imported.profiles)
+        stored = await self.put(imported.profiles, imported.places)
         return Stored(stored.changed, stored.unchanged, imported.skipped, found, imported.remarks)
 
     def _read(self, format: str, content: bytes, source: str, hints: Hints) -> tuple[str, Imported]:
@@ -180,6 +181,9 @@ class ProfileStore:
             question = checked(question)
         asked = replace(question, accelerator=name, devices=_devices(question.devices) or 1)
         profiles = await self.profiles.alone()
+        known = dict.fromkeys([*PRECISIONS, *sorted({one.precision.casefold() for one in profiles if one.precision})])
+        if question.precision and question.precision.casefold() not in known:
+            raise InvalidInput.of("precision", question.precision, f"one of {', '.join(known)}")
         # A thread: a library of thousands of runs takes a second.
         found = await asyncio.to_thread(forecast, asked, profiles, self.entries())
         if found is None:

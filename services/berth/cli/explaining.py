@@ -65,6 +65,7 @@ def describe_job(job: Any) -> list[str]:
             ("Kind", kinds._enum(spec, "kind", "JOB_KIND_")),
             ("State", kinds.job_state(job.state)),
             ("Message", job.message),
+            ("Why it waits", _why_waiting(job)),
             ("Attempt", str(job.attempt)),
             ("Executor", spec.executor),
             ("Command", " ".join(spec.command.argv)),
@@ -95,6 +96,14 @@ def describe_job(job: Any) -> list[str]:
         table = render_table(("MEMBER", "NODE", "DEVICES", "CPU", "MEMORY"), rows, right=(True,))
         lines += ["Members:", *indented(table)]
     return lines
+
+
+def _why_waiting(job: Any) -> str:
+    """It changes with each round: it is asked for, not kept."""
+    if kinds.job_state(job.state) != "Pending":
+        return ""
+    tenant = "" if job.spec.tenant in ("", "default") else f"{job.spec.tenant}/"
+    return f"`berth explain {tenant}{job.spec.name or job.job_id}` says"
 
 
 def _constraints(nodes: Any) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "trace": ("trace:trace", "Show where a job's time went, as a waterfall"),
     "apply": ("apply:apply", "Create or change queues, pools and static nodes"),
     "model": ("model:model", "Analyse a model, see which accelerators take it, and package it"),
-    "profiles": ("profiles:profiles", "List what workloads measured on which accelerator"),
+    "profiles": ("profiles:profiles", "What workloads do on which accelerator: import, predict, bench, roofline"),
     "backends": ("backends:backends", "List what compiles and serves models"),
     "load": ("load:load", "Replay a real trace of jobs onto its fleet"),
     "whatif": ("whatif:whatif", "Run the present queue forward, as it is and changed"),

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["draw", "spread"]
 
-# Okabe and Ito's palette, without the yellow that white swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Okabe and Ito's palette, without the yellow that white swallows, and a brown: as many as a picture draws unasked.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D4F")
 STYLES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)))
 GREY = "#555555"
 SIZE = (13.0, 7.6)
@@ -21,6 +21,8 @@ LABELS = 14
 """More points than this are told by the legend alone."""
 GAP = 0.036
 """Of the axis' height between two labels."""
+APART = 0.013
+"""Of the axis' width between two points of one intensity."""
 
 
 def draw(picture: Picture, form: str) -> bytes:
@@ -36,7 +38,7 @@ def draw(picture: Picture, form: str) -> bytes:
         matplotlib.rcParams.update({"svg.hashsalt": "berth", "svg.fonttype": "none", "font.size": 11})
         figure = Figure(figsize=SIZE, dpi=120)
         canvas = FigureCanvasSVG(figure) if form == "svg" else FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.065, 0.135, 0.605, 0.745))
+        axes = figure.add_axes((0.065, 0.135, 0.605, 0.72))
         _compose(axes, picture)
         _words(figure, picture)
         out = io.BytesIO()
@@ -85,34 +87,38 @@ def _compose(axes: "Axes", picture: Picture) -> None:
 
 
 def _points(axes: "Axes", picture: Picture, colours: dict[str, str]) -> None:
-    labelled = picture.points[:LABELS] if len(picture.points) <= LABELS else ()
+    labelled = len(picture.points) <= LABELS
+    # Side by side, each with its bar: one behind the other they could not be told apart.
+    left, right = axes.get_xlim()
+    middle = (len(picture.points) - 1) / 2 if labelled else 0.0
+    places = []
     for number, point in enumerate(picture.points):
         colour = colours[point.accelerator]
+        x = picture.intensity * (right / left) ** (APART * (number - middle)) if labelled else picture.intensity
+        places.append(x)
         if point.low is not None and point.high is not None and labelled:
-            # Side by side: one behind the other they could not be told apart.
-            beside = picture.intensity * 0.955 ** (number + 1)
-            axes.plot([beside] * 2, [point.low, point.high], color=colour, linewidth=2.2, alpha=0.75, zorder=3)
+            axes.plot([x, x], [point.low, point.high], color=colour, linewidth=2.2, alpha=0.75, zorder=3)
         axes.plot(
-            [picture.intensity], [point.tflops], marker="o" if point.measured else "D", markersize=7.5,
+            [x], [point.tflops], marker="o" if point.measured else "D", markersize=6.5,
             markerfacecolor=colour if point.measured else "white", markeredgecolor=colour, markeredgewidth=1.6,
             linestyle="none", zorder=4,
         )  # fmt: skip
-    if labelled:
-        _labels(axes, picture.intensity, labelled, colours)
+    if labelled and places:
+        _labels(axes, places, picture.points, colours)
 
 
-def _labels(axes: "Axes", intensity: float, points: Sequence[Point], colours: dict[str, str]) -> None:
-    """Beside the line of points, pushed apart, each with a leader to its point."""
+def _labels(axes: "Axes", xs: Sequence[float], points: Sequence[Point], colours: dict[str, str]) -> None:
+    """Beside the points, pushed apart, each with a leader to its point."""
     to_axes = axes.transData + axes.transAxes.inverted()
-    places = [tuple(to_axes.transform((intensity, point.tflops))) for point in points]
-    x = places[0][0]
+    places = [tuple(to_axes.transform((x, point.tflops))) for x, point in zip(xs, points, strict=True)]
     # On the side with more room.
-    side = 1 if x < 0.5 else -1
+    side = 1 if places[0][0] + places[-1][0] < 1.0 else -1
+    beside = (max if side > 0 else min)(x for x, _ in places) + side * 0.045
     heights = spread([y for _, y in places], GAP, 0.02, 0.98)
-    for point, (_, y), height in zip(points, places, heights, strict=True):
+    for point, (x, y), height in zip(points, places, heights, strict=True):
         text = f"{point.accelerator} {point.tflops:.3g}"
         axes.annotate(
-            text, xy=(x, y), xytext=(x + side * 0.045, height), xycoords="axes fraction", textcoords="axes fraction",
+            text, xy=(x, y), xytext=(beside, height), xycoords="axes fraction", textcoords="axes fraction",
             color=colours[point.accelerator], fontsize=9, va="center", ha="left" if side > 0 else "right", zorder=5,
             arrowprops={"arrowstyle": "-", "color": colours[point.accelerator], "linewidth": 0.7, "shrinkB": 5},
             bbox={"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.92},
@@ -179,24 +185,32 @@ def _limits(picture: Picture) -> tuple[float, float, float, float]:
 
 def _words(figure: Any, picture: Picture) -> None:
     figure.text(
-        0.065, 0.945, f"{picture.workload} on {len(picture.roofs)} accelerators: {picture.intensity:.3g} FLOP/byte",
+        0.065, 0.952, f"{picture.workload} on {len(picture.roofs)} accelerators: {picture.intensity:.3g} FLOP/byte",
         fontsize=15, fontweight="bold",
     )  # fmt: skip
-    facts = [f"dense peak at {picture.precision or 'fp16'} and memory bandwidth of data sheets", picture.remark]
+    facts = [f"dense peak at {picture.precision or 'fp16'} and memory bandwidth of data sheets"]
     if any(roof.measured for roof in picture.roofs):
-        facts.append("* measured here")
-    figure.text(0.065, 0.91, "; ".join(fact for fact in facts if fact), fontsize=10, color=GREY)
+        facts.append("* measured there")
+    # A line each: side by side they ran into one another.
+    figure.text(0.065, 0.919, "; ".join(facts), fontsize=10, color=GREY)
+    labelled = len(picture.points) <= LABELS
     marks = []
     if any(not point.measured for point in picture.points):
-        marks.append("◇ predicted; a bar is its 90 % interval" if len(picture.points) <= LABELS else "◇ predicted")
+        marks.append("◇ predicted")
     if any(point.measured for point in picture.points):
         marks.append("● measured")
-    figure.text(0.67, 0.91, "     ".join(marks), fontsize=10, color=GREY, ha="right")
-    notes = []
-    if picture.sources:
-        notes.append(f"Data sheets: {', '.join(picture.sources)}.")
+    if labelled and any(point.low is not None for point in picture.points):
+        marks.append("a bar is the 90 % interval")
+    if labelled and len(picture.points) > 1:
+        marks.append("drawn side by side, all at the dotted line")
+    figure.text(0.065, 0.89, "; ".join(marks), fontsize=10, color=GREY)
+    said = [picture.remark, *(f"{roof.name}: {roof.remark}" for roof in picture.roofs if roof.remark)]
+    if picture.undrawn:
+        said.append(f"{picture.undrawn} more accelerators are not drawn: --accelerator picks.")
     if picture.left_out:
-        said = f"No peak at this precision or no bandwidth known: {', '.join(picture.left_out)}."
-        figure.text(0.68, 0.135, "\n".join(textwrap.wrap(said, 68)), fontsize=8, color=GREY, va="bottom")
-    lines = [line for note in notes for line in textwrap.wrap(note, 190)]
-    figure.text(0.065, 0.012, "\n".join(lines[:3]), fontsize=7, color=GREY, va="bottom")
+        said.append(f"No peak at this precision or no bandwidth known: {', '.join(picture.left_out)}.")
+    beside = [line for one in said if one for line in textwrap.wrap(one, 68)]
+    figure.text(0.68, 0.135, "\n".join(beside), fontsize=8, color=GREY, va="bottom")
+    if picture.sources:
+        lines = textwrap.wrap(f"Data sheets: {', '.join(picture.sources)}.", 190)
+        figure.text(0.065, 0.012, "\n".join(lines[:3]), fontsize=7, color=GREY, va="bottom")

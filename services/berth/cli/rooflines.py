@@ -4,29 +4,36 @@ A roof is min(dense peak at the workload's precision, intensity x bandwidth); TF
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from berth import catalogue
 from berth.cli import units
 from berth.cli.output import render_table
 from berth.v1 import profiles_pb2 as pb
 
-__all__ = ["Picture", "Point", "Roof", "picture_of", "table"]
+__all__ = ["Picture", "Point", "Roof", "foremost", "picture_of", "table"]
 
 MATMUL, COPY = "berth-matmul-", "berth-copy"
 """Workloads of `berth profiles bench` that measure a roof."""
 SEEN = (pb.PROVENANCE_MEASURED, pb.PROVENANCE_OBSERVED)
+FALLBACK = "fp32"
+"""What `predict` takes for a precision of which nothing was measured there."""
+DRAWN = 8
+"""Accelerators in a picture where nobody picked them: more cannot be told apart."""
 WIDE = {"fp16": "fp16", "bf16": "fp16", "mixed": "fp16", "": "fp16"}
 
 
 @dataclass(frozen=True, slots=True)
 class Roof:
-    """TFLOP/s and bytes a second of one device. `measured`: by `berth profiles bench`, not a data sheet's."""
+    """TFLOP/s and bytes a second of one device. `measured`: by `berth profiles bench`, not a data sheet's.
+    `remark`: what was assumed for it."""
 
     name: str
     peak: float
     bandwidth: float
     measured: bool = False
+    vendor: str = ""
+    remark: str = ""
 
     @property
     def ridge(self) -> float:
@@ -50,7 +57,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """`left_out`: accelerators of which the catalogue lacks a figure. `remark`: how the peak was taken."""
+    """`left_out`: accelerators of which the catalogue lacks a figure. `remark`: how the peak was taken.
+    `undrawn`: how many have a roof that the picture leaves to the table."""
 
     workload: str
     precision: str
@@ -60,6 +68,7 @@ class Picture:
     left_out: tuple[str, ...]
     remark: str = ""
     sources: tuple[str, ...] = ()
+    undrawn: int = 0
 
 
 def picture_of(
@@ -76,25 +85,33 @@ def picture_of(
     """`profiles`: those of the workload, and measured roofs. `wanted`: catalogue names; empty is all. `batch`: that of
     one call's operations, None: any. Another batch has another intensity: it is no point of this picture."""
     peaks, bandwidths = _measured_roofs(profiles, precision)
+    points = [point for point in (_point(one, operations, batch) for one in predictions) if point is not None]
+    seen: dict[str, float] = {}
+    for point in points:
+        if point.measured:
+            seen[point.accelerator] = max(seen.get(point.accelerator, 0.0), point.tflops)
     roofs, left_out = [], []
-    entries = [entry for entry in catalogue.load() if not wanted or entry.name in wanted]
-    for entry in entries:
-        sheet = _peak(entry, precision)
-        peak, bandwidth = sheet or peaks.get(entry.name), entry.memory_bandwidth or bandwidths.get(entry.name)
-        if peak and bandwidth:
-            roofs.append(Roof(entry.name, peak, bandwidth, measured=not (sheet and entry.memory_bandwidth)))
+    used: set[str] = set()
+    for entry in catalogue.load():
+        if wanted and entry.name not in wanted:
+            continue
+        sheet, assumed = _peak(entry, precision), ""
+        if sheet:
+            peak: float | None = sheet
         else:
+            peak, assumed = peaks.get(entry.name, (None, ""))
+        bandwidth = entry.memory_bandwidth or bandwidths.get(entry.name)
+        if not peak or not bandwidth:
             left_out.append(entry.name)
+            continue
+        roof = Roof(entry.name, peak, bandwidth, not (sheet and entry.memory_bandwidth), entry.vendor, assumed)
+        roofs.append(_raised(roof, seen.get(entry.name, 0.0), operations / bytes_moved, not sheet,
+                             not entry.memory_bandwidth))  # fmt: skip
+        used.update(entry.sources if sheet or entry.memory_bandwidth else ())
     roofs.sort(key=lambda roof: (-roof.peak, -roof.bandwidth, roof.name))
     drawn = {roof.name for roof in roofs}
-    points = [
-        point
-        for point in (_point(one, operations, batch) for one in predictions)
-        if point is not None and point.accelerator in drawn
-    ]
+    points = [point for point in points if point.accelerator in drawn]
     points.sort(key=lambda point: (-point.tflops, point.accelerator, point.measured))
-    remark = "fp32 peak taken as half of the fp16 peak (TF32)" if precision in ("fp32", "tf32") else ""
-    used = {source for entry in entries if entry.name in drawn for source in entry.sources}
     return Picture(
         workload,
         precision,
@@ -102,8 +119,39 @@ def picture_of(
         tuple(roofs),
         tuple(points),
         tuple(left_out),
-        remark,
+        "fp32 peak taken as half of the fp16 peak (TF32)" if precision in ("fp32", "tf32") else "",
         tuple(sorted(used)),
+    )
+
+
+def foremost(picture: Picture, most: int = DRAWN) -> Picture:
+    """The same with `most` accelerators: those measured, then the highest roof of each vendor, then the highest."""
+    if len(picture.roofs) <= most:
+        return picture
+    measured = {point.accelerator for point in picture.points if point.measured}
+    ordered = sorted(picture.roofs, key=lambda roof: -roof.at(picture.intensity))
+    best = {roof.vendor: roof.name for roof in reversed(ordered)}
+    ordered.sort(key=lambda roof: (not roof.measured, roof.name not in measured, best[roof.vendor] != roof.name))
+    kept = {roof.name for roof in ordered[:most]}
+    return replace(
+        picture,
+        roofs=tuple(roof for roof in picture.roofs if roof.name in kept),
+        points=tuple(point for point in picture.points if point.accelerator in kept),
+        sources=tuple(sorted({source for entry in catalogue.load() if entry.name in kept for source in entry.sources})),
+        undrawn=picture.undrawn + len(picture.roofs) - most,
+    )
+
+
+def _raised(roof: Roof, attained: float, intensity: float, peak: bool, bandwidth: bool) -> Roof:
+    """What the workload attained there is attainable: TFLOP/s. `peak`, `bandwidth`: which of the two was measured."""
+    if attained <= roof.at(intensity) or not (peak or bandwidth):
+        return roof
+    parts = [part for part in (roof.remark, "raised to what the workload attained there") if part]
+    return replace(
+        roof,
+        peak=max(roof.peak, attained) if peak else roof.peak,
+        bandwidth=max(roof.bandwidth, attained * 1e12 / intensity) if bandwidth else roof.bandwidth,
+        remark="; ".join(parts),
     )
 
 
@@ -142,18 +190,29 @@ def _peak(entry: catalogue.Accelerator, precision: str) -> float | None:
     return entry.peak(WIDE.get(precision, "int8" if precision == "uint8" else precision))
 
 
-def _measured_roofs(profiles: Sequence[pb.Profile], precision: str) -> tuple[dict[str, float], dict[str, float]]:
-    peaks: dict[str, float] = {}
+def _measured_roofs(
+    profiles: Sequence[pb.Profile], precision: str
+) -> tuple[dict[str, tuple[float, str]], dict[str, float]]:
+    """TFLOP/s with what was assumed, and bytes a second. As `predict` does: where nothing of the precision was
+    measured, it is as fast as fp32."""
+    peaks: dict[tuple[str, str], float] = {}
     bandwidths: dict[str, float] = {}
     for one in profiles:
         if one.provenance not in SEEN or not one.throughput:
             continue
         rate = one.throughput / max(1, one.devices)
-        if one.workload == f"{MATMUL}{precision or 'fp32'}" and one.operations:
-            peaks[one.accelerator] = max(peaks.get(one.accelerator, 0.0), rate * one.operations / 1e12)
+        if one.workload.startswith(MATMUL) and one.operations:
+            place = one.accelerator, one.workload.removeprefix(MATMUL)
+            peaks[place] = max(peaks.get(place, 0.0), rate * one.operations / 1e12)
         elif one.workload == COPY and one.bytes_moved:
             bandwidths[one.accelerator] = max(bandwidths.get(one.accelerator, 0.0), rate * one.bytes_moved)
-    return peaks, bandwidths
+    found: dict[str, tuple[float, str]] = {}
+    for (name, measured), peak in peaks.items():
+        if measured == (precision or FALLBACK):
+            found[name] = (peak, "")
+        elif measured == FALLBACK and precision != "fp64":
+            found.setdefault(name, (peak, f"{precision} as fast as fp32 measured there"))
+    return found, bandwidths
 
 
 def table(picture: Picture) -> list[str]:
@@ -188,6 +247,16 @@ def table(picture: Picture) -> list[str]:
     lines = [head, "", *render_table(titles, rows, right=[False, *[True] * 3, False, *[True] * 4, False])]
     if picture.remark:
         lines.append(picture.remark)
+    lines += [f"{roof.name}: {roof.remark}" for roof in picture.roofs if roof.remark]
     if picture.left_out:
-        lines.append(f"left out, no peak at this precision or no bandwidth known: {', '.join(picture.left_out)}")
+        lines += [
+            f"left out, no peak at this precision or no bandwidth known: {', '.join(picture.left_out)}",
+            f"`berth profiles bench matmul --precision {_benched(picture.precision)}` and `berth profiles bench copy` "
+            "on such a machine measure its roof",
+        ]
     return lines
+
+
+def _benched(precision: str) -> str:
+    """One that `bench` knows."""
+    return precision if precision in ("fp32", "bf16", "fp16", "int8") else FALLBACK

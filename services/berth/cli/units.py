@@ -8,12 +8,14 @@ UNKNOWN = "-"
 
 
 def duration(seconds: float | None) -> str:
-    """3.2 -> "3.2s", 190 -> "3m10s", 8000 -> "2h13m"."""
+    """0.0000042 -> "4.2us", 0.25 -> "250ms", 3.2 -> "3.2s", 190 -> "3m10s", 8000 -> "2h13m"."""
     if seconds is None:
         return UNKNOWN
-    if seconds < 0.0995:
-        return f"{seconds * 1000:.1f}ms"
-    if seconds < 9.95:
+    if 0 < seconds < 0.0009995:
+        return f"{seconds * 1e6:.3g}us"
+    if 0 < seconds < 0.9995:
+        return f"{seconds * 1000:.3g}ms"
+    if 0 < seconds < 9.95:
         return f"{seconds:.1f}s"
     whole = round(seconds)
     if whole < 120:

@@ -13,8 +13,8 @@ _SCALE = {
     None: 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
     "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40,
 }  # fmt: skip
-_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
-_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h|d)")
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_quantity(field: str, value: Any) -> float:
@@ -38,7 +38,9 @@ def parse_duration(field: str, value: Any) -> float:
     else:
         text = str(value).strip()
         if not text or _DURATION_PART.sub("", text):
-            raise InvalidInput.of(field, value, "write a duration such as 200ms, 90s, 1h30m")
+            raise InvalidInput.of(
+                field, value, "write a duration such as 200ms, 90s, 1h30m: units are us, ms, s, m, h, d"
+            )
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
     if not math.isfinite(seconds) or seconds <= 0 or seconds > 10 * 365 * 86400:
         raise InvalidInput.of(field, value, "write a duration above 0 and up to ten years")

@@ -55,6 +55,7 @@ def make_ask(fleet: Fleet, shape: Shape) -> Ask:
         objective_known=known,
         meets_latency=meets,
         in_time=np.ones(size, dtype=np.bool_),
+        models=fleet.models.names,
         outlook=outlook,
         milli=milli,
         cuts=cuts,

@@ -399,7 +399,9 @@ class Bookings:
         numbers = {"jobs_before": float(len(after)), "devices": _devices(booking.members)}
         if booking.keep is Keep.NOMINATED:
             message = (
-                f"is given the devices of {_named(after)}, being stopped" if after else "its devices are kept for it"
+                f"is given the devices of {self._named(after)}, being stopped"
+                if after
+                else "its devices are kept for it"
             )
             stopped = [claim for job_id in after if (claim := self._claims.get(job_id)) is not None]
             # As of when they were told: what is said stays the same while they end.
@@ -407,8 +409,15 @@ class Bookings:
             numbers["work_lost_seconds"] = lost
             message += f": {words}" if (words := in_words(lost)) else ""
             return (Reason("Preemption", "PREEMPTING", 0, 0, message, numbers),)
-        message = f"starts in about {wait:.0f} s, after {_named(after)}"
+        message = f"starts in about {_spoken(wait)}, after {self._named(after)}"
         return (Reason("Reservation", "RESERVED", 0, 0, message, numbers | {"starts_in_seconds": wait}),)
+
+    def _named(self, job_ids: Collection[str]) -> str:
+        """By their names where they are known."""
+        claims = [(job_id, self._claims.get(job_id)) for job_id in list(job_ids)[:MOST_NAMED]]
+        names = [job_id if claim is None else claim.job.name or job_id for job_id, claim in claims]
+        more = len(job_ids) - len(names)
+        return f"{'job' if len(job_ids) == 1 else 'jobs'} {', '.join(names)}" + (f" and {more} more" if more else "")
 
     def kept_on(self, nodes: Collection[str]) -> dict[str, Reason]:
         """Those nodes on which something is kept for a job, with a sentence that names it."""
@@ -465,8 +474,9 @@ def _devices(members: tuple[Member, ...]) -> float:
     return sum(device.milli for member in members for device in member.devices) / 1000
 
 
-def _named(job_ids: Collection[str]) -> str:
-    names = list(job_ids)
-    more = len(names) - MOST_NAMED
-    word = "job" if len(names) == 1 else "jobs"
-    return f"{word} {', '.join(names[:MOST_NAMED])}" + (f" and {more} more" if more > 0 else "")
+def _spoken(seconds: float) -> str:
+    """As a person says it: "200 s", "45 min", "5 h", "30 days"."""
+    for unit, size, least in (("days", 86400, 172800), ("h", 3600, 7200), ("min", 60, 600)):
+        if seconds >= least:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

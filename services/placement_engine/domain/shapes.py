@@ -1,7 +1,7 @@
 """What a member of a gang demands, apart from whose it is: jobs of one shape share their scores."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
@@ -248,6 +248,8 @@ class Ask:
     """False where a profile tells that the deadline cannot be met."""
     within_quota: Bools | None = None
     """False where the queue's quotas leave no room now; None: everywhere there is. `in_time` has it too."""
+    models: Sequence[str] = ()
+    """Names of the fleet's models, for a person."""
     outlook: Outlook = NOTHING_KNOWN
     """Estimates of every number of devices that the job may get, on every model of the fleet."""
     deadline_by_mean: bool = False

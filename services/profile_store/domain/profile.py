@@ -262,15 +262,19 @@ def known_accelerator(catalogue: Catalogue, name: str, field: str = "accelerator
     return entry
 
 
-def validate(profiles: Sequence[Profile], catalogue: Catalogue, *, now: datetime) -> tuple[Profile, ...]:
-    """The profiles under the catalogue's own names, each key once, in the keys' order.
+def validate(
+    profiles: Sequence[Profile], catalogue: Catalogue, *, now: datetime, places: Sequence[str] = ()
+) -> tuple[Profile, ...]:
+    """The profiles under the catalogue's own names, each key once, in the keys' order. `places`: where each stands
+    in its document, for the errors.
 
     Raises InvalidInput with up to 20 errors; then none of the profiles is good to store.
     """
     errors: list[FieldError] = []
     sound: dict[ProfileKey, Profile] = {}
     for index, profile in enumerate(profiles):
-        check = _Check(f"profiles[{index}]." if len(profiles) > 1 else "")
+        place = f"{places[index]}." if places else f"profiles[{index}]." if len(profiles) > 1 else ""
+        check = _Check(place)
         entry = check.profile(profile, catalogue, now)
         errors.extend(check.errors)
         if entry is not None:

@@ -171,6 +171,10 @@ def test_nearest_names(typed: str, meant: str) -> None:
     assert meant in catalogue.nearest(typed)
 
 
+def test_the_nearest_begins_as_what_was_typed() -> None:
+    assert catalogue.nearest("H1000")[0].startswith("H100")
+
+
 @given(st.text(max_size=40))
 def test_any_text_is_looked_up_without_an_error(text: str) -> None:
     assert all(catalogue.by_name(name) is not None for name in catalogue.nearest(text))

@@ -313,3 +313,9 @@ def test_a_wrong_model_names_the_field(model: dict[str, object], field: str, rem
 def test_the_executor_triton_needs_a_model() -> None:
     with pytest.raises(InvalidInput, match="serves a model"):
         parse_document({"name": "j", "cpu": 1, "executor": "triton"})
+
+
+def test_a_duration_may_be_microseconds_and_an_unknown_unit_is_met_with_those_there_are() -> None:
+    assert parse_duration("latency_target", "1us") == 1e-6
+    with pytest.raises(InvalidInput, match="units are us, ms, s, m, h, d"):
+        parse_duration("latency_target", "1ns")

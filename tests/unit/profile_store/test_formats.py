@@ -345,7 +345,8 @@ EXPECTED: dict[str, tuple[str, Hints, Imported]] = {
                     "bert-embed", "L40S", 2, precision="fp16", batch_size=64, throughput=6000.0,
                     throughput_unit="samples/s",
                 ),
-            )
+            ),
+            places=("line 2", "line 3"),
         ),
     ),
 }  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 
 from berth import catalogue
 from berth.errors import InvalidInput, NotFound
+from profile_store.domain.prediction.question import Question
 from profile_store.domain.profile import ProfileKey, Provenance
 from profile_store.handlers import ProfileStore, Stored
 from tests.unit.profile_store.builders import NOW, TABLE, ProfilesInMemory, a_profile
@@ -186,3 +187,17 @@ async def test_nobody_but_the_store_says_observed(harness: Harness) -> None:
     with pytest.raises(InvalidInput, match="observed"):
         await harness.store.import_document("yaml", document, "t")
     assert harness.memory.rows == {}
+
+
+@pytest.mark.parametrize("rows", ["w,L4,-1,steps/s\n", "w,L4,1,steps/s\nw,T4,-1,steps/s\n", "w,L4,1,\nw,T4,x,\n"])
+async def test_an_error_in_a_csv_names_its_line(harness: Harness, rows: str) -> None:
+    with pytest.raises(InvalidInput) as failed:
+        await harness.store.import_document("csv", f"workload,accelerator,throughput,unit\n{rows}".encode(), "t")
+    assert [one.field for one in failed.value.errors] == [f"line {1 + rows.count(chr(10))}.throughput"]
+
+
+async def test_a_precision_that_nobody_knows_is_refused_by_name(harness: Harness) -> None:
+    await harness.store.put([a_profile()])
+    with pytest.raises(InvalidInput, match="precision: 'fp7': one of fp32, tf32, fp16, bf16"):
+        await harness.store.predict(Question(workload=a_profile().key.workload, precision="fp7"))
+    await harness.store.predict(Question(workload=a_profile().key.workload, precision="BF16"))

@@ -10,13 +10,17 @@ __all__ = ["describe"]
 
 @click.command()
 @click.argument("kind")
-@click.argument("name")
+@click.argument("name", required=False)
 @connected
-async def describe(session: Session, kind: str, name: str) -> None:
-    """Show one job, node or queue in full: KIND NAME."""
+async def describe(session: Session, kind: str, name: str | None) -> None:
+    """Show one job, node or queue in full: KIND NAME, or the NAME of a job alone."""
     from berth.cli import explaining
     from berth.v1 import placement_pb2 as pb
 
+    if name is None:
+        if kind in ALIASES:
+            raise click.UsageError(f"name the {kind}")
+        kind, name = "job", kind
     match ALIASES.get(kind):
         case "jobs":
             job = (await session.placement.GetJob(pb.GetJobRequest(job=name))).job

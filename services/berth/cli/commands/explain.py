@@ -1,5 +1,7 @@
 """`berth explain`."""
 
+from collections.abc import Sequence
+
 import click
 
 from berth.cli.session import Session, connected
@@ -19,6 +21,26 @@ async def explain(session: Session, job: str, output: str) -> None:
 
     answer = await session.placement.ExplainJob(pb.ExplainJobRequest(job=job))
     if output == "table":
+        after = await _named(session, answer.explanation.expected_after)
+        del answer.explanation.expected_after[:]
+        answer.explanation.expected_after.extend(after)
         click.echo("\n".join(explain_lines(job, answer.explanation)))
     else:
         click.echo(dump(as_data(answer.explanation), output))
+
+
+async def _named(session: Session, job_ids: Sequence[str]) -> list[str]:
+    """The first few by their names: those that are gone or another's keep their id."""
+    import grpc
+
+    from berth.cli.kinds import NAMES_SHOWN
+    from berth.v1 import placement_pb2 as pb
+
+    names = list(job_ids)
+    for number, job_id in enumerate(names[:NAMES_SHOWN]):
+        try:
+            spec = (await session.placement.GetJob(pb.GetJobRequest(job=job_id))).job.spec
+        except grpc.RpcError:
+            continue
+        names[number] = spec.name or job_id
+    return names

@@ -71,6 +71,9 @@ def bench(
     Or: bench --name NAME -- COMMAND..., which appends lines such as {"units": 120, "unit": "steps", "seconds": 10.2} to
     the file that BERTH_REPORT names.
     """  # fmt: skip
+    import difflib
+    import shutil
+
     from berth.benchmarking.workloads import BUILT_IN
     from berth.cli.output import as_data, dump
     from berth.cli.profile_views import details
@@ -91,6 +94,11 @@ def bench(
         )
     else:
         if not name:
+            # One word that nothing runs is a slip of the pen; `bench --name` alone is how a command is measured.
+            if len(given) == 1 and shutil.which(given[0]) is None:
+                near = difflib.get_close_matches(given[0], BUILT_IN, n=1) or ["matmul"]
+                remedy = f"no such built-in one, file, package or command; did you mean {near[0]}?"
+                raise InvalidInput.of("target", given[0], f"{remedy} Built in: {', '.join(BUILT_IN)}")
             raise InvalidInput.of("name", "absent", "say --name NAME: whose profile the command's speed is")
         measured, remarks = _command(given, name, precision, accelerator, time_limit)
     if output == "table":

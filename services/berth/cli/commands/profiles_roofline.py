@@ -1,6 +1,7 @@
 """`berth profiles roofline`."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ __all__ = ["roofline", "work_of_call"]
 
 @click.command("roofline")
 @click.argument("workload", required=False)
-@click.option("--accelerator", "names", multiple=True, help="This accelerator only; may be given again [all]")
+@click.option("--accelerator", "names", multiple=True, help="This accelerator only; again for more [all; 8 drawn]")
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="With this many devices")
 @click.option("--precision", default="", help="At this precision [the workload's]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="At this batch size")
@@ -51,13 +52,15 @@ async def roofline(
     from berth.cli.analysing import program_of
     from berth.cli.commands.profiles import _all, _unknown
     from berth.cli.failures import Failed
-    from berth.cli.rooflines import COPY, MATMUL, picture_of, table
+    from berth.cli.rooflines import COPY, FALLBACK, MATMUL, foremost, picture_of, table
     from berth.errors import InvalidInput
     from berth.v1 import profiles_pb2 as pb
 
     form = "" if out is None else out.suffix.lstrip(".").casefold()
     if out is not None and form not in ("svg", "png"):
         raise InvalidInput.of("out", out.name, "a name that ends in .svg or .png")
+    if out is not None and not _writable(out):
+        raise InvalidInput.of("out", str(out), "cannot be written: name a file in a folder that exists and is yours")
     wanted = []
     for name in names:
         entry = catalogue.resolve(name)
@@ -86,22 +89,36 @@ async def roofline(
     first = next((one.precision for one in own if one.precision), "")
     roofs = await _all(session, COPY, "")
     chosen = precision or main or first
-    roofs += await _all(session, f"{MATMUL}{chosen or 'fp32'}", "")
+    for measured in dict.fromkeys((chosen or FALLBACK, FALLBACK)):
+        roofs += await _all(session, f"{MATMUL}{measured}", "")
     operations, moved, batch = work
     picture = picture_of(workload, chosen, operations, moved, answer.predictions, roofs, wanted, batch=batch)
     if not picture.roofs:
-        raise Failed(f"no roof is known at {chosen or 'fp16'}: {', '.join(picture.left_out)} lack a peak or bandwidth")
+        raise Failed(
+            f"no roof is known at {chosen or 'fp16'}: {', '.join(picture.left_out)} lack a peak or bandwidth: "
+            "`berth profiles bench matmul` and `berth profiles bench copy` on such a machine measure them"
+        )
     if output == "table":
         click.echo("\n".join(table(picture)))
     if out is not None:
         try:
             from berth.cli.roofline_picture import draw
 
-            content = draw(picture, form)
+            drawn = picture if wanted else foremost(picture)
+            content = draw(drawn, form)
         except ImportError as error:
             raise Failed(f"a picture needs matplotlib: pip install 'berth[pictures]' ({error})") from error
-        await asyncio.to_thread(out.write_bytes, content)
-        click.echo(f"wrote {out.name}: {len(picture.roofs)} accelerators, {len(picture.points)} points", err=True)
+        try:
+            await asyncio.to_thread(out.write_bytes, content)
+        except OSError as error:
+            raise Failed(f"out: {out}: {error.strerror or error}: free it or name another file") from error
+        click.echo(f"wrote {out.name}: {len(drawn.roofs)} accelerators, {len(drawn.points)} points", err=True)
+        if drawn.undrawn:
+            click.echo(f"{drawn.undrawn} more are in the table only: --accelerator picks what is drawn", err=True)
+
+
+def _writable(out: Path) -> bool:
+    return os.access(out if out.exists() else out.parent, os.W_OK) and out.parent.is_dir()
 
 
 def work_of_call(

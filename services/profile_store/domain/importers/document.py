@@ -39,12 +39,14 @@ class Imported:
 
     `public`: a table of many systems, of which those whose accelerator the catalogue lacks are left out. In any
     other document an unknown accelerator is an error.
+    `places`: where in the document each profile stands, empty where no line or entry is one's own.
     """
 
     profiles: tuple[Profile, ...]
     skipped: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     public: bool = False
+    places: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -27,7 +27,9 @@ def without_unknown(imported: Imported, catalogue: Catalogue) -> Imported:
     if not kept:
         known_accelerator(catalogue, imported.profiles[0].key.accelerator if imported.profiles else "")
         raise InvalidInput.of("content", "0 profiles", "nothing in it can be kept")
-    return replace(imported, profiles=tuple(kept), skipped=(*imported.skipped, *left.sentences("configurations")))
+    return replace(
+        imported, profiles=tuple(kept), places=(), skipped=(*imported.skipped, *left.sentences("configurations"))
+    )
 
 
 def summary(profiles: Sequence[Profile], catalogue: Catalogue) -> tuple[str, ...]:

@@ -90,13 +90,15 @@ def read_own(content: bytes, source: str, hints: Hints = NO_HINTS) -> Imported:
     if not isinstance(document, dict) or set(document) != {"workloads"}:
         raise InvalidInput.of("content", repr(document)[:80], "one key `workloads` with a list was expected")
     profiles: list[Profile] = []
+    places: list[str] = []
     for index, shared in enumerate(_list("workloads", document["workloads"])):
         path = f"workloads[{index}]"
         common = {key: value for key, value in _mapping(path, shared).items() if key != "runs"}
         for number, row in enumerate(_list(f"{path}.runs", shared.get("runs"))):
             place = f"{path}.runs[{number}]"
             profiles.append(_profile(place, {"source": source, **common, **_mapping(place, row)}))
-    return Imported(tuple(profiles))
+            places.append(place)
+    return Imported(tuple(profiles), places=tuple(places))
 
 
 def read_csv(content: bytes, source: str, hints: Hints = NO_HINTS) -> Imported:
@@ -112,7 +114,7 @@ def read_csv(content: bytes, source: str, hints: Hints = NO_HINTS) -> Imported:
         if "low_confidence" in row:
             row["low_confidence"] = row["low_confidence"].casefold() in ("true", "yes", "1")
         profiles.append(_profile(f"line {line}", row))
-    return Imported(tuple(profiles))
+    return Imported(tuple(profiles), places=tuple(f"line {line}" for line, _ in table.rows))
 
 
 def _profile(path: str, row: Mapping[str, Any]) -> Profile:

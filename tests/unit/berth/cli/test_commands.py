@@ -172,3 +172,11 @@ async def test_whatif_sends_what_is_to_be_other(berth: Berth, system: FakeSystem
     assert (asked.default_duration_seconds, asked.pool) == (1800, "default")
     wrong = await berth("whatif", "--price", "H100-SXM")
     assert (wrong.code, "NAME=VALUE" in wrong.err) == (2, True)
+
+
+async def test_a_pending_job_points_to_its_explanation(berth: Berth) -> None:
+    outcome = await berth("describe", "vision/serve")
+    assert outcome.code == 0
+    assert "Why it waits:  `berth explain vision/serve` says" in outcome.out
+    assert "berth explain" not in (await berth("describe", "job", "train-1")).out
+    assert (await berth("describe", "job")).code == 2

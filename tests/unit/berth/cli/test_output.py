@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from berth.cli.units import duration
 from tests.unit.berth.cli.conftest import Berth, FakeSystem
 from tests.unit.berth.cli.golden import assert_golden
 
@@ -74,3 +75,12 @@ async def test_completion_script(berth: Berth, shell: str) -> None:
     outcome = await berth("completion", shell)
     assert outcome.code == 0
     assert "_BERTH_COMPLETE" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0.0, "0s"), (4.2e-6, "4.2us"), (0.00099, "990us"), (0.0009996, "1ms"), (0.00123, "1.23ms"),
+     (0.25, "250ms"), (0.9996, "1.0s"), (3.2, "3.2s"), (9.96, "10s"), (190, "3m10s"), (8000, "2h13m")],
+)  # fmt: skip
+def test_a_duration_under_a_second_keeps_three_digits(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text

@@ -49,3 +49,17 @@ async def test_what_was_learnt_is_shown_before_there_is_a_profile(berth: Berth) 
     assert "4 throttled, 1 outlier" in outcome.out
     outcome = await berth("profiles", "show", "learnt-only", "--accelerator", "L4")
     assert outcome.code == 1
+
+
+async def test_a_picture_that_cannot_be_written_is_refused_before_the_table(berth: Berth) -> None:
+    outcome = await berth("profiles", "roofline", "resnet50-train", "--out", "absent/x.svg")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "out    absent/x.svg  cannot be written: name a file in a folder that exists" in outcome.err
+
+
+async def test_a_target_to_measure_that_is_not_there_is_met_with_those_that_are(berth: Berth) -> None:
+    for target, near in (("matmull", "matmul"), ("absent/", "matmul"), ("cpy", "copy")):
+        outcome = await berth("profiles", "bench", target, "--dry-run")
+        assert (outcome.code, outcome.out) == (2, "")
+        assert f"target  {target}" in outcome.err
+        assert f"no such built-in one, file, package or command; did you mean {near}?" in outcome.err

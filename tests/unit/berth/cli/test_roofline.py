@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from berth.cli.commands.profiles_roofline import work_of_call
 from berth.cli.roofline_picture import draw, spread
-from berth.cli.rooflines import Picture, calls_of, picture_of, table
+from berth.cli.rooflines import Picture, calls_of, foremost, picture_of, table
 from berth.v1 import profiles_pb2 as pb
 
 MEASURED, ROOFLINE = pb.PROVENANCE_MEASURED, pb.PROVENANCE_ROOFLINE
@@ -33,6 +33,14 @@ def a_picture(*wanted: str, precision: str = "bf16") -> Picture:
     return picture_of("small", precision, 1e12, 1e10, PREDICTIONS, [], wanted)
 
 
+def measured_roofs() -> list[pb.Profile]:
+    plain = {"accelerator": "CPU", "devices": 1, "throughput": 10.0, "provenance": MEASURED}
+    return [
+        pb.Profile(workload="berth-matmul-fp32", operations=5e9, **plain),
+        pb.Profile(workload="berth-copy", bytes_moved=1e9, **plain),
+    ]
+
+
 def test_the_table_is_all_that_is_known() -> None:
     assert table(a_picture("H100-SXM", "L4", "K80", "TPU-v6e")) == [
         "small at bf16: 100 FLOP/byte",
@@ -41,6 +49,8 @@ def test_the_table_is_all_that_is_known() -> None:
         "H100-SXM              989  3.35    295  memory             335       100    50 to 200      30%  predicted",
         "L4                    121   0.3    403  memory              30        20            -      67%  measured",
         "left out, no peak at this precision or no bandwidth known: K80, TPU-v6e",
+        "`berth profiles bench matmul --precision bf16` and `berth profiles bench copy` on such a machine measure its "
+        "roof",
     ]
 
 
@@ -69,14 +79,40 @@ def test_the_work_is_that_of_the_batch_that_is_told() -> None:
 
 
 def test_a_roof_that_was_measured_stands_in_for_a_data_sheet() -> None:
-    plain = {"accelerator": "CPU", "devices": 1, "throughput": 10.0, "provenance": MEASURED}
-    roofs = [
-        pb.Profile(workload="berth-matmul-fp32", operations=5e9, **plain),
-        pb.Profile(workload="berth-copy", bytes_moved=1e9, **plain),
-    ]
-    (roof,) = picture_of("small", "fp32", 1e9, 1e8, [], roofs, ["CPU"]).roofs
+    (roof,) = picture_of("small", "fp32", 1e9, 1e8, [], measured_roofs(), ["CPU"]).roofs
     assert (roof.peak, roof.bandwidth, roof.measured) == (0.05, 1e10, True)
     assert picture_of("small", "fp32", 1e9, 1e8, [], [], ["CPU"]).roofs == ()
+
+
+def test_a_precision_that_was_not_measured_is_as_fast_as_fp32_there() -> None:
+    (roof,) = picture_of("small", "bf16", 1e9, 1e8, [], measured_roofs(), ["CPU"]).roofs
+    assert (roof.peak, roof.remark) == (0.05, "bf16 as fast as fp32 measured there")
+    assert "CPU: bf16 as fast as fp32 measured there" in table(picture_of("small", "bf16", 1e9, 1e8, [],
+                                                                          measured_roofs(), ["CPU"]))  # fmt: skip
+    assert picture_of("small", "fp64", 1e9, 1e8, [], measured_roofs(), ["CPU"]).roofs == ()
+
+
+def test_a_measured_roof_is_no_lower_than_what_was_attained_under_it() -> None:
+    seen = [a_prediction("CPU", 110.0, MEASURED)]
+    (roof,) = picture_of("small", "fp32", 1e9, 1e8, seen, measured_roofs(), ["CPU"]).roofs
+    assert roof.at(10.0) == pytest.approx(0.11)
+    assert roof.remark == "raised to what the workload attained there"
+    (roof,) = picture_of("small", "fp32", 1e9, 1e8, [a_prediction("CPU", 110.0)], measured_roofs(), ["CPU"]).roofs
+    assert roof.peak == 0.05
+
+
+def test_a_picture_keeps_what_was_measured_and_the_best_of_each_vendor() -> None:
+    predictions = [*PREDICTIONS, a_prediction("CPU", 0.01)]
+    whole = picture_of("small", "bf16", 1e12, 1e10, predictions, measured_roofs())
+    drawn = foremost(whole)
+    names = {roof.name for roof in drawn.roofs}
+    assert len(names) == 8
+    assert {"CPU", "L4"} <= names
+    assert len({roof.vendor for roof in drawn.roofs}) >= 6
+    assert drawn.undrawn == len(whole.roofs) - 8
+    assert {point.accelerator for point in drawn.points} == {point.accelerator for point in whole.points} & names
+    assert f"{drawn.undrawn} more accelerators are not drawn" in "".join(ET.fromstring(draw(drawn, "svg")).itertext())
+    assert foremost(drawn) is drawn
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,19 @@ def test_a_device_larger_than_the_catalogue_says_still_keeps_its_latency_target(
     assert placed(engine, a_job("any", workload="w")) == {"any": ["h"]}
 
 
+def test_a_missed_latency_target_is_told_with_the_best_that_is_known() -> None:
+    profiles = (Profile("w", "H100", 1, 10.0, 0.9, GIB), Profile("w", "L4", 1, 10.0, 2.0, GIB))
+    engine = a_fleet(a_node("h", 1, "H100"), a_node("l", 1, "L4"), profiles=profiles)
+    engine.submit(a_job(workload="w", latency_target_seconds=0.5))
+    told = engine.explain("j1", NOW)
+    assert isinstance(told, Rejection)
+    missed = next(one for one in told.reasons if one.code == "LATENCY_TARGET_MISSED")
+    assert missed.message == (
+        "profiles show a p99 latency above the target of 0.5 s: at best 0.945 s, its spread included, on H100"
+    )
+    assert missed.numbers["best_p99_seconds"] == pytest.approx(0.945)
+
+
 # -- roofline ------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,14 @@ def test_a_blocked_gang_is_told_when_it_starts_and_after_whom() -> None:
     assert rejection.summary == "waits: starts in about 200 s, after jobs short, long"
 
 
+def test_a_far_start_is_told_in_days_and_after_a_job_by_its_name() -> None:
+    engine = an_engine(a_node("n1"), policy=EAGER)
+    first = a_job("7f3b", name="tenant/serve", devices=8, expected_duration_seconds=2591831.0)
+    assert placed(engine, first) == {"7f3b": ["n1"]}
+    assert placed(engine, a_job("late", devices=8, submitted_at=1.0)) == {}
+    assert reason(engine, "late")["RESERVED"] == "starts in about 30 days, after job tenant/serve"
+
+
 def test_who_may_use_what_is_reserved() -> None:
     table: dict[str, tuple[dict[str, Any], bool]] = {
         "ends before": ({"expected_duration_seconds": 199.0}, True),
