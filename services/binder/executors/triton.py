@@ -176,21 +176,38 @@ class TritonExecutor:
         held = self._held.get(assignment.id)
         if held is not None and held.task is not None:
             return await self._outcome(held)
+        seen: list[Serving] = []
+        wrong: Exception | None = None
         try:
             seen = [await self._look(assignment, member) for member in assignment.work.members]
-        except Unanswered as error:
-            if assignment.attempt.bound_at is not None and not assignment.attempt.release_wanted:
+        except (Unanswered, Refused, InvalidInput) as error:
+            wrong = error
+        # Meanwhile it may have been released, by a call that knew more than this assignment does.
+        if assignment.id in self._released:
+            return Observation(Seen.RELEASED, self._clock())
+        held = self._held.get(assignment.id)
+        if held is not None and held.task is not None:
+            return await self._outcome(held)
+        if held is not None and held.releasing:
+            return Observation(Seen.UNCLEAR, self._clock(), "it is being released")
+        return await self._meant(assignment, seen, wrong)
+
+    async def _meant(self, assignment: Assignment, seen: Sequence[Serving], wrong: Exception | None) -> Observation:
+        """What a look that nothing has overtaken means. `wrong`: why there was none."""
+        stays = assignment.attempt.bound_at is not None and not assignment.attempt.release_wanted
+        if isinstance(wrong, Unanswered):
+            if stays:
                 # Bound before a restart: from now on its server's silence is counted.
                 self._held.setdefault(assignment.id, _Held(assignment, serving=True))
-            return Observation(Seen.UNCLEAR, self._clock(), str(error))
-        except (Refused, InvalidInput) as error:
-            return Observation(Seen.ABSENT, self._clock(), str(error))
+            return Observation(Seen.UNCLEAR, self._clock(), str(wrong))
+        if wrong is not None:
+            return Observation(Seen.ABSENT, self._clock(), str(wrong))
         ready = [one.health is Health.READY for one in seen]
         if all(ready):
             held = self._held.setdefault(assignment.id, _Held(assignment))
             held.serving, held.gone_since = True, None
             return self._started(assignment, seen)
-        if assignment.attempt.bound_at is not None and not assignment.attempt.release_wanted:
+        if stays:
             held = self._held.setdefault(assignment.id, _Held(assignment))
             held.serving = True
             self._begin(held, self._load_again(held))
@@ -402,9 +419,12 @@ class TritonExecutor:
         except (Unanswered, Refused) as error:
             now = self._clock()
             held.gone_since = held.gone_since or now
-            if now - held.gone_since >= self._times.grace and held.task is None and not held.releasing:
+            mine = self._held.get(held.assignment.id) is held and held.task is None and not held.releasing
+            if mine and now - held.gone_since >= self._times.grace:
                 words = f"its server was gone for more than {self._times.grace:g} s: {error}"
                 self._concluded(held, Observation(Seen.FAILED, now, words))
+            return
+        if self._held.get(held.assignment.id) is not held:
             return
         held.gone_since = None
         if held.task is None and not held.releasing and any(one.health is not Health.READY for one in seen):
