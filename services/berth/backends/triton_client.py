@@ -1,7 +1,8 @@
 """NVIDIA Triton's HTTP API, as far as Berth needs it.
 
 Triton says no in its own words: those are kept in Refused. Whatever leaves open whether a change happened (no
-connection, no answer in time, a 5xx from the server or from something in front of it) is Unanswered.
+connection, no answer in time, a 5xx from the server or from something in front of it) is Unanswered, and Unreachable
+where the server itself said nothing. That a model is not there is believed in Triton's own words alone.
 """
 
 import base64
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from berth.backends.base import Refused, Unanswered
+from berth.backends.base import Refused, Unanswered, Unreachable
 
 __all__ = ["TritonClient"]
 
@@ -77,6 +78,9 @@ class TritonClient:
 
     async def model_ready(self, name: str) -> bool:
         status, words = await self._ask("GET", f"/v2/models/{_quoted(name)}/ready")
+        # Triton says no with an empty answer or with an error in its form; anything else is not its own.
+        if status != 200 and words and not _error(words):
+            raise Unreachable(self._not_tritons(status, words))
         if status >= 500:
             raise Unanswered(f"Triton at {self.address}: {status}: {words[:WORDS]}")
         return status == 200
@@ -96,10 +100,16 @@ class TritonClient:
         return dict(found)
 
     async def _of_model(self, path: str) -> dict[str, Any] | None:
-        status, words = await self._ask("GET", path)
-        if status != 200 and any(one in words for one in _NOT_THERE):
+        status, text = await self._ask("GET", path)
+        if status != 200 and any(one in _error(text) for one in _NOT_THERE):
             return None
-        return dict(self._read(status, words))
+        if 400 <= status < 500:
+            # Of a proxy, or of another server: it says nothing of the model.
+            raise Unreachable(self._not_tritons(status, text))
+        return dict(self._read(status, text))
+
+    def _not_tritons(self, status: int, text: str) -> str:
+        return f"{self.address} does not answer as Triton does: {status}: {text.strip()[:200]}"
 
     async def _document(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None
@@ -111,11 +121,12 @@ class TritonClient:
             try:
                 return json.loads(text) if text else {}
             except ValueError as error:
-                raise Unanswered(f"{self.address} is no Triton server: it answered {text[:200]!r}") from error
+                raise Unreachable(f"{self.address} is no Triton server: it answered {text[:200]!r}") from error
         words = _words(text)
         if 400 <= status < 500 or any(one in words for one in _NO_ALL_THE_SAME):
             raise Refused(words or f"Triton at {self.address} answered {status}")
-        raise Unanswered(f"Triton at {self.address}: {status}: {words}")
+        kind = Unanswered if _error(text) else Unreachable
+        raise kind(f"Triton at {self.address}: {status}: {words}")
 
     async def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None
@@ -127,19 +138,22 @@ class TritonClient:
             async with self._session.request(method, self.address + path, json=body, timeout=limit) as answer:
                 return answer.status, await answer.text(errors="replace")
         except TimeoutError as error:
-            raise Unanswered(f"Triton at {self.address} gave no answer in time") from error
+            raise Unreachable(f"Triton at {self.address} gave no answer in time") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Unanswered(f"Triton at {self.address} cannot be asked: {error}") from error
+            raise Unreachable(f"Triton at {self.address} cannot be asked: {error}") from error
 
 
-def _words(text: str) -> str:
-    """What stands in {"error": ...}, else the text."""
+def _error(text: str) -> str:
+    """What stands in {"error": ...}; "" where the answer is not of that form."""
     try:
         found = json.loads(text)
     except ValueError:
-        return text.strip()[:WORDS]
-    words = found.get("error", text) if isinstance(found, dict) else text
-    return str(words).strip()[:WORDS]
+        return ""
+    return str(found.get("error", "")).strip()[:WORDS] if isinstance(found, dict) else ""
+
+
+def _words(text: str) -> str:
+    return _error(text) or text.strip()[:WORDS]
 
 
 def _quoted(name: str) -> str:

@@ -201,17 +201,24 @@ class TritonExecutor:
                 self._held.setdefault(assignment.id, _Held(assignment, serving=True))
             return Observation(Seen.UNCLEAR, self._clock(), str(wrong))
         if wrong is not None:
-            return Observation(Seen.ABSENT, self._clock(), str(wrong))
+            seen_now = Observation(Seen.FAILED if stays else Seen.ABSENT, self._clock(), str(wrong))
+            if stays:
+                self._concluded(self._held.get(assignment.id) or _Held(assignment), seen_now)
+            return seen_now
         ready = [one.health is Health.READY for one in seen]
         if all(ready):
-            held = self._held.setdefault(assignment.id, _Held(assignment))
-            held.serving, held.gone_since = True, None
+            if not assignment.attempt.release_wanted:
+                held = self._held.setdefault(assignment.id, _Held(assignment))
+                held.serving, held.gone_since = True, None
             return self._started(assignment, seen)
         if stays:
             held = self._held.setdefault(assignment.id, _Held(assignment))
             held.serving = True
             self._begin(held, self._load_again(held))
             return await self._outcome(held)
+        if assignment.attempt.bound_at is not None:
+            # Its release says when it has ended: some of it may still be there.
+            return Observation(Seen.UNCLEAR, self._clock(), "it is to be released")
         if any(ready):
             return Observation(Seen.PARTIAL, self._clock(), f"{sum(ready)} of {len(ready)} copies are loaded")
         return Observation(Seen.ABSENT, self._clock(), seen[0].message)
@@ -347,7 +354,13 @@ class TritonExecutor:
         known = held.backends.get(member.member) if held is not None else None
         found = Serving(Health.ABSENT, message=NO_SUCH_MODEL)
         for backend in (known,) if known is not None else self._distinct(placement):
-            found = await backend.look(name, placement)
+            try:
+                found = await backend.look(name, placement)
+            except Refused as error:
+                # A no to a question is no word of the model, where there is a server that may have it.
+                if placement.address:
+                    raise Unanswered(str(error)) from error
+                raise
             if found.health is not Health.ABSENT:
                 return found
         return found

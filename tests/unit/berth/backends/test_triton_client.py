@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from berth.backends.base import Refused, Unanswered
+from berth.backends.base import Refused, Unanswered, Unreachable
 from berth.backends.triton_client import TritonClient
 from berth.embedded.process import free_port
 
@@ -82,3 +82,30 @@ async def test_names_are_quoted_and_files_encoded() -> None:
         "/v2/repository/models/a%2F..%2Fb/load",
         {"parameters": {"config": '{"backend": "python", "name": "a/../b"}', "file:1/model.py": "eA=="}},
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "said"),
+    [
+        (400, '{"error":"Request for unknown model: \'m\' is not found"}', None),
+        (404, '{"error":"Request for unknown model: \'m\' is not found"}', None),
+        (404, "404 page not found", Unreachable),
+        (404, "The page is not found", Unreachable),
+        (401, '{"error":"who are you"}', Unreachable),
+        (503, "the service is not available", Unreachable),
+        (500, '{"error":"internal"}', Unanswered),
+    ],
+)
+async def test_that_a_model_is_not_there_is_believed_in_tritons_words_alone(
+    status: int, text: str, said: type[Exception] | None
+) -> None:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text=text)
+
+    async with fake_triton(handle) as client:
+        if said is None:
+            assert await client.configuration("m") is None
+            return
+        with pytest.raises(Unanswered) as caught:
+            await client.configuration("m")
+        assert caught.type is said
