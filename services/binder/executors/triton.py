@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from berth import catalogue
-from berth.backends.base import Backend, Health, Placement, Refused, Serving, Unanswered
+from berth.backends.base import Backend, Health, Placement, Refused, Serving, Unanswered, Unreachable
 from berth.backends.registry import on
 from berth.backends.triton_client import TritonClient
 from berth.backends.triton_serving import TritonServing
@@ -33,6 +33,7 @@ from binder.executors.triton_copies import (
     Servers,
     content_of,
     placement_of,
+    raise_worst,
     served_name,
 )
 from binder.executors.triton_speed import triton_reports
@@ -179,7 +180,7 @@ class TritonExecutor:
         seen: list[Serving] = []
         wrong: Exception | None = None
         try:
-            seen = [await self._look(assignment, member) for member in assignment.work.members]
+            seen = await self._looks(assignment)
         except (Unanswered, Refused, InvalidInput) as error:
             wrong = error
         # Meanwhile it may have been released, by a call that knew more than this assignment does.
@@ -202,9 +203,12 @@ class TritonExecutor:
             return Observation(Seen.UNCLEAR, self._clock(), str(wrong))
         if wrong is not None:
             seen_now = Observation(Seen.FAILED if stays else Seen.ABSENT, self._clock(), str(wrong))
-            if stays:
-                self._concluded(self._held.get(assignment.id) or _Held(assignment), seen_now)
-            return seen_now
+            if not stays:
+                return seen_now
+            held = self._held.setdefault(assignment.id, _Held(assignment))
+            held.serving = True
+            self._begin(held, self._give_up(held, seen_now))
+            return await self._outcome(held)
         ready = [one.health is Health.READY for one in seen]
         if all(ready):
             if not assignment.attempt.release_wanted:
@@ -346,6 +350,13 @@ class TritonExecutor:
         words = "; ".join(reasons) or f"format: {artefact.format!r}: no backend serves it"
         raise Refused(f"{placement.accelerator} on {placement.node}: {words}")
 
+    async def _looks(self, assignment: Assignment) -> list[Serving]:
+        """Each member's copy, all at once. Raises as `_look` does."""
+        looks = (self._look(assignment, member) for member in assignment.work.members)
+        done = await asyncio.gather(*looks, return_exceptions=True)
+        raise_worst(done)
+        return [one for one in done if isinstance(one, Serving)]
+
     async def _look(self, assignment: Assignment, member: Member) -> Serving:
         """By whichever backend has it: what is served says nothing of its backend from outside."""
         placement = placement_of(assignment, member, self._servers)
@@ -377,21 +388,34 @@ class TritonExecutor:
             await asyncio.wait([before])
         try:
             await self._unload(held)
-        except Unanswered as error:
+        except Unreachable as error:
             now = self._clock()
             held.gone_since = held.gone_since or now
             if now - held.gone_since < self._times.grace:
                 return Observation(Seen.UNCLEAR, now, str(error))
             log.warning("released without the server's word", attempt=str(held.assignment.id), error=str(error))
+        except Unanswered as error:
+            # Somebody is there and may have it still: it holds its device however long that takes.
+            held.gone_since = None
+            return Observation(Seen.UNCLEAR, self._clock(), str(error))
         return Observation(Seen.RELEASED, self._clock())
 
+    async def _give_up(self, held: _Held, seen: Observation) -> Observation:
+        """`seen`, once each copy is gone that can be reached; UNCLEAR where one may still be there."""
+        try:
+            await self._unload(held)
+        except Unreachable as error:
+            log.warning("given up without the server's word", attempt=str(held.assignment.id), error=str(error))
+        except Unanswered as error:
+            log.warning("what is to be given up is there still", attempt=str(held.assignment.id), error=str(error))
+            return Observation(Seen.UNCLEAR, self._clock(), f"{seen.message}; and it may still be there: {error}")
+        return seen
+
     async def _unload(self, held: _Held) -> None:
-        """Every member's copy. Raises Unanswered where one is not surely gone."""
+        """Every member's copy. Raises Unanswered where one may be there still, Unreachable where no worse is known."""
         members = held.assignment.work.members
         done = await asyncio.gather(*(self._unload_one(held, one) for one in members), return_exceptions=True)
-        for one in done:
-            if isinstance(one, BaseException):
-                raise one
+        raise_worst(done)
 
     async def _unload_one(self, held: _Held, member: Member) -> None:
         try:
@@ -428,14 +452,14 @@ class TritonExecutor:
 
     async def _check(self, held: _Held) -> None:
         try:
-            seen = [await self._look(held.assignment, member) for member in held.assignment.work.members]
+            seen = await self._looks(held.assignment)
         except (Unanswered, Refused) as error:
             now = self._clock()
             held.gone_since = held.gone_since or now
             mine = self._held.get(held.assignment.id) is held and held.task is None and not held.releasing
             if mine and now - held.gone_since >= self._times.grace:
                 words = f"its server was gone for more than {self._times.grace:g} s: {error}"
-                self._concluded(held, Observation(Seen.FAILED, now, words))
+                self._begin(held, self._give_up(held, Observation(Seen.FAILED, now, words)))
             return
         if self._held.get(held.assignment.id) is not held:
             return
@@ -452,8 +476,19 @@ class TritonExecutor:
                 continue
             for member in assignment.work.members:
                 try:
-                    if (await self._look(assignment, member)).health is not Health.ABSENT:
-                        log.warning("a released model was there again", attempt=str(attempt))
+                    if not await self._is_absent(assignment, member):
                         await self._unload_one(_Held(assignment), member)
                 except (Unanswered, Refused, InvalidInput):
                     continue
+
+    async def _is_absent(self, assignment: Assignment, member: Member) -> bool:
+        """Of what was released. Raises Unreachable, Refused, InvalidInput."""
+        try:
+            health = (await self._look(assignment, member)).health
+        except Unreachable:
+            raise
+        except Unanswered:
+            return False
+        if health is not Health.ABSENT:
+            log.warning("a released model was there again", attempt=str(assignment.id))
+        return health is Health.ABSENT

@@ -2,10 +2,10 @@
 
 import asyncio
 
-from berth.backends.base import Refused
+from berth.backends.base import Refused, Unanswered, Unreachable
 from binder.domain.attempt import Seen
-from binder.executors.triton_copies import served_name
-from tests.unit.binder.fake_backend import FakeBackend, bound, executor, wanted
+from binder.executors.triton_copies import Servers, served_name
+from tests.unit.binder.fake_backend import Clock, FakeBackend, bound, executor, until, wanted
 
 
 async def test_a_read_back_from_before_a_release_does_not_undo_it() -> None:
@@ -70,3 +70,66 @@ async def test_what_is_to_be_released_is_not_called_ended_by_a_look() -> None:
         gang = bound(wanted("job", "n1", "n2"), release_wanted=True)
         backend.copies = {(served_name(gang, gang.work.members[0]), "n1")}
         assert (await made.read_back([gang]))[gang.id].seen is Seen.UNCLEAR
+
+
+async def test_what_is_there_still_is_not_released_however_long_it_takes() -> None:
+    backend, clock = FakeBackend(), Clock()
+    async with executor(backend, servers=Servers(), clock=clock) as (made, _):
+        one = wanted()
+        await made.bind([one])
+        backend.wrong["release", "n1"] = Unanswered("it is there still after release")
+        ending = bound(one, release_wanted=True)
+        for _ in range(3):
+            assert (await made.release([ending]))[one.id].seen is Seen.UNCLEAR
+            clock.now += 100
+        backend.wrong["release", "n1"] = Unreachable("nobody is there")
+        assert (await made.release([ending]))[one.id].seen is Seen.UNCLEAR
+        clock.now += 100
+        assert (await made.release([ending]))[one.id].seen is Seen.RELEASED
+
+
+async def test_silence_about_a_process_ends_it_before_it_is_called_failed() -> None:
+    backend, clock = FakeBackend(), Clock()
+    async with executor(backend, servers=Servers(), clock=clock) as (made, told):
+        one = wanted()
+        await made.bind([one])
+        backend.wrong["look", "n1"] = Unanswered("health: it did not end in time")
+        backend.wrong["release", "n1"] = Unanswered("its processes do not end")
+        await until(lambda: backend.calls.count(("look", "n1")) > 3)
+        clock.now += 100
+        await until(lambda: backend.calls.count(("release", "n1")) > 2)
+        assert [seen.seen for _, seen in told] == [Seen.STARTED]
+        del backend.wrong["release", "n1"]
+        await until(lambda: len(told) > 1)
+        assert told[1][1].seen is Seen.FAILED
+        assert backend.nodes() == set()
+
+
+async def test_the_copies_that_can_be_reached_are_gone_before_a_gang_is_called_failed() -> None:
+    backend, clock = FakeBackend(), Clock()
+    async with executor(backend, clock=clock) as (made, told):
+        await made.bind([wanted("job", "n1", "n2")])
+        backend.wrong["look", "n1"] = backend.wrong["release", "n1"] = Unreachable("n1 is away")
+        go_on = asyncio.Event()
+        backend.wrong["release", "n2"] = go_on.wait
+        await until(lambda: backend.calls.count(("look", "n1")) > 3)
+        clock.now += 100
+        await until(lambda: ("release", "n2") in backend.calls)
+        await asyncio.sleep(0.05)
+        assert [seen.seen for _, seen in told] == [Seen.STARTED]
+        go_on.set()
+        await until(lambda: len(told) > 1)
+        assert backend.nodes() == {"n1"}
+        assert told[1][1].seen is Seen.FAILED
+        assert "gone for more than 60 s" in told[1][1].message
+
+
+async def test_what_was_released_is_ended_by_the_sweep_where_nothing_is_said_of_it() -> None:
+    backend = FakeBackend()
+    async with executor(backend, servers=Servers()) as (made, _):
+        one = wanted()
+        await made.bind([one])
+        await made.release([one])
+        backend.copies = {(served_name(one, one.work.members[0]), "n1")}
+        backend.wrong["look", "n1"] = Unanswered("health: it did not end in time")
+        await until(lambda: not backend.copies)
