@@ -90,6 +90,7 @@ class TritonExecutor:
         self._times = times or Times()
         self._held: dict[AttemptId, _Held] = {}
         self._released: dict[AttemptId, tuple[float, Assignment]] = {}
+        self._silent: dict[AttemptId, float] = {}
         self._sink: Sink | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -196,7 +197,11 @@ class TritonExecutor:
     async def _meant(self, assignment: Assignment, seen: Sequence[Serving], wrong: Exception | None) -> Observation:
         """What a look that nothing has overtaken means. `wrong`: why there was none."""
         stays = assignment.attempt.bound_at is not None and not assignment.attempt.release_wanted
+        if not isinstance(wrong, Unreachable):
+            self._silent.pop(assignment.id, None)
         if isinstance(wrong, Unanswered):
+            if isinstance(wrong, Unreachable) and assignment.attempt.bound_at is None:
+                return await self._not_bound(assignment, wrong)
             if stays:
                 # Bound before a restart: from now on its server's silence is counted.
                 self._held.setdefault(assignment.id, _Held(assignment, serving=True))
@@ -226,6 +231,17 @@ class TritonExecutor:
         if any(ready):
             return Observation(Seen.PARTIAL, self._clock(), f"{sum(ready)} of {len(ready)} copies are loaded")
         return Observation(Seen.ABSENT, self._clock(), seen[0].message)
+
+    async def _not_bound(self, assignment: Assignment, error: Unreachable) -> Observation:
+        """Its server is away and may have it: given up after the grace, and looked for when the server is back."""
+        now = self._clock()
+        since = self._silent.setdefault(assignment.id, now)
+        if now - since < self._times.grace:
+            return Observation(Seen.UNCLEAR, now, str(error))
+        words = f"its server could not be reached for more than {self._times.grace:g} s: {error}"
+        held = self._held.setdefault(assignment.id, _Held(assignment))
+        self._begin(held, self._give_up(held, Observation(Seen.REFUSED, now, words)))
+        return await self._outcome(held)
 
     async def _release(self, assignment: Assignment) -> Observation:
         if assignment.id in self._released:
@@ -273,6 +289,8 @@ class TritonExecutor:
     def _concluded(self, held: _Held, seen: Observation) -> None:
         """Also told by the sink: the call may have ended long ago. Telling twice changes nothing."""
         now = self._clock()
+        if seen.seen is not Seen.UNCLEAR:
+            self._silent.pop(held.assignment.id, None)
         match seen.seen:
             case Seen.STARTED:
                 held.serving, held.gone_since = True, None
@@ -409,6 +427,7 @@ class TritonExecutor:
         except Unanswered as error:
             log.warning("what is to be given up is there still", attempt=str(held.assignment.id), error=str(error))
             return Observation(Seen.UNCLEAR, self._clock(), f"{seen.message}; and it may still be there: {error}")
+        self._released[held.assignment.id] = (self._clock(), held.assignment)
         return seen
 
     async def _unload(self, held: _Held) -> None:

@@ -133,3 +133,39 @@ async def test_what_was_released_is_ended_by_the_sweep_where_nothing_is_said_of_
         backend.copies = {(served_name(one, one.work.members[0]), "n1")}
         backend.wrong["look", "n1"] = Unanswered("health: it did not end in time")
         await until(lambda: not backend.copies)
+
+
+async def test_an_attempt_whose_server_goes_away_before_it_was_bound_is_given_up_after_the_grace() -> None:
+    backend, clock = FakeBackend(), Clock()
+    async with executor(backend, clock=clock) as (made, _):
+        gang = wanted("job", "n1", "n2")
+        for call in ("serve", "look", "release"):
+            backend.wrong[call, "n1"] = Unreachable("n1 is away")
+        assert (await made.bind([gang]))[gang.id].seen is Seen.UNCLEAR
+        assert (await made.read_back([gang]))[gang.id].seen is Seen.UNCLEAR
+        # An answer in between begins the count anew.
+        clock.now += 59
+        del backend.wrong["look", "n1"]
+        assert (await made.read_back([gang]))[gang.id].seen is Seen.PARTIAL
+        backend.wrong["look", "n1"] = Unreachable("n1 is away")
+        clock.now += 59
+        assert (await made.read_back([gang]))[gang.id].seen is Seen.UNCLEAR
+        clock.now += 61
+        refused = (await made.read_back([gang]))[gang.id]
+        assert (refused.seen, refused.retryable) == (Seen.REFUSED, True)
+        assert "could not be reached for more than 60 s: n1 is away" in refused.message
+        assert not backend.copies
+        # Its load was on its way all the while.
+        backend.copies = {(served_name(gang, gang.work.members[0]), "n1")}
+        backend.wrong.clear()
+        await until(lambda: not backend.copies)
+        assert (await made.bind([gang]))[gang.id].seen is Seen.RELEASED
+
+
+async def test_what_is_there_and_says_nothing_is_not_given_up_before_it_was_bound() -> None:
+    backend, clock = FakeBackend(), Clock()
+    async with executor(backend, servers=Servers(), clock=clock) as (made, _):
+        backend.wrong["look", "n1"] = Unanswered("health: it did not end in time")
+        for _ in range(3):
+            assert (await made.read_back([wanted()]))[wanted().id].seen is Seen.UNCLEAR
+            clock.now += 100
