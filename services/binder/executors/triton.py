@@ -37,6 +37,7 @@ from binder.executors.triton_copies import (
     served_name,
 )
 from binder.executors.triton_speed import triton_reports
+from binder.executors.triton_sweep import Sweep
 
 __all__ = ["Times", "TritonExecutor"]
 
@@ -63,6 +64,7 @@ class _Held:
     task: asyncio.Task[Observation] | None = None
     serving: bool = False
     releasing: bool = False
+    looking: bool = False
     last: Observation | None = None
     gone_since: float | None = None
     backends: dict[int, Backend] = field(default_factory=dict)
@@ -92,20 +94,20 @@ class TritonExecutor:
         self._released: dict[AttemptId, tuple[float, Assignment]] = {}
         self._silent: dict[AttemptId, float] = {}
         self._sink: Sink | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._looking: set[asyncio.Task[None]] = set()
 
     async def start(self, sink: Sink) -> None:
         self._sink = sink
-        self._watching = asyncio.create_task(self._watch(), name="triton-executor")
+        self._looking = {asyncio.create_task(self._watch()), asyncio.create_task(self._sweep())}
 
     async def stop(self) -> None:
-        tasks = [held.task for held in self._held.values() if held.task is not None]
-        if self._watching is not None:
-            tasks.append(self._watching)  # type: ignore[arg-type]
+        tasks: list[asyncio.Task[Any]] = [held.task for held in self._held.values() if held.task is not None]
+        tasks += self._looking
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._sink = self._watching = None
+        self._looking.clear()
+        self._sink = None
         self._held.clear()
         for backend in self._backends:
             close = getattr(backend, "close", None)
@@ -459,15 +461,24 @@ class TritonExecutor:
         )
 
     async def _watch(self) -> None:
+        """Each attempt is looked at by a task of its own: a server that is silent holds up its own only."""
         while True:
             await asyncio.sleep(self._times.watch)
-            idle = [held for held in self._held.values() if held.serving and held.task is None and not held.releasing]
-            try:
-                await asyncio.gather(*(self._check(held) for held in idle))
-                await self._sweep()
-            # A server says something unheard of: the others are looked at all the same, at the next turn.
-            except Exception:
-                log.exception("watching failed")
+            for held in list(self._held.values()):
+                if held.serving and held.task is None and not held.releasing and not held.looking:
+                    held.looking = True
+                    look = asyncio.create_task(self._look_after(held))
+                    self._looking.add(look)
+                    look.add_done_callback(self._looking.discard)
+
+    async def _look_after(self, held: _Held) -> None:
+        try:
+            await self._check(held)
+        # A server says something unheard of: it is looked at all the same, at the next turn.
+        except Exception:
+            log.exception("watching failed", attempt=str(held.assignment.id))
+        finally:
+            held.looking = False
 
     async def _check(self, held: _Held) -> None:
         try:
@@ -488,26 +499,14 @@ class TritonExecutor:
 
     async def _sweep(self) -> None:
         """What was released and is there all the same is unloaded: a load was on its way, or the server was away."""
-        now = self._clock()
-        for attempt, (at, assignment) in list(self._released.items()):
-            if now - at > self._times.remember:
-                del self._released[attempt]
-                continue
-            for member in assignment.work.members:
-                try:
-                    if not await self._is_absent(assignment, member):
-                        await self._unload_one(_Held(assignment), member)
-                except (Unanswered, Refused, InvalidInput):
-                    continue
-
-    async def _is_absent(self, assignment: Assignment, member: Member) -> bool:
-        """Of what was released. Raises Unreachable, Refused, InvalidInput."""
+        sweep = Sweep(self._servers, self._look, lambda of, member: self._unload_one(_Held(of), member))
         try:
-            health = (await self._look(assignment, member)).health
-        except Unreachable:
-            raise
-        except Unanswered:
-            return False
-        if health is not Health.ABSENT:
-            log.warning("a released model was there again", attempt=str(assignment.id))
-        return health is Health.ABSENT
+            while True:
+                await asyncio.sleep(self._times.watch)
+                now = self._clock()
+                self._released = {
+                    each: one for each, one in self._released.items() if now - one[0] <= self._times.remember
+                }
+                sweep.turn([assignment for _, assignment in self._released.values()])
+        finally:
+            await sweep.stop()

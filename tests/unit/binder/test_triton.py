@@ -169,3 +169,21 @@ async def test_what_is_there_and_says_nothing_is_not_given_up_before_it_was_boun
         for _ in range(3):
             assert (await made.read_back([wanted()]))[wanted().id].seen is Seen.UNCLEAR
             clock.now += 100
+
+
+async def test_a_server_that_is_silent_keeps_neither_the_watch_nor_the_sweep_from_the_others() -> None:
+    backend = FakeBackend()
+    async with executor(backend) as (made, _):
+        lone, held = wanted("lone", "n3"), wanted("held", "n1")
+        gone = [wanted(f"gone{number}", "n1", "n2") for number in range(3)]
+        await made.bind([lone, held, *gone])
+        await made.release(gone)
+        never = asyncio.Event()
+        backend.wrong["look", "n1"] = never.wait
+        await until(lambda: backend.calls[-30:].count(("look", "n1")) > 0)
+        asked = backend.calls.count(("look", "n1"))
+        backend.copies = {(served_name(one, one.work.members[1]), "n2") for one in gone}
+        # What vanished is loaded again, and what was released and is there again is unloaded.
+        await until(lambda: backend.nodes() == {"n3"})
+        # One probe of the sweep and one of the watch wait for the silent server, not one for each copy and turn.
+        assert backend.calls.count(("look", "n1")) - asked <= 2
