@@ -43,6 +43,9 @@ __all__ = ["Times", "TritonExecutor"]
 
 log = structlog.get_logger(__name__)
 
+MOST_PAUSE = 30.0
+"""Seconds between loads of a copy that vanished."""
+
 
 @dataclass(frozen=True, slots=True)
 class Times:
@@ -67,6 +70,10 @@ class _Held:
     looking: bool = False
     last: Observation | None = None
     gone_since: float | None = None
+    vanished_at: float | None = None
+    loads: int = 0
+    load_at: float = 0.0
+    words: str = ""
     backends: dict[int, Backend] = field(default_factory=dict)
 
 
@@ -220,13 +227,15 @@ class TritonExecutor:
         if all(ready):
             if not assignment.attempt.release_wanted:
                 held = self._held.setdefault(assignment.id, _Held(assignment))
-                held.serving, held.gone_since = True, None
+                held.serving, held.gone_since, held.vanished_at = True, None, None
             return self._started(assignment, seen)
         if stays:
             held = self._held.setdefault(assignment.id, _Held(assignment))
             held.serving = True
-            self._begin(held, self._load_again(held))
-            return await self._outcome(held)
+            self._mend(held)
+            if held.task is not None:
+                return await self._outcome(held)
+            return Observation(Seen.UNCLEAR, self._clock(), f"it vanished and is loaded again later: {held.words}")
         if assignment.attempt.bound_at is not None:
             # Its release says when it has ended: some of it may still be there.
             return Observation(Seen.UNCLEAR, self._clock(), "it is to be released")
@@ -295,7 +304,7 @@ class TritonExecutor:
             self._silent.pop(held.assignment.id, None)
         match seen.seen:
             case Seen.STARTED:
-                held.serving, held.gone_since = True, None
+                held.serving, held.gone_since, held.vanished_at = True, None, None
             case Seen.RELEASED | Seen.FAILED:
                 self._held.pop(held.assignment.id, None)
                 self._released[held.assignment.id] = (now, held.assignment)
@@ -336,6 +345,7 @@ class TritonExecutor:
         """What is bound and vanished: the claims still stand and a copy has no state, so the same attempt loads it."""
         log.warning("a model vanished and is loaded again", attempt=str(held.assignment.id))
         seen = await self._load(held)
+        held.words = seen.message
         if seen.seen is Seen.REFUSED:
             return Observation(Seen.FAILED, seen.at, f"it vanished and could not be loaded again: {seen.message}")
         return seen
@@ -494,7 +504,22 @@ class TritonExecutor:
         if self._held.get(held.assignment.id) is not held:
             return
         held.gone_since = None
-        if held.task is None and not held.releasing and any(one.health is not Health.READY for one in seen):
+        if all(one.health is Health.READY for one in seen):
+            held.vanished_at = None
+        elif held.task is None and not held.releasing:
+            self._mend(held)
+
+    def _mend(self, held: _Held) -> None:
+        """Loads again what vanished, each time after a longer wait; gives it up after the grace."""
+        now = self._clock()
+        if held.vanished_at is None:
+            held.vanished_at, held.loads, held.load_at, held.words = now, 0, now, ""
+        if held.loads and now - held.vanished_at >= self._times.grace:
+            words = f"it vanished and was not ready again within {self._times.grace:g} s: {held.words}"
+            self._begin(held, self._give_up(held, Observation(Seen.FAILED, now, words)))
+        elif now >= held.load_at:
+            held.loads += 1
+            held.load_at = now + min(MOST_PAUSE, 2.0**held.loads)
             self._begin(held, self._load_again(held))
 
     async def _sweep(self) -> None:

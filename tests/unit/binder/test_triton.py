@@ -187,3 +187,33 @@ async def test_a_server_that_is_silent_keeps_neither_the_watch_nor_the_sweep_fro
         await until(lambda: backend.nodes() == {"n3"})
         # One probe of the sweep and one of the watch wait for the silent server, not one for each copy and turn.
         assert backend.calls.count(("look", "n1")) - asked <= 2
+
+
+async def test_what_vanished_and_cannot_be_loaded_again_is_tried_less_and_less_and_fails_after_the_grace() -> None:
+    backend, clock = FakeBackend(), Clock()
+    async with executor(backend, clock=clock) as (made, told):
+        one = wanted()
+        await made.bind([one])
+        backend.copies.clear()
+        backend.calls.clear()
+        backend.wrong["serve", "n1"] = Unanswered("500: failed to load: internal")
+        for _ in range(60):
+            clock.now += 1
+            await asyncio.sleep(0.03)
+            await made.read_back([bound(one)])
+        assert 3 < backend.calls.count(("serve", "n1")) < 10
+        clock.now += 2
+        await until(lambda: len(told) > 1)
+        assert told[1][1].seen is Seen.FAILED
+        assert "vanished and was not ready again within 60 s: 500: failed to load" in told[1][1].message
+
+
+async def test_what_was_loaded_again_may_vanish_again() -> None:
+    backend, clock = FakeBackend(), Clock()
+    async with executor(backend, clock=clock) as (made, told):
+        await made.bind([wanted()])
+        for _ in range(3):
+            backend.copies.clear()
+            await until(lambda: bool(backend.copies))
+            clock.now += 59
+        assert {seen.seen for _, seen in told} == {Seen.STARTED}
