@@ -353,9 +353,16 @@ class TritonExecutor:
     async def _serve(self, held: _Held, member: Member) -> Serving:
         assignment = held.assignment
         placement = placement_of(assignment, member, self._servers)
-        opened = await asyncio.to_thread(content_of, assignment, self._read)
-        backend = await asyncio.to_thread(self._choose, opened.artefact, placement)
-        prepared = await backend.prepare(opened.artefact, opened.content, placement)
+        try:
+            opened = await asyncio.to_thread(content_of, assignment, self._read)
+            backend = await asyncio.to_thread(self._choose, opened.artefact, placement)
+            prepared = await backend.prepare(opened.artefact, opened.content, placement)
+        except (Refused, InvalidInput, Unanswered):
+            raise
+        except Exception as error:
+            # Nothing has been asked of a server yet, so nothing is held.
+            log.exception("a model cannot be prepared", attempt=str(assignment.id))
+            raise Refused(f"{placement.node}: it cannot be prepared: {type(error).__name__}: {error}") from error
         if held.releasing:
             raise Refused("it is being released")
         held.backends[member.member] = backend

@@ -217,3 +217,14 @@ async def test_what_was_loaded_again_may_vanish_again() -> None:
             await until(lambda: bool(backend.copies))
             clock.now += 59
         assert {seen.seen for _, seen in told} == {Seen.STARTED}
+
+
+async def test_a_file_that_nobody_foresaw_is_a_refusal_and_holds_no_device() -> None:
+    backend = FakeBackend()
+    async with executor(backend) as (made, _):
+        gang = wanted("job", "n1", "n2")
+        backend.wrong["prepare", "n2"] = TypeError("'str' object is not a mapping")
+        refused = (await made.bind([gang]))[gang.id]
+        assert refused.seen is Seen.REFUSED
+        assert "TypeError: 'str' object is not a mapping" in refused.message
+        assert not backend.copies
