@@ -1,6 +1,5 @@
 """The backend xla: one jax.export artefact, served by Triton's Python backend on CPU, CUDA, ROCm or TPU."""
 
-import asyncio
 import importlib.resources
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from berth import catalogue
 from berth.backends.base import Placement, Prepared, Refused, Verdict
 from berth.backends.batching import batching_of, whole_number
+from berth.backends.content import Files, read_content
 from berth.backends.triton_serving import (
     TritonServing,
     instance_group,
@@ -40,7 +40,7 @@ class XlaBackend(TritonServing):
         verdict = self.can_run(artefact, accelerator)
         if not verdict.can:
             raise Refused("; ".join(verdict.reasons))
-        program = await asyncio.to_thread(content.read_bytes)
+        read = await read_content(artefact, content)
         model = importlib.resources.files("berth.backends") / "triton_xla_model.py"
         configuration, rows = described(artefact, placement, accelerator)
         configuration["parameters"] |= strings(
@@ -50,7 +50,8 @@ class XlaBackend(TritonServing):
                 "berth_rows": str(rows),
             }
         )
-        files = {"1/model.jax_export": program, "1/model.py": model.read_bytes()}
+        files = Files({"1/model.jax_export": read.files[""], "1/model.py": model.read_bytes()})
+        files.content = read
         return Prepared(self.name, prepared_digest(self.name, configuration, files), files, configuration)
 
 
