@@ -1,5 +1,6 @@
 """The backend onnx: by Triton's onnxruntime backend where the server has it, else by onnxruntime in its Python one."""
 
+import asyncio
 import importlib.resources
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ class OnnxBackend(TritonServing):
         files = Files({"1/model.onnx": read.files[""], "1/model.py": model.read_bytes()})
         files.content = read
         configuration["backend"] = "onnxruntime"
-        return Prepared(self.name, prepared_digest(self.name, configuration, files), files, configuration)
+        digest = await asyncio.to_thread(prepared_digest, self.name, configuration, files)
+        return Prepared(self.name, digest, files, configuration)
 
     async def load(self, client: TritonClient, name: str, configuration: dict[str, Any], prepared: Prepared) -> None:
         try:

@@ -5,9 +5,10 @@ connection, no answer in time, a 5xx from the server or from something in front 
 where the server itself said nothing. That a model is not there is believed in Triton's own words alone.
 """
 
+import asyncio
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -19,6 +20,8 @@ __all__ = ["TritonClient"]
 
 ANSWER_SECONDS = 10.0
 WORDS = 2000
+PIECE_BYTES = 3 * 2**16
+"""Of a file, encoded at once: a multiple of 3, as base64 wants it."""
 
 # Triton answers 500 to a configuration that it cannot read, and has then changed nothing.
 _NO_ALL_THE_SAME = ("failed to poll from model repository",)
@@ -65,11 +68,11 @@ class TritonClient:
 
     async def load(self, name: str, configuration: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """Returns once the model is ready. The same again changes nothing. Raises Refused, Unanswered."""
-        parameters: dict[str, str] = {"config": json.dumps({**configuration, "name": name}, sort_keys=True)}
-        for path in sorted(files):
-            parameters[f"file:{path}"] = base64.b64encode(files[path]).decode()
+        written = json.dumps({**configuration, "name": name}, sort_keys=True)
         path = f"/v2/repository/models/{_quoted(name)}/load"
-        await self._document("POST", path, {"parameters": parameters}, seconds=self._load_seconds)
+        # Never whole in memory a second time: base64 of 2 GiB would also hold up everything else for seconds.
+        body = _Streamed(written, files)
+        self._read(*await self._ask("POST", path, body, seconds=self._load_seconds))
 
     async def unload(self, name: str) -> None:
         """Triton waits for a load of it that is under way; what is not there is no error. Raises Unanswered."""
@@ -129,18 +132,53 @@ class TritonClient:
         raise kind(f"Triton at {self.address}: {status}: {words}")
 
     async def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None
+        self,
+        method: str,
+        path: str,
+        body: "Mapping[str, Any] | _Streamed | None" = None,
+        *,
+        seconds: float | None = None,
     ) -> tuple[int, str]:
         if self._session is None:
             self._session = aiohttp.ClientSession()
         limit = aiohttp.ClientTimeout(total=seconds or self._answer_seconds, sock_connect=self._answer_seconds)
+        sent: dict[str, Any] = {"json": body}
+        if isinstance(body, _Streamed):
+            sent = {"data": body.pieces(), "headers": body.headers()}
         try:
-            async with self._session.request(method, self.address + path, json=body, timeout=limit) as answer:
+            async with self._session.request(method, self.address + path, timeout=limit, **sent) as answer:
                 return answer.status, await answer.text(errors="replace")
         except TimeoutError as error:
             raise Unreachable(f"Triton at {self.address} gave no answer in time") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unreachable(f"Triton at {self.address} cannot be asked: {error}") from error
+
+
+class _Streamed:
+    """The JSON of a load, made while it is sent."""
+
+    def __init__(self, configuration: str, files: Mapping[str, bytes]) -> None:
+        first = f'{{"parameters": {{"config": {json.dumps(configuration)}'
+        self._parts: list[tuple[bytes, bytes]] = [(first.encode(), b"")]
+        for path in sorted(files):
+            self._parts.append((f', {json.dumps(f"file:{path}")}: "'.encode(), files[path]))
+
+    def headers(self) -> dict[str, str]:
+        # Triton's HTTP server wants to know the length; without it the body would go in chunks.
+        length = sum(len(before) + 4 * -(-len(content) // 3) for before, content in self._parts)
+        return {"Content-Type": "application/json", "Content-Length": str(length + len(self._parts) - 1 + 2)}
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        for number, (before, content) in enumerate(self._parts):
+            yield before
+            view = memoryview(content)
+            for at in range(0, len(view), PIECE_BYTES):
+                yield base64.b64encode(view[at : at + PIECE_BYTES])
+                # A socket that takes all at once would leave no turn to others.
+                await asyncio.sleep(0)
+            if number:
+                yield b'"'
+        yield b"}}"
 
 
 def _error(text: str) -> str:

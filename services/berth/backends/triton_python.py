@@ -1,5 +1,6 @@
 """The backend triton-python: a Triton model folder as it is, with the instance group of the placement."""
 
+import asyncio
 from pathlib import Path
 
 from berth import catalogue
@@ -51,7 +52,8 @@ class TritonFolderBackend(TritonServing):
         configuration["instance_group"] = instance_group(placement, accelerator, "berth", instances)
         kept = {key: value for key, value in given.items() if not key.startswith("berth_")}
         configuration["parameters"] = {**configuration.get("parameters", {}), **strings(kept)}
-        return Prepared(self.name, prepared_digest(self.name, configuration, files), files, configuration)
+        digest = await asyncio.to_thread(prepared_digest, self.name, configuration, files)
+        return Prepared(self.name, digest, files, configuration)
 
 
 def _files(name: str, content: Content) -> Files:

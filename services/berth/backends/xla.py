@@ -1,5 +1,6 @@
 """The backend xla: one jax.export artefact, served by Triton's Python backend on CPU, CUDA, ROCm or TPU."""
 
+import asyncio
 import importlib.resources
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ class XlaBackend(TritonServing):
         )
         files = Files({"1/model.jax_export": read.files[""], "1/model.py": model.read_bytes()})
         files.content = read
-        return Prepared(self.name, prepared_digest(self.name, configuration, files), files, configuration)
+        digest = await asyncio.to_thread(prepared_digest, self.name, configuration, files)
+        return Prepared(self.name, digest, files, configuration)
 
 
 def described(artefact: Artefact, placement: Placement, accelerator: Accelerator) -> tuple[dict[str, Any], int]:

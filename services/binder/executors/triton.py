@@ -10,7 +10,7 @@ meanwhile is unloaded. The state is on the servers: another instance reads it ba
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -320,7 +320,10 @@ class TritonExecutor:
         """Loads every member's copy, or none."""
         assignment = held.assignment
         members = assignment.work.members
-        done = await asyncio.gather(*(self._serve(held, member) for member in members), return_exceptions=True)
+        # Opened once for all members: a backend reads what is in use already no second time.
+        opened = asyncio.create_task(asyncio.to_thread(content_of, assignment, self._read))
+        opened.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        done = await asyncio.gather(*(self._serve(held, member, opened) for member in members), return_exceptions=True)
         refusals = [one for one in done if isinstance(one, (Refused, InvalidInput))]
         failures = [one for one in done if isinstance(one, BaseException)]
         if not failures:
@@ -350,11 +353,11 @@ class TritonExecutor:
             return Observation(Seen.FAILED, seen.at, f"it vanished and could not be loaded again: {seen.message}")
         return seen
 
-    async def _serve(self, held: _Held, member: Member) -> Serving:
+    async def _serve(self, held: _Held, member: Member, opening: Awaitable[Opened]) -> Serving:
         assignment = held.assignment
         placement = placement_of(assignment, member, self._servers)
         try:
-            opened = await asyncio.to_thread(content_of, assignment, self._read)
+            opened = await opening
             backend = await asyncio.to_thread(self._choose, opened.artefact, placement)
             prepared = await backend.prepare(opened.artefact, opened.content, placement)
         except (Refused, InvalidInput, Unanswered):

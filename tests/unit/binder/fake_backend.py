@@ -70,15 +70,24 @@ class Clock:
         return self.now
 
 
+def a_model(path: Path) -> Opened:
+    return Opened(Artefact("m", "jax-export", "a" * 64, 1, (), ()), path)
+
+
 @asynccontextmanager
 async def executor(
-    backend: FakeBackend, *, servers: Servers | None = None, clock: Callable[[], float] | None = None, **times: float
+    backend: FakeBackend,
+    *,
+    servers: Servers | None = None,
+    read: Callable[[Path], Opened] = a_model,
+    clock: Callable[[], float] | None = None,
+    **times: float,
 ) -> AsyncIterator[tuple[TritonExecutor, list[tuple[AttemptId, Observation]]]]:
     """The executor, and what it tells by itself. `servers` left out: each node has one."""
     made = TritonExecutor(
         Servers(template="http://{node}") if servers is None else servers,
         [backend],
-        read=lambda path: Opened(Artefact("m", "jax-export", "a" * 64, 1, (), ()), path),
+        read=read,
         clock=clock or Clock(),
         times=Times(**{"bind": 1.0, "watch": 0.01, **times}),
     )

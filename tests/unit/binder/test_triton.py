@@ -1,8 +1,11 @@
 """The executor `triton` over a FakeBackend: who may say what, and when, about a copy of a model."""
 
 import asyncio
+from pathlib import Path
 
 from berth.backends.base import Refused, Unanswered, Unreachable
+from berth.models.artefact import Artefact
+from berth.models.artefact_file import Opened
 from binder.domain.attempt import Seen
 from binder.executors.triton_copies import Servers, served_name
 from tests.unit.binder.fake_backend import Clock, FakeBackend, bound, executor, until, wanted
@@ -228,3 +231,18 @@ async def test_a_file_that_nobody_foresaw_is_a_refusal_and_holds_no_device() -> 
         assert refused.seen is Seen.REFUSED
         assert "TypeError: 'str' object is not a mapping" in refused.message
         assert not backend.copies
+
+
+async def test_a_gangs_model_is_opened_once() -> None:
+    backend, opened = FakeBackend(), 0
+
+    def read(path: Path) -> Opened:
+        nonlocal opened
+        opened += 1
+        return Opened(Artefact("m", "jax-export", "a" * 64, 1, (), ()), path)
+
+    async with executor(backend, read=read) as (made, _):
+        gang = wanted("job", "n1", "n2", "n3")
+        assert (await made.bind([gang]))[gang.id].seen is Seen.STARTED
+        assert backend.nodes() == {"n1", "n2", "n3"}
+    assert opened == 1
