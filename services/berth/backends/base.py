@@ -14,7 +14,7 @@ from typing import Protocol
 from berth.catalogue import Accelerator
 from berth.models.artefact import Artefact
 
-__all__ = ["Backend", "Health", "Placement", "Prepared", "Refused", "Serving", "Unanswered", "Verdict"]
+__all__ = ["Backend", "Health", "Placement", "Prepared", "Refused", "Serving", "Unanswered", "Unreachable", "Verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,11 @@ class Refused(Exception):
 
 class Unanswered(Exception):
     """Nobody knows whether it happened: ask `look`."""
+
+
+class Unreachable(Unanswered):
+    """Nobody is there to be asked: no connection, no answer in time, or one that is not the server's own. After a
+    grace period such a server counts as gone; any other Unanswered means that what it has may still be there."""
 
 
 class Backend(Protocol):

@@ -7,6 +7,7 @@ from typing import Any
 
 from berth import catalogue
 from berth.backends.base import Placement, Prepared, Refused, Verdict
+from berth.backends.content import Files, read_content
 from berth.backends.triton_client import TritonClient
 from berth.backends.triton_serving import TritonServing, prepared_digest
 from berth.backends.xla import described
@@ -45,11 +46,13 @@ class OnnxBackend(TritonServing):
                 f"max_batch_size: '{configuration['max_batch_size']}': {artefact.name} takes {rows} rows, no fewer: "
                 "export it with a free first dimension, or leave max_batch_size out"
             )
-        content_bytes = await asyncio.to_thread(content.read_bytes)
+        read = await read_content(artefact, content)
         model = importlib.resources.files("berth.backends") / "triton_onnx_model.py"
-        files = {"1/model.onnx": content_bytes, "1/model.py": model.read_bytes()}
+        files = Files({"1/model.onnx": read.files[""], "1/model.py": model.read_bytes()})
+        files.content = read
         configuration["backend"] = "onnxruntime"
-        return Prepared(self.name, prepared_digest(self.name, configuration, files), files, configuration)
+        digest = await asyncio.to_thread(prepared_digest, self.name, configuration, files)
+        return Prepared(self.name, digest, files, configuration)
 
     async def load(self, client: TritonClient, name: str, configuration: dict[str, Any], prepared: Prepared) -> None:
         try:

@@ -3,6 +3,7 @@
 Which fields repeat or are maps is the one thing that the text does not say; those of ModelConfig are listed here.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -109,7 +110,11 @@ class _Reader:
                 raise self._wrong(name)
             self._skip(":")
             for value in self._values(depth):
-                if name in _MAPS and isinstance(value, dict) and "key" in value:
+                if name in _MAPS:
+                    if not isinstance(value, dict) or "key" not in value:
+                        raise self._wrong(f"{name}: an entry without key")
+                    if name == "parameters" and not isinstance(value.get("value", {}), dict):
+                        raise self._wrong(f"{name}: {value['key']}: its value is no message")
                     made.setdefault(name, {})[str(value["key"])] = value.get("value", {})
                 elif name in _REPEATED:
                     made.setdefault(name, []).append(value)
@@ -143,9 +148,12 @@ class _Reader:
             return token.lower() == "true"
         for number in (int, float):
             try:
-                return number(token)
+                made = number(token)
             except ValueError:
-                pass
+                continue
+            if isinstance(made, float) and not math.isfinite(made):
+                raise self._wrong(token)
+            return made
         return token
 
 

@@ -1,23 +1,27 @@
 """NVIDIA Triton's HTTP API, as far as Berth needs it.
 
 Triton says no in its own words: those are kept in Refused. Whatever leaves open whether a change happened (no
-connection, no answer in time, a 5xx from the server or from something in front of it) is Unanswered.
+connection, no answer in time, a 5xx from the server or from something in front of it) is Unanswered, and Unreachable
+where the server itself said nothing. That a model is not there is believed in Triton's own words alone.
 """
 
+import asyncio
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
 
-from berth.backends.base import Refused, Unanswered
+from berth.backends.base import Refused, Unanswered, Unreachable
 
 __all__ = ["TritonClient"]
 
 ANSWER_SECONDS = 10.0
 WORDS = 2000
+PIECE_BYTES = 3 * 2**16
+"""Of a file, encoded at once: a multiple of 3, as base64 wants it."""
 
 # Triton answers 500 to a configuration that it cannot read, and has then changed nothing.
 _NO_ALL_THE_SAME = ("failed to poll from model repository",)
@@ -64,11 +68,11 @@ class TritonClient:
 
     async def load(self, name: str, configuration: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """Returns once the model is ready. The same again changes nothing. Raises Refused, Unanswered."""
-        parameters: dict[str, str] = {"config": json.dumps({**configuration, "name": name}, sort_keys=True)}
-        for path in sorted(files):
-            parameters[f"file:{path}"] = base64.b64encode(files[path]).decode()
+        written = json.dumps({**configuration, "name": name}, sort_keys=True)
         path = f"/v2/repository/models/{_quoted(name)}/load"
-        await self._document("POST", path, {"parameters": parameters}, seconds=self._load_seconds)
+        # Never whole in memory a second time: base64 of 2 GiB would also hold up everything else for seconds.
+        body = _Streamed(written, files)
+        self._read(*await self._ask("POST", path, body, seconds=self._load_seconds))
 
     async def unload(self, name: str) -> None:
         """Triton waits for a load of it that is under way; what is not there is no error. Raises Unanswered."""
@@ -77,6 +81,9 @@ class TritonClient:
 
     async def model_ready(self, name: str) -> bool:
         status, words = await self._ask("GET", f"/v2/models/{_quoted(name)}/ready")
+        # Triton says no with an empty answer or with an error in its form; anything else is not its own.
+        if status != 200 and words and not _error(words):
+            raise Unreachable(self._not_tritons(status, words))
         if status >= 500:
             raise Unanswered(f"Triton at {self.address}: {status}: {words[:WORDS]}")
         return status == 200
@@ -96,10 +103,16 @@ class TritonClient:
         return dict(found)
 
     async def _of_model(self, path: str) -> dict[str, Any] | None:
-        status, words = await self._ask("GET", path)
-        if status != 200 and any(one in words for one in _NOT_THERE):
+        status, text = await self._ask("GET", path)
+        if status != 200 and any(one in _error(text) for one in _NOT_THERE):
             return None
-        return dict(self._read(status, words))
+        if 400 <= status < 500:
+            # Of a proxy, or of another server: it says nothing of the model.
+            raise Unreachable(self._not_tritons(status, text))
+        return dict(self._read(status, text))
+
+    def _not_tritons(self, status: int, text: str) -> str:
+        return f"{self.address} does not answer as Triton does: {status}: {text.strip()[:200]}"
 
     async def _document(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None
@@ -111,35 +124,74 @@ class TritonClient:
             try:
                 return json.loads(text) if text else {}
             except ValueError as error:
-                raise Unanswered(f"{self.address} is no Triton server: it answered {text[:200]!r}") from error
+                raise Unreachable(f"{self.address} is no Triton server: it answered {text[:200]!r}") from error
         words = _words(text)
         if 400 <= status < 500 or any(one in words for one in _NO_ALL_THE_SAME):
             raise Refused(words or f"Triton at {self.address} answered {status}")
-        raise Unanswered(f"Triton at {self.address}: {status}: {words}")
+        kind = Unanswered if _error(text) else Unreachable
+        raise kind(f"Triton at {self.address}: {status}: {words}")
 
     async def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None
+        self,
+        method: str,
+        path: str,
+        body: "Mapping[str, Any] | _Streamed | None" = None,
+        *,
+        seconds: float | None = None,
     ) -> tuple[int, str]:
         if self._session is None:
             self._session = aiohttp.ClientSession()
         limit = aiohttp.ClientTimeout(total=seconds or self._answer_seconds, sock_connect=self._answer_seconds)
+        sent: dict[str, Any] = {"json": body}
+        if isinstance(body, _Streamed):
+            sent = {"data": body.pieces(), "headers": body.headers()}
         try:
-            async with self._session.request(method, self.address + path, json=body, timeout=limit) as answer:
+            async with self._session.request(method, self.address + path, timeout=limit, **sent) as answer:
                 return answer.status, await answer.text(errors="replace")
         except TimeoutError as error:
-            raise Unanswered(f"Triton at {self.address} gave no answer in time") from error
+            raise Unreachable(f"Triton at {self.address} gave no answer in time") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Unanswered(f"Triton at {self.address} cannot be asked: {error}") from error
+            raise Unreachable(f"Triton at {self.address} cannot be asked: {error}") from error
 
 
-def _words(text: str) -> str:
-    """What stands in {"error": ...}, else the text."""
+class _Streamed:
+    """The JSON of a load, made while it is sent."""
+
+    def __init__(self, configuration: str, files: Mapping[str, bytes]) -> None:
+        first = f'{{"parameters": {{"config": {json.dumps(configuration)}'
+        self._parts: list[tuple[bytes, bytes]] = [(first.encode(), b"")]
+        for path in sorted(files):
+            self._parts.append((f', {json.dumps(f"file:{path}")}: "'.encode(), files[path]))
+
+    def headers(self) -> dict[str, str]:
+        # Triton's HTTP server wants to know the length; without it the body would go in chunks.
+        length = sum(len(before) + 4 * -(-len(content) // 3) for before, content in self._parts)
+        return {"Content-Type": "application/json", "Content-Length": str(length + len(self._parts) - 1 + 2)}
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        for number, (before, content) in enumerate(self._parts):
+            yield before
+            view = memoryview(content)
+            for at in range(0, len(view), PIECE_BYTES):
+                yield base64.b64encode(view[at : at + PIECE_BYTES])
+                # A socket that takes all at once would leave no turn to others.
+                await asyncio.sleep(0)
+            if number:
+                yield b'"'
+        yield b"}}"
+
+
+def _error(text: str) -> str:
+    """What stands in {"error": ...}; "" where the answer is not of that form."""
     try:
         found = json.loads(text)
     except ValueError:
-        return text.strip()[:WORDS]
-    words = found.get("error", text) if isinstance(found, dict) else text
-    return str(words).strip()[:WORDS]
+        return ""
+    return str(found.get("error", "")).strip()[:WORDS] if isinstance(found, dict) else ""
+
+
+def _words(text: str) -> str:
+    return _error(text) or text.strip()[:WORDS]
 
 
 def _quoted(name: str) -> str:

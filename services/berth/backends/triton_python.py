@@ -7,6 +7,7 @@ from berth import catalogue
 from berth.backends import pbtxt
 from berth.backends.base import Placement, Prepared, Refused, Verdict
 from berth.backends.batching import whole_number
+from berth.backends.content import Content, Files, read_content
 from berth.backends.triton_serving import TritonServing, instance_group, prepared_digest, strings
 from berth.catalogue import Accelerator
 from berth.errors import InvalidInput
@@ -15,7 +16,6 @@ from berth.models.support import supports
 
 __all__ = ["TritonFolderBackend", "backend"]
 
-MOST_BYTES = 2**31
 CONFIGURATION = "config.pbtxt"
 
 
@@ -38,7 +38,7 @@ class TritonFolderBackend(TritonServing):
         verdict = self.can_run(artefact, accelerator)
         if not verdict.can:
             raise Refused("; ".join(verdict.reasons))
-        files = await asyncio.to_thread(_files, content)
+        files = _files(content.name, await read_content(artefact, content))
         try:
             configuration = pbtxt.parse(files.pop(CONFIGURATION).decode("utf-8"))
         except (InvalidInput, UnicodeDecodeError) as error:
@@ -52,25 +52,18 @@ class TritonFolderBackend(TritonServing):
         configuration["instance_group"] = instance_group(placement, accelerator, "berth", instances)
         kept = {key: value for key, value in given.items() if not key.startswith("berth_")}
         configuration["parameters"] = {**configuration.get("parameters", {}), **strings(kept)}
-        return Prepared(self.name, prepared_digest(self.name, configuration, files), files, configuration)
+        digest = await asyncio.to_thread(prepared_digest, self.name, configuration, files)
+        return Prepared(self.name, digest, files, configuration)
 
 
-def _files(folder: Path) -> dict[str, bytes]:
-    """By path in the folder. Raises Refused."""
-    if not (folder / CONFIGURATION).is_file():
-        raise Refused(f"{folder.name}: {CONFIGURATION}: not there: name a Triton model folder")
-    found: dict[str, bytes] = {}
-    total = 0
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if not path.is_file() or "__pycache__" in relative.parts:
-            continue
-        total += path.stat().st_size
-        if total > MOST_BYTES:
-            raise Refused(f"{folder.name}: more than {MOST_BYTES} bytes: Triton's load API takes less in one request")
-        found[relative.as_posix()] = path.read_bytes()
-    if not any(name.split("/")[0].isdigit() for name in found):
-        raise Refused(f"{folder.name}: no version folder: put the model into {folder.name}/1")
+def _files(name: str, content: Content) -> Files:
+    """What of the folder is the model's. Raises Refused."""
+    if CONFIGURATION not in content.files:
+        raise Refused(f"{name}: {CONFIGURATION}: not there: name a Triton model folder")
+    found = Files({path: read for path, read in content.files.items() if "__pycache__" not in path.split("/")})
+    found.content = content
+    if not any(path.split("/")[0].isdigit() for path in found):
+        raise Refused(f"{name}: no version folder: put the model into {name}/1")
     return found
 
 

@@ -174,7 +174,8 @@ class TritonServing:
         try:
             # Also where nothing is seen: a load on its way ends first, and then it is unloaded.
             await client.unload(name)
-        except Refused as error:
+        except (Refused, Unanswered) as error:
+            # It answered just before, so it may have it still: not Unreachable.
             raise Unanswered(f"Triton at {client.address} does not unload {name}: {error}") from error
         deadline = asyncio.get_running_loop().time() + self._answer_seconds
         while await client.configuration(name) is not None:

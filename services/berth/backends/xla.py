@@ -8,6 +8,7 @@ from typing import Any
 from berth import catalogue
 from berth.backends.base import Placement, Prepared, Refused, Verdict
 from berth.backends.batching import batching_of, whole_number
+from berth.backends.content import Files, read_content
 from berth.backends.triton_serving import (
     TritonServing,
     instance_group,
@@ -40,7 +41,7 @@ class XlaBackend(TritonServing):
         verdict = self.can_run(artefact, accelerator)
         if not verdict.can:
             raise Refused("; ".join(verdict.reasons))
-        program = await asyncio.to_thread(content.read_bytes)
+        read = await read_content(artefact, content)
         model = importlib.resources.files("berth.backends") / "triton_xla_model.py"
         configuration, rows = described(artefact, placement, accelerator)
         configuration["parameters"] |= strings(
@@ -50,8 +51,10 @@ class XlaBackend(TritonServing):
                 "berth_rows": str(rows),
             }
         )
-        files = {"1/model.jax_export": program, "1/model.py": model.read_bytes()}
-        return Prepared(self.name, prepared_digest(self.name, configuration, files), files, configuration)
+        files = Files({"1/model.jax_export": read.files[""], "1/model.py": model.read_bytes()})
+        files.content = read
+        digest = await asyncio.to_thread(prepared_digest, self.name, configuration, files)
+        return Prepared(self.name, digest, files, configuration)
 
 
 def described(artefact: Artefact, placement: Placement, accelerator: Accelerator) -> tuple[dict[str, Any], int]:

@@ -10,7 +10,7 @@ meanwhile is unloaded. The state is on the servers: another instance reads it ba
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from berth import catalogue
-from berth.backends.base import Backend, Health, Placement, Refused, Serving, Unanswered
+from berth.backends.base import Backend, Health, Placement, Refused, Serving, Unanswered, Unreachable
 from berth.backends.registry import on
 from berth.backends.triton_client import TritonClient
 from berth.backends.triton_serving import TritonServing
@@ -33,13 +33,18 @@ from binder.executors.triton_copies import (
     Servers,
     content_of,
     placement_of,
+    raise_worst,
     served_name,
 )
 from binder.executors.triton_speed import triton_reports
+from binder.executors.triton_sweep import Sweep
 
 __all__ = ["Times", "TritonExecutor"]
 
 log = structlog.get_logger(__name__)
+
+MOST_PAUSE = 30.0
+"""Seconds between loads of a copy that vanished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +67,13 @@ class _Held:
     task: asyncio.Task[Observation] | None = None
     serving: bool = False
     releasing: bool = False
+    looking: bool = False
     last: Observation | None = None
     gone_since: float | None = None
+    vanished_at: float | None = None
+    loads: int = 0
+    load_at: float = 0.0
+    words: str = ""
     backends: dict[int, Backend] = field(default_factory=dict)
 
 
@@ -89,21 +99,22 @@ class TritonExecutor:
         self._times = times or Times()
         self._held: dict[AttemptId, _Held] = {}
         self._released: dict[AttemptId, tuple[float, Assignment]] = {}
+        self._silent: dict[AttemptId, float] = {}
         self._sink: Sink | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._looking: set[asyncio.Task[None]] = set()
 
     async def start(self, sink: Sink) -> None:
         self._sink = sink
-        self._watching = asyncio.create_task(self._watch(), name="triton-executor")
+        self._looking = {asyncio.create_task(self._watch()), asyncio.create_task(self._sweep())}
 
     async def stop(self) -> None:
-        tasks = [held.task for held in self._held.values() if held.task is not None]
-        if self._watching is not None:
-            tasks.append(self._watching)  # type: ignore[arg-type]
+        tasks: list[asyncio.Task[Any]] = [held.task for held in self._held.values() if held.task is not None]
+        tasks += self._looking
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._sink = self._watching = None
+        self._looking.clear()
+        self._sink = None
         self._held.clear()
         for backend in self._backends:
             close = getattr(backend, "close", None)
@@ -176,28 +187,72 @@ class TritonExecutor:
         held = self._held.get(assignment.id)
         if held is not None and held.task is not None:
             return await self._outcome(held)
+        seen: list[Serving] = []
+        wrong: Exception | None = None
         try:
-            seen = [await self._look(assignment, member) for member in assignment.work.members]
-        except Unanswered as error:
-            if assignment.attempt.bound_at is not None and not assignment.attempt.release_wanted:
+            seen = await self._looks(assignment)
+        except (Unanswered, Refused, InvalidInput) as error:
+            wrong = error
+        # Meanwhile it may have been released, by a call that knew more than this assignment does.
+        if assignment.id in self._released:
+            return Observation(Seen.RELEASED, self._clock())
+        held = self._held.get(assignment.id)
+        if held is not None and held.task is not None:
+            return await self._outcome(held)
+        if held is not None and held.releasing:
+            return Observation(Seen.UNCLEAR, self._clock(), "it is being released")
+        return await self._meant(assignment, seen, wrong)
+
+    async def _meant(self, assignment: Assignment, seen: Sequence[Serving], wrong: Exception | None) -> Observation:
+        """What a look that nothing has overtaken means. `wrong`: why there was none."""
+        stays = assignment.attempt.bound_at is not None and not assignment.attempt.release_wanted
+        if not isinstance(wrong, Unreachable):
+            self._silent.pop(assignment.id, None)
+        if isinstance(wrong, Unanswered):
+            if isinstance(wrong, Unreachable) and assignment.attempt.bound_at is None:
+                return await self._not_bound(assignment, wrong)
+            if stays:
                 # Bound before a restart: from now on its server's silence is counted.
                 self._held.setdefault(assignment.id, _Held(assignment, serving=True))
-            return Observation(Seen.UNCLEAR, self._clock(), str(error))
-        except (Refused, InvalidInput) as error:
-            return Observation(Seen.ABSENT, self._clock(), str(error))
-        ready = [one.health is Health.READY for one in seen]
-        if all(ready):
-            held = self._held.setdefault(assignment.id, _Held(assignment))
-            held.serving, held.gone_since = True, None
-            return self._started(assignment, seen)
-        if assignment.attempt.bound_at is not None and not assignment.attempt.release_wanted:
+            return Observation(Seen.UNCLEAR, self._clock(), str(wrong))
+        if wrong is not None:
+            seen_now = Observation(Seen.FAILED if stays else Seen.ABSENT, self._clock(), str(wrong))
+            if not stays:
+                return seen_now
             held = self._held.setdefault(assignment.id, _Held(assignment))
             held.serving = True
-            self._begin(held, self._load_again(held))
+            self._begin(held, self._give_up(held, seen_now))
             return await self._outcome(held)
+        ready = [one.health is Health.READY for one in seen]
+        if all(ready):
+            if not assignment.attempt.release_wanted:
+                held = self._held.setdefault(assignment.id, _Held(assignment))
+                held.serving, held.gone_since, held.vanished_at = True, None, None
+            return self._started(assignment, seen)
+        if stays:
+            held = self._held.setdefault(assignment.id, _Held(assignment))
+            held.serving = True
+            self._mend(held)
+            if held.task is not None:
+                return await self._outcome(held)
+            return Observation(Seen.UNCLEAR, self._clock(), f"it vanished and is loaded again later: {held.words}")
+        if assignment.attempt.bound_at is not None:
+            # Its release says when it has ended: some of it may still be there.
+            return Observation(Seen.UNCLEAR, self._clock(), "it is to be released")
         if any(ready):
             return Observation(Seen.PARTIAL, self._clock(), f"{sum(ready)} of {len(ready)} copies are loaded")
         return Observation(Seen.ABSENT, self._clock(), seen[0].message)
+
+    async def _not_bound(self, assignment: Assignment, error: Unreachable) -> Observation:
+        """Its server is away and may have it: given up after the grace, and looked for when the server is back."""
+        now = self._clock()
+        since = self._silent.setdefault(assignment.id, now)
+        if now - since < self._times.grace:
+            return Observation(Seen.UNCLEAR, now, str(error))
+        words = f"its server could not be reached for more than {self._times.grace:g} s: {error}"
+        held = self._held.setdefault(assignment.id, _Held(assignment))
+        self._begin(held, self._give_up(held, Observation(Seen.REFUSED, now, words)))
+        return await self._outcome(held)
 
     async def _release(self, assignment: Assignment) -> Observation:
         if assignment.id in self._released:
@@ -245,9 +300,11 @@ class TritonExecutor:
     def _concluded(self, held: _Held, seen: Observation) -> None:
         """Also told by the sink: the call may have ended long ago. Telling twice changes nothing."""
         now = self._clock()
+        if seen.seen is not Seen.UNCLEAR:
+            self._silent.pop(held.assignment.id, None)
         match seen.seen:
             case Seen.STARTED:
-                held.serving, held.gone_since = True, None
+                held.serving, held.gone_since, held.vanished_at = True, None, None
             case Seen.RELEASED | Seen.FAILED:
                 self._held.pop(held.assignment.id, None)
                 self._released[held.assignment.id] = (now, held.assignment)
@@ -263,7 +320,10 @@ class TritonExecutor:
         """Loads every member's copy, or none."""
         assignment = held.assignment
         members = assignment.work.members
-        done = await asyncio.gather(*(self._serve(held, member) for member in members), return_exceptions=True)
+        # Opened once for all members: a backend reads what is in use already no second time.
+        opened = asyncio.create_task(asyncio.to_thread(content_of, assignment, self._read))
+        opened.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        done = await asyncio.gather(*(self._serve(held, member, opened) for member in members), return_exceptions=True)
         refusals = [one for one in done if isinstance(one, (Refused, InvalidInput))]
         failures = [one for one in done if isinstance(one, BaseException)]
         if not failures:
@@ -288,16 +348,24 @@ class TritonExecutor:
         """What is bound and vanished: the claims still stand and a copy has no state, so the same attempt loads it."""
         log.warning("a model vanished and is loaded again", attempt=str(held.assignment.id))
         seen = await self._load(held)
+        held.words = seen.message
         if seen.seen is Seen.REFUSED:
             return Observation(Seen.FAILED, seen.at, f"it vanished and could not be loaded again: {seen.message}")
         return seen
 
-    async def _serve(self, held: _Held, member: Member) -> Serving:
+    async def _serve(self, held: _Held, member: Member, opening: Awaitable[Opened]) -> Serving:
         assignment = held.assignment
         placement = placement_of(assignment, member, self._servers)
-        opened = await asyncio.to_thread(content_of, assignment, self._read)
-        backend = await asyncio.to_thread(self._choose, opened.artefact, placement)
-        prepared = await backend.prepare(opened.artefact, opened.content, placement)
+        try:
+            opened = await opening
+            backend = await asyncio.to_thread(self._choose, opened.artefact, placement)
+            prepared = await backend.prepare(opened.artefact, opened.content, placement)
+        except (Refused, InvalidInput, Unanswered):
+            raise
+        except Exception as error:
+            # Nothing has been asked of a server yet, so nothing is held.
+            log.exception("a model cannot be prepared", attempt=str(assignment.id))
+            raise Refused(f"{placement.node}: it cannot be prepared: {type(error).__name__}: {error}") from error
         if held.releasing:
             raise Refused("it is being released")
         held.backends[member.member] = backend
@@ -322,6 +390,13 @@ class TritonExecutor:
         words = "; ".join(reasons) or f"format: {artefact.format!r}: no backend serves it"
         raise Refused(f"{placement.accelerator} on {placement.node}: {words}")
 
+    async def _looks(self, assignment: Assignment) -> list[Serving]:
+        """Each member's copy, all at once. Raises as `_look` does."""
+        looks = (self._look(assignment, member) for member in assignment.work.members)
+        done = await asyncio.gather(*looks, return_exceptions=True)
+        raise_worst(done)
+        return [one for one in done if isinstance(one, Serving)]
+
     async def _look(self, assignment: Assignment, member: Member) -> Serving:
         """By whichever backend has it: what is served says nothing of its backend from outside."""
         placement = placement_of(assignment, member, self._servers)
@@ -330,7 +405,13 @@ class TritonExecutor:
         known = held.backends.get(member.member) if held is not None else None
         found = Serving(Health.ABSENT, message=NO_SUCH_MODEL)
         for backend in (known,) if known is not None else self._distinct(placement):
-            found = await backend.look(name, placement)
+            try:
+                found = await backend.look(name, placement)
+            except Refused as error:
+                # A no to a question is no word of the model, where there is a server that may have it.
+                if placement.address:
+                    raise Unanswered(str(error)) from error
+                raise
             if found.health is not Health.ABSENT:
                 return found
         return found
@@ -347,21 +428,35 @@ class TritonExecutor:
             await asyncio.wait([before])
         try:
             await self._unload(held)
-        except Unanswered as error:
+        except Unreachable as error:
             now = self._clock()
             held.gone_since = held.gone_since or now
             if now - held.gone_since < self._times.grace:
                 return Observation(Seen.UNCLEAR, now, str(error))
             log.warning("released without the server's word", attempt=str(held.assignment.id), error=str(error))
+        except Unanswered as error:
+            # Somebody is there and may have it still: it holds its device however long that takes.
+            held.gone_since = None
+            return Observation(Seen.UNCLEAR, self._clock(), str(error))
         return Observation(Seen.RELEASED, self._clock())
 
+    async def _give_up(self, held: _Held, seen: Observation) -> Observation:
+        """`seen`, once each copy is gone that can be reached; UNCLEAR where one may still be there."""
+        try:
+            await self._unload(held)
+        except Unreachable as error:
+            log.warning("given up without the server's word", attempt=str(held.assignment.id), error=str(error))
+        except Unanswered as error:
+            log.warning("what is to be given up is there still", attempt=str(held.assignment.id), error=str(error))
+            return Observation(Seen.UNCLEAR, self._clock(), f"{seen.message}; and it may still be there: {error}")
+        self._released[held.assignment.id] = (self._clock(), held.assignment)
+        return seen
+
     async def _unload(self, held: _Held) -> None:
-        """Every member's copy. Raises Unanswered where one is not surely gone."""
+        """Every member's copy. Raises Unanswered where one may be there still, Unreachable where no worse is known."""
         members = held.assignment.work.members
         done = await asyncio.gather(*(self._unload_one(held, one) for one in members), return_exceptions=True)
-        for one in done:
-            if isinstance(one, BaseException):
-                raise one
+        raise_worst(done)
 
     async def _unload_one(self, held: _Held, member: Member) -> None:
         try:
@@ -386,41 +481,67 @@ class TritonExecutor:
         )
 
     async def _watch(self) -> None:
+        """Each attempt is looked at by a task of its own: a server that is silent holds up its own only."""
         while True:
             await asyncio.sleep(self._times.watch)
-            idle = [held for held in self._held.values() if held.serving and held.task is None and not held.releasing]
-            try:
-                await asyncio.gather(*(self._check(held) for held in idle))
-                await self._sweep()
-            # A server says something unheard of: the others are looked at all the same, at the next turn.
-            except Exception:
-                log.exception("watching failed")
+            for held in list(self._held.values()):
+                if held.serving and held.task is None and not held.releasing and not held.looking:
+                    held.looking = True
+                    look = asyncio.create_task(self._look_after(held))
+                    self._looking.add(look)
+                    look.add_done_callback(self._looking.discard)
+
+    async def _look_after(self, held: _Held) -> None:
+        try:
+            await self._check(held)
+        # A server says something unheard of: it is looked at all the same, at the next turn.
+        except Exception:
+            log.exception("watching failed", attempt=str(held.assignment.id))
+        finally:
+            held.looking = False
 
     async def _check(self, held: _Held) -> None:
         try:
-            seen = [await self._look(held.assignment, member) for member in held.assignment.work.members]
+            seen = await self._looks(held.assignment)
         except (Unanswered, Refused) as error:
             now = self._clock()
             held.gone_since = held.gone_since or now
-            if now - held.gone_since >= self._times.grace and held.task is None and not held.releasing:
+            mine = self._held.get(held.assignment.id) is held and held.task is None and not held.releasing
+            if mine and now - held.gone_since >= self._times.grace:
                 words = f"its server was gone for more than {self._times.grace:g} s: {error}"
-                self._concluded(held, Observation(Seen.FAILED, now, words))
+                self._begin(held, self._give_up(held, Observation(Seen.FAILED, now, words)))
+            return
+        if self._held.get(held.assignment.id) is not held:
             return
         held.gone_since = None
-        if held.task is None and not held.releasing and any(one.health is not Health.READY for one in seen):
+        if all(one.health is Health.READY for one in seen):
+            held.vanished_at = None
+        elif held.task is None and not held.releasing:
+            self._mend(held)
+
+    def _mend(self, held: _Held) -> None:
+        """Loads again what vanished, each time after a longer wait; gives it up after the grace."""
+        now = self._clock()
+        if held.vanished_at is None:
+            held.vanished_at, held.loads, held.load_at, held.words = now, 0, now, ""
+        if held.loads and now - held.vanished_at >= self._times.grace:
+            words = f"it vanished and was not ready again within {self._times.grace:g} s: {held.words}"
+            self._begin(held, self._give_up(held, Observation(Seen.FAILED, now, words)))
+        elif now >= held.load_at:
+            held.loads += 1
+            held.load_at = now + min(MOST_PAUSE, 2.0**held.loads)
             self._begin(held, self._load_again(held))
 
     async def _sweep(self) -> None:
         """What was released and is there all the same is unloaded: a load was on its way, or the server was away."""
-        now = self._clock()
-        for attempt, (at, assignment) in list(self._released.items()):
-            if now - at > self._times.remember:
-                del self._released[attempt]
-                continue
-            for member in assignment.work.members:
-                try:
-                    if (await self._look(assignment, member)).health is not Health.ABSENT:
-                        log.warning("a released model was there again", attempt=str(attempt))
-                        await self._unload_one(_Held(assignment), member)
-                except (Unanswered, Refused, InvalidInput):
-                    continue
+        sweep = Sweep(self._servers, self._look, lambda of, member: self._unload_one(_Held(of), member))
+        try:
+            while True:
+                await asyncio.sleep(self._times.watch)
+                now = self._clock()
+                self._released = {
+                    each: one for each, one in self._released.items() if now - one[0] <= self._times.remember
+                }
+                sweep.turn([assignment for _, assignment in self._released.values()])
+        finally:
+            await sweep.stop()

@@ -1,19 +1,19 @@
 """Where a member's copy of a model goes, under which name, and what it is made of."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from berth.backends.base import Placement, Refused
+from berth.backends.base import Placement, Refused, Unanswered, Unreachable
 from berth.backends.triton_serving import OWNER
 from berth.errors import InvalidInput
 from berth.models.artefact_file import Opened, path_of
 from binder.domain.work import Assignment, Member
 from binder.executors.model_rules import ModelRules
 
-__all__ = ["NO_SUCH_MODEL", "Servers", "content_of", "placement_of", "read_servers", "served_name"]
+__all__ = ["NO_SUCH_MODEL", "Servers", "content_of", "placement_of", "raise_worst", "read_servers", "served_name"]
 
 NO_SUCH_MODEL = "no server has it"
 FIELD = "BERTH_TRITON_SERVERS"
@@ -96,3 +96,19 @@ def content_of(assignment: Assignment, read: Callable[[Path], Opened]) -> Opened
         words = f"the content is {opened.artefact.digest}: another model lies there; submit with its digest, or none"
         raise InvalidInput.of("model.digest", model.digest, words)
     return opened
+
+
+def raise_worst(done: Iterable[object]) -> None:
+    """Of what was asked of several members: the error that leaves most open, where there is one."""
+    errors = [one for one in done if isinstance(one, BaseException)]
+    if errors:
+        raise min(errors, key=_known)
+
+
+def _known(error: BaseException) -> int:
+    """0: nothing is; a server that is away is soon taken as gone; a no leaves nothing open."""
+    if isinstance(error, Unreachable):
+        return 2
+    if isinstance(error, Unanswered):
+        return 1
+    return 3 if isinstance(error, (Refused, InvalidInput)) else 0

@@ -1,13 +1,15 @@
 """What Triton's answers mean: its own no, or nobody knows."""
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
 
-from berth.backends.base import Refused, Unanswered
+from berth.backends.base import Refused, Unanswered, Unreachable
 from berth.backends.triton_client import TritonClient
 from berth.embedded.process import free_port
 
@@ -82,3 +84,69 @@ async def test_names_are_quoted_and_files_encoded() -> None:
         "/v2/repository/models/a%2F..%2Fb/load",
         {"parameters": {"config": '{"backend": "python", "name": "a/../b"}', "file:1/model.py": "eA=="}},
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "said"),
+    [
+        (400, '{"error":"Request for unknown model: \'m\' is not found"}', None),
+        (404, '{"error":"Request for unknown model: \'m\' is not found"}', None),
+        (404, "404 page not found", Unreachable),
+        (404, "The page is not found", Unreachable),
+        (401, '{"error":"who are you"}', Unreachable),
+        (503, "the service is not available", Unreachable),
+        (500, '{"error":"internal"}', Unanswered),
+    ],
+)
+async def test_that_a_model_is_not_there_is_believed_in_tritons_words_alone(
+    status: int, text: str, said: type[Exception] | None
+) -> None:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text=text)
+
+    async with fake_triton(handle) as client:
+        if said is None:
+            assert await client.configuration("m") is None
+            return
+        with pytest.raises(Unanswered) as caught:
+            await client.configuration("m")
+        assert caught.type is said
+
+
+async def test_a_large_model_is_sent_piece_by_piece_and_leaves_the_loop_to_others() -> None:
+    content = {"1/a": b"\x01" * (3 * 2**22 + 1), "1/b": b"", "1/c": bytes(range(256)) * 4096}
+    seen: dict[str, str] = {}
+    sizes: list[tuple[int | None, int]] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        pieces = bytearray()
+        async for piece in request.content.iter_any():
+            pieces += piece
+        sizes.append((request.content_length, len(pieces)))
+        seen.update(json.loads(pieces)["parameters"])
+        return web.Response()
+
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with fake_triton(handle) as client:
+        counting = asyncio.create_task(others())
+        await client.load("m", {"backend": "python"}, content)
+        counting.cancel()
+    assert {path: base64.b64decode(seen[f"file:{path}"]) for path in content} == content
+    assert sizes[0][0] == sizes[0][1]
+    assert turns > 40
+
+
+async def test_a_load_that_is_answered_before_it_was_read_is_answered() -> None:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=400, text='{"error":"no memory"}')
+
+    async with fake_triton(handle) as client:
+        with pytest.raises((Refused, Unanswered)):
+            await client.load("m", {}, {"1/a": bytes(2**24)})

@@ -1,6 +1,7 @@
 """From an artefact and a placement to a model configuration, without a server."""
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from berth.backends import onnx, pbtxt, triton_python, xla
 from berth.backends.base import Placement, Prepared, Refused
 from berth.errors import InvalidInput
 from berth.models.artefact import Analysis, Artefact, Tensor
+from berth.models.artefact_file import digest_of
 from tests.serving import FOLDER_CONFIGURATION, model_folder
 
 PORTABLE = Artefact(
@@ -97,7 +99,7 @@ async def test_one_artefact_on_every_xla_platform(
 
 
 async def prepare(content: Path, placement: Placement) -> Prepared:
-    return await xla.backend().prepare(PORTABLE, content, placement)
+    return await xla.backend().prepare(replace(PORTABLE, digest=digest_of(content)), content, placement)
 
 
 @pytest.mark.parametrize(
@@ -135,14 +137,15 @@ def test_what_cannot_run_says_why() -> None:
 
 async def test_folders_that_are_none_are_refused(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m")
-    artefact = Artefact("m", "triton", "d", 4)
     (folder / "1" / "model.py").unlink()
     (folder / "1").rmdir()
+    artefact = Artefact("m", "triton", digest_of(folder), 4)
     placement = Placement("n", "CPU", (), "http://n")
     with pytest.raises(Refused, match="m: no version folder: put the model into m/1"):
         await triton_python.backend().prepare(artefact, folder, placement)
     (folder / "config.pbtxt").write_bytes(b"\xff\xfe")
     (folder / "1").mkdir()
     (folder / "1" / "model.py").write_text("")
+    artefact = replace(artefact, digest=digest_of(folder))
     with pytest.raises(Refused, match=r"m: .*utf-8"):
         await triton_python.backend().prepare(artefact, folder, placement)
