@@ -119,18 +119,23 @@ class Members:
         name = served_name(assignment, member)
         held = self._held.get(assignment.id)
         known = held.backends.get(member.member) if held is not None else None
-        found = Serving(Health.ABSENT, message=NO_SUCH_MODEL)
+        absent = Serving(Health.ABSENT, message=NO_SUCH_MODEL)
+        errors: list[Exception] = []
         for backend in (known,) if known is not None else self._distinct(placement):
             try:
                 found = await backend.look(name, placement)
             except Refused as error:
                 # A no to a question is no word of the model, where there is a server that may have it.
-                if placement.address:
-                    raise Unanswered(str(error)) from error
-                raise
-            if found.health is not Health.ABSENT:
-                return found
-        return found
+                errors.append(Unanswered(str(error)) if placement.address else error)
+            except Unanswered as error:
+                errors.append(error)
+            else:
+                if found.health is not Health.ABSENT:
+                    return found
+                absent = found
+        # One backend that cannot be asked hides none that has it, and what none of the others has it may have.
+        raise_worst(errors)
+        return absent
 
     def _distinct(self, placement: Placement) -> list[Backend]:
         """Of those that serve such a device at all; all on Triton look alike: one speaks for them."""
@@ -151,10 +156,14 @@ class Members:
             # It never had a place where it could have been loaded.
             return
         known = held.backends.get(member.member)
+        errors: list[Exception] = []
         for backend in (known,) if known is not None else self._distinct(placement):
             try:
                 await backend.release(served_name(held.assignment, member), placement)
             except Refused as error:
                 # Without a server of its node nothing was loaded.
                 if placement.address:
-                    raise Unanswered(str(error)) from error
+                    errors.append(Unanswered(str(error)))
+            except Unanswered as error:
+                errors.append(error)
+        raise_worst(errors)
