@@ -10,32 +10,27 @@ meanwhile is unloaded. The state is on the servers: another instance reads it ba
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from berth import catalogue
-from berth.backends.base import Backend, Health, Placement, Refused, Serving, Unanswered, Unreachable
-from berth.backends.registry import on
+from berth.backends.base import Backend, Health, Refused, Serving, Unanswered, Unreachable
 from berth.backends.triton_client import TritonClient
-from berth.backends.triton_serving import TritonServing
 from berth.errors import InvalidInput
-from berth.models.artefact import Artefact
 from berth.models.artefact_file import Opened
 from binder.domain.attempt import AttemptId, Observation, Seen
 from binder.domain.executor import Asked, LogPiece, Observations, Reading, Sink
 from binder.domain.work import Assignment, Member
 from binder.executors.triton_copies import (
-    NO_SUCH_MODEL,
     Servers,
     content_of,
     placement_of,
-    raise_worst,
     served_name,
 )
+from binder.executors.triton_members import Held, Members
 from binder.executors.triton_speed import triton_reports
 from binder.executors.triton_sweep import Sweep
 
@@ -59,24 +54,6 @@ class Times:
     remember: float = 600.0
 
 
-@dataclass(slots=True)
-class _Held:
-    """An attempt that this instance loads, serves or ends. One task at a time works on it."""
-
-    assignment: Assignment
-    task: asyncio.Task[Observation] | None = None
-    serving: bool = False
-    releasing: bool = False
-    looking: bool = False
-    last: Observation | None = None
-    gone_since: float | None = None
-    vanished_at: float | None = None
-    loads: int = 0
-    load_at: float = 0.0
-    words: str = ""
-    backends: dict[int, Backend] = field(default_factory=dict)
-
-
 class TritonExecutor:
     """`backends`: the first that can run the artefact on the member's accelerator serves it. `read`: an artefact from
     its path; it blocks and raises InvalidInput. `clock`: seconds since the epoch."""
@@ -97,7 +74,8 @@ class TritonExecutor:
         self._read = read
         self._clock = clock
         self._times = times or Times()
-        self._held: dict[AttemptId, _Held] = {}
+        self._held: dict[AttemptId, Held] = {}
+        self._members = Members(servers, backends, self._held)
         self._released: dict[AttemptId, tuple[float, Assignment]] = {}
         self._silent: dict[AttemptId, float] = {}
         self._sink: Sink | None = None
@@ -143,27 +121,7 @@ class TritonExecutor:
         """What each server says of its copy: whether it is ready, and its counts since it was loaded."""
         for each in assignment.work.members:
             if member in (-1, each.member):
-                yield LogPiece(each.member, "stdout", (await self._told(assignment, each) + "\n").encode())
-
-    async def _told(self, assignment: Assignment, member: Member) -> str:
-        name = served_name(assignment, member)
-        try:
-            placement = placement_of(assignment, member, self._servers)
-            serving = await self._look(assignment, member)
-            words = f"{name} on {member.node}: {serving.health.value} {serving.endpoint or placement.address}"
-            async with TritonClient(placement.address) as client:
-                found = await client.statistics(name)
-        except (Refused, Unanswered, InvalidInput) as error:
-            return f"{name} on {member.node}: {error}"
-        if serving.message:
-            words += f": {serving.message}"
-        if found is None:
-            return words
-        stats = found["inference_stats"]
-        good, bad = stats["success"], stats["fail"]
-        mean = f", {int(good['ns']) / int(good['count']) / 1e6:.2f} ms each" if int(good["count"]) else ""
-        counts = f"{found['inference_count']} answers in {found['execution_count']} runs"
-        return f"{words}: {counts}{mean}, {bad['count']} failed"
+                yield LogPiece(each.member, "stdout", (await self._members.told(assignment, each) + "\n").encode())
 
     async def _all(
         self, assignments: Sequence[Assignment], call: Callable[[Assignment], Coroutine[Any, Any, Observation]]
@@ -174,7 +132,7 @@ class TritonExecutor:
     async def _bind(self, assignment: Assignment) -> Observation:
         if assignment.id in self._released:
             return Observation(Seen.RELEASED, self._clock())
-        held = self._held.setdefault(assignment.id, _Held(assignment))
+        held = self._held.setdefault(assignment.id, Held(assignment))
         if held.releasing:
             return Observation(Seen.UNCLEAR, self._clock(), "it is being released")
         if held.task is None:
@@ -190,7 +148,7 @@ class TritonExecutor:
         seen: list[Serving] = []
         wrong: Exception | None = None
         try:
-            seen = await self._looks(assignment)
+            seen = await self._members.looks(assignment)
         except (Unanswered, Refused, InvalidInput) as error:
             wrong = error
         # Meanwhile it may have been released, by a call that knew more than this assignment does.
@@ -213,24 +171,24 @@ class TritonExecutor:
                 return await self._not_bound(assignment, wrong)
             if stays:
                 # Bound before a restart: from now on its server's silence is counted.
-                self._held.setdefault(assignment.id, _Held(assignment, serving=True))
+                self._held.setdefault(assignment.id, Held(assignment, serving=True))
             return Observation(Seen.UNCLEAR, self._clock(), str(wrong))
         if wrong is not None:
             seen_now = Observation(Seen.FAILED if stays else Seen.ABSENT, self._clock(), str(wrong))
             if not stays:
                 return seen_now
-            held = self._held.setdefault(assignment.id, _Held(assignment))
+            held = self._held.setdefault(assignment.id, Held(assignment))
             held.serving = True
             self._begin(held, self._give_up(held, seen_now))
             return await self._outcome(held)
         ready = [one.health is Health.READY for one in seen]
         if all(ready):
             if not assignment.attempt.release_wanted:
-                held = self._held.setdefault(assignment.id, _Held(assignment))
+                held = self._held.setdefault(assignment.id, Held(assignment))
                 held.serving, held.gone_since, held.vanished_at = True, None, None
             return self._started(assignment, seen)
         if stays:
-            held = self._held.setdefault(assignment.id, _Held(assignment))
+            held = self._held.setdefault(assignment.id, Held(assignment))
             held.serving = True
             self._mend(held)
             if held.task is not None:
@@ -250,14 +208,14 @@ class TritonExecutor:
         if now - since < self._times.grace:
             return Observation(Seen.UNCLEAR, now, str(error))
         words = f"its server could not be reached for more than {self._times.grace:g} s: {error}"
-        held = self._held.setdefault(assignment.id, _Held(assignment))
+        held = self._held.setdefault(assignment.id, Held(assignment))
         self._begin(held, self._give_up(held, Observation(Seen.REFUSED, now, words)))
         return await self._outcome(held)
 
     async def _release(self, assignment: Assignment) -> Observation:
         if assignment.id in self._released:
             return Observation(Seen.RELEASED, self._clock())
-        held = self._held.setdefault(assignment.id, _Held(assignment))
+        held = self._held.setdefault(assignment.id, Held(assignment))
         if not held.releasing:
             held.releasing = True
             before = held.task
@@ -267,7 +225,7 @@ class TritonExecutor:
             self._begin(held, self._end(held, None))
         return await self._outcome(held)
 
-    def _begin(self, held: _Held, work: Coroutine[Any, Any, Observation]) -> None:
+    def _begin(self, held: Held, work: Coroutine[Any, Any, Observation]) -> None:
         """A task that goes on when the call that began it is given up: Triton goes on too."""
         task = asyncio.create_task(work)
         held.task, held.last = task, None
@@ -286,7 +244,7 @@ class TritonExecutor:
 
         task.add_done_callback(done)
 
-    async def _outcome(self, held: _Held) -> Observation:
+    async def _outcome(self, held: Held) -> Observation:
         """Of its task, where that ends in time."""
         assert held.task is not None
         task = held.task
@@ -297,7 +255,7 @@ class TritonExecutor:
         words = f"the executor failed: {error!r}" if error is not None else "Triton is at it: loading or unloading"
         return Observation(Seen.UNCLEAR, self._clock(), words)
 
-    def _concluded(self, held: _Held, seen: Observation) -> None:
+    def _concluded(self, held: Held, seen: Observation) -> None:
         """Also told by the sink: the call may have ended long ago. Telling twice changes nothing."""
         now = self._clock()
         if seen.seen is not Seen.UNCLEAR:
@@ -316,14 +274,16 @@ class TritonExecutor:
         if self._sink is not None and seen.seen is not Seen.UNCLEAR:
             self._sink({held.assignment.id: seen})
 
-    async def _load(self, held: _Held) -> Observation:
+    async def _load(self, held: Held) -> Observation:
         """Loads every member's copy, or none."""
         assignment = held.assignment
         members = assignment.work.members
         # Opened once for all members: a backend reads what is in use already no second time.
         opened = asyncio.create_task(asyncio.to_thread(content_of, assignment, self._read))
         opened.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        done = await asyncio.gather(*(self._serve(held, member, opened) for member in members), return_exceptions=True)
+        done = await asyncio.gather(
+            *(self._members.serve(held, member, opened) for member in members), return_exceptions=True
+        )
         refusals = [one for one in done if isinstance(one, (Refused, InvalidInput))]
         failures = [one for one in done if isinstance(one, BaseException)]
         if not failures:
@@ -336,7 +296,7 @@ class TritonExecutor:
         words = str(refusals[0])
         log.info("a model was refused", attempt=str(assignment.id), words=words)
         try:
-            await self._unload(held)
+            await self._members.unload(held)
         except Unanswered as error:
             # Not said as a refusal before the others are gone: the claim must not be free while they hold devices.
             return Observation(Seen.UNCLEAR, self._clock(), f"{words}; and the other members' copies: {error}")
@@ -344,7 +304,7 @@ class TritonExecutor:
         retryable = any(isinstance(one, Refused) for one in refusals)
         return Observation(Seen.REFUSED, self._clock(), words, retryable=retryable)
 
-    async def _load_again(self, held: _Held) -> Observation:
+    async def _load_again(self, held: Held) -> Observation:
         """What is bound and vanished: the claims still stand and a copy has no state, so the same attempt loads it."""
         log.warning("a model vanished and is loaded again", attempt=str(held.assignment.id))
         seen = await self._load(held)
@@ -353,81 +313,12 @@ class TritonExecutor:
             return Observation(Seen.FAILED, seen.at, f"it vanished and could not be loaded again: {seen.message}")
         return seen
 
-    async def _serve(self, held: _Held, member: Member, opening: Awaitable[Opened]) -> Serving:
-        assignment = held.assignment
-        placement = placement_of(assignment, member, self._servers)
-        try:
-            opened = await opening
-            backend = await asyncio.to_thread(self._choose, opened.artefact, placement)
-            prepared = await backend.prepare(opened.artefact, opened.content, placement)
-        except (Refused, InvalidInput, Unanswered):
-            raise
-        except Exception as error:
-            # Nothing has been asked of a server yet, so nothing is held.
-            log.exception("a model cannot be prepared", attempt=str(assignment.id))
-            raise Refused(f"{placement.node}: it cannot be prepared: {type(error).__name__}: {error}") from error
-        if held.releasing:
-            raise Refused("it is being released")
-        held.backends[member.member] = backend
-        serving = await backend.serve(served_name(assignment, member), prepared, placement)
-        if serving.health is Health.FAILED:
-            raise Refused(serving.message)
-        if serving.health is not Health.READY:
-            raise Unanswered(serving.message or f"{serving.health.value} on {member.node}")
-        return serving
-
-    def _choose(self, artefact: Artefact, placement: Placement) -> Backend:
-        accelerator = catalogue.by_name(placement.accelerator)
-        if accelerator is None:
-            raise Refused(f"accelerator: {placement.accelerator!r}: not in the catalogue")
-        reasons: list[str] = []
-        for backend in self._backends:
-            verdict = backend.can_run(artefact, accelerator)
-            if verdict.can:
-                return backend
-            if not all(one.startswith("format:") for one in verdict.reasons):
-                reasons += verdict.reasons
-        words = "; ".join(reasons) or f"format: {artefact.format!r}: no backend serves it"
-        raise Refused(f"{placement.accelerator} on {placement.node}: {words}")
-
-    async def _looks(self, assignment: Assignment) -> list[Serving]:
-        """Each member's copy, all at once. Raises as `_look` does."""
-        looks = (self._look(assignment, member) for member in assignment.work.members)
-        done = await asyncio.gather(*looks, return_exceptions=True)
-        raise_worst(done)
-        return [one for one in done if isinstance(one, Serving)]
-
-    async def _look(self, assignment: Assignment, member: Member) -> Serving:
-        """By whichever backend has it: what is served says nothing of its backend from outside."""
-        placement = placement_of(assignment, member, self._servers)
-        name = served_name(assignment, member)
-        held = self._held.get(assignment.id)
-        known = held.backends.get(member.member) if held is not None else None
-        found = Serving(Health.ABSENT, message=NO_SUCH_MODEL)
-        for backend in (known,) if known is not None else self._distinct(placement):
-            try:
-                found = await backend.look(name, placement)
-            except Refused as error:
-                # A no to a question is no word of the model, where there is a server that may have it.
-                if placement.address:
-                    raise Unanswered(str(error)) from error
-                raise
-            if found.health is not Health.ABSENT:
-                return found
-        return found
-
-    def _distinct(self, placement: Placement) -> list[Backend]:
-        """Of those that serve such a device at all; all on Triton look alike: one speaks for them."""
-        there = on(placement.accelerator, self._backends)
-        on_triton = [one for one in there if isinstance(one, TritonServing) and placement.address]
-        return [*on_triton[:1], *(one for one in there if not isinstance(one, TritonServing))]
-
-    async def _end(self, held: _Held, before: asyncio.Task[Observation] | None) -> Observation:
+    async def _end(self, held: Held, before: asyncio.Task[Observation] | None) -> Observation:
         """Unloads, once what this instance was loading has been answered."""
         if before is not None:
             await asyncio.wait([before])
         try:
-            await self._unload(held)
+            await self._members.unload(held)
         except Unreachable as error:
             now = self._clock()
             held.gone_since = held.gone_since or now
@@ -440,10 +331,10 @@ class TritonExecutor:
             return Observation(Seen.UNCLEAR, self._clock(), str(error))
         return Observation(Seen.RELEASED, self._clock())
 
-    async def _give_up(self, held: _Held, seen: Observation) -> Observation:
+    async def _give_up(self, held: Held, seen: Observation) -> Observation:
         """`seen`, once each copy is gone that can be reached; UNCLEAR where one may still be there."""
         try:
-            await self._unload(held)
+            await self._members.unload(held)
         except Unreachable as error:
             log.warning("given up without the server's word", attempt=str(held.assignment.id), error=str(error))
         except Unanswered as error:
@@ -451,27 +342,6 @@ class TritonExecutor:
             return Observation(Seen.UNCLEAR, self._clock(), f"{seen.message}; and it may still be there: {error}")
         self._released[held.assignment.id] = (self._clock(), held.assignment)
         return seen
-
-    async def _unload(self, held: _Held) -> None:
-        """Every member's copy. Raises Unanswered where one may be there still, Unreachable where no worse is known."""
-        members = held.assignment.work.members
-        done = await asyncio.gather(*(self._unload_one(held, one) for one in members), return_exceptions=True)
-        raise_worst(done)
-
-    async def _unload_one(self, held: _Held, member: Member) -> None:
-        try:
-            placement = placement_of(held.assignment, member, self._servers)
-        except (Refused, InvalidInput):
-            # It never had a place where it could have been loaded.
-            return
-        known = held.backends.get(member.member)
-        for backend in (known,) if known is not None else self._distinct(placement):
-            try:
-                await backend.release(served_name(held.assignment, member), placement)
-            except Refused as error:
-                # Without a server of its node nothing was loaded.
-                if placement.address:
-                    raise Unanswered(str(error)) from error
 
     def _started(self, assignment: Assignment, seen: Sequence[Serving]) -> Observation:
         now = self._clock()
@@ -491,7 +361,7 @@ class TritonExecutor:
                     self._looking.add(look)
                     look.add_done_callback(self._looking.discard)
 
-    async def _look_after(self, held: _Held) -> None:
+    async def _look_after(self, held: Held) -> None:
         try:
             await self._check(held)
         # A server says something unheard of: it is looked at all the same, at the next turn.
@@ -500,9 +370,9 @@ class TritonExecutor:
         finally:
             held.looking = False
 
-    async def _check(self, held: _Held) -> None:
+    async def _check(self, held: Held) -> None:
         try:
-            seen = await self._looks(held.assignment)
+            seen = await self._members.looks(held.assignment)
         except (Unanswered, Refused) as error:
             now = self._clock()
             held.gone_since = held.gone_since or now
@@ -519,7 +389,7 @@ class TritonExecutor:
         elif held.task is None and not held.releasing:
             self._mend(held)
 
-    def _mend(self, held: _Held) -> None:
+    def _mend(self, held: Held) -> None:
         """Loads again what vanished, each time after a longer wait; gives it up after the grace."""
         now = self._clock()
         if held.vanished_at is None:
@@ -534,7 +404,7 @@ class TritonExecutor:
 
     async def _sweep(self) -> None:
         """What was released and is there all the same is unloaded: a load was on its way, or the server was away."""
-        sweep = Sweep(self._servers, self._look, lambda of, member: self._unload_one(_Held(of), member))
+        sweep = Sweep(self._servers, self._members.look, lambda of, member: self._members.unload_one(Held(of), member))
         try:
             while True:
                 await asyncio.sleep(self._times.watch)

@@ -3,11 +3,14 @@
 import asyncio
 from pathlib import Path
 
-from berth.backends.base import Refused, Unanswered, Unreachable
+import pytest
+
+from berth.backends.base import Health, Refused, Unanswered, Unreachable
 from berth.models.artefact import Artefact
 from berth.models.artefact_file import Opened
 from binder.domain.attempt import Seen
 from binder.executors.triton_copies import Servers, served_name
+from binder.executors.triton_members import Held, Members
 from tests.unit.binder.fake_backend import Clock, FakeBackend, bound, executor, until, wanted
 
 
@@ -246,3 +249,21 @@ async def test_a_gangs_model_is_opened_once() -> None:
         assert (await made.bind([gang]))[gang.id].seen is Seen.STARTED
         assert backend.nodes() == {"n1", "n2", "n3"}
     assert opened == 1
+
+
+async def test_a_server_that_is_away_hides_no_process_that_another_backend_has() -> None:
+    away, other, one = FakeBackend(), FakeBackend(), wanted()
+    members = Members(Servers(template="http://{node}"), [away, other], {})
+    name = served_name(one, one.work.members[0])
+    other.copies = {(name, "n1")}
+    away.wrong["look", "n1"] = away.wrong["release", "n1"] = Unreachable("n1 is away")
+    assert (await members.look(one, one.work.members[0])).health is Health.READY
+    other.wrong["release", "n1"] = Unanswered("its processes do not end")
+    with pytest.raises(Unanswered, match="do not end"):
+        await members.unload(Held(one))
+    del other.wrong["release", "n1"]
+    with pytest.raises(Unreachable):
+        await members.unload(Held(one))
+    assert not other.copies
+    with pytest.raises(Unreachable):
+        await members.look(one, one.work.members[0])
