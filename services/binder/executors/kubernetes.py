@@ -221,6 +221,10 @@ class KubernetesExecutor:
         for _ in range(CHANGED_MEANWHILE):
             if asyncio.get_running_loop().time() > until:
                 return f"pod {member.key}: there was no time to bind it"
+            # The mirror may have heard since it was looked at, and the version that goes with the binding is the new one.
+            self._check_fit(member)
+            if member.view.ours:
+                return ""
             member.doubtful = True
             try:
                 await self._requests.bind(member.pod, member.place, held.id, member.view.version)
