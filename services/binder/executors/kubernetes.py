@@ -221,7 +221,7 @@ class KubernetesExecutor:
         for _ in range(CHANGED_MEANWHILE):
             if asyncio.get_running_loop().time() > until:
                 return f"pod {member.key}: there was no time to bind it"
-            # The mirror may have heard since it was looked at, and the version that goes with the binding is the new one.
+            # The mirror may have heard since the look, and the version that goes with the binding is the new one.
             self._check_fit(member)
             if member.view.ours:
                 return ""
