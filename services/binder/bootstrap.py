@@ -78,7 +78,7 @@ def _triton(settings: BinderSettings, cluster: Cluster | None) -> Executor:
     return TritonExecutor(
         read_servers(settings.triton_servers),
         found.backends,
-        read=ModelRules(open_artefact, settings.folders_of_models, settings.takes_code),
+        rules=ModelRules(open_artefact, settings.folders_of_models, settings.takes_code),
         clock=time.time,
         times=Times(bind=0.8 * settings.bind_timeout_seconds, grace=settings.triton_grace_seconds),
     )

@@ -13,6 +13,7 @@ from berth.backends.registry import Registry
 from berth.models.artefact_file import open_artefact
 from binder.domain.attempt import Seen
 from binder.domain.work import Assignment, DeviceClaim, Member, Model, Work
+from binder.executors.model_rules import ModelRules
 from binder.executors.triton import Times, TritonExecutor
 from binder.executors.triton_copies import Servers
 from binder.settings import BinderSettings
@@ -49,7 +50,7 @@ async def executor(installed: Registry) -> AsyncIterator[TritonExecutor]:
     # Nobody listens there, and nobody asks: no Triton serves such a device.
     servers = Servers(by_node={"n1": "http://127.0.0.1:9"})
     times = Times(bind=20.0, watch=0.1, grace=60.0)
-    made = TritonExecutor(servers, installed.backends, read=open_artefact, clock=time.time, times=times)
+    made = TritonExecutor(servers, installed.backends, rules=ModelRules(open_artefact), clock=time.time, times=times)
     await made.start(lambda _: None)
     try:
         yield made

@@ -18,6 +18,7 @@ from berth.embedded.triton import TritonServer
 from berth.models.artefact_file import digest_of, open_artefact
 from binder.domain.attempt import Observation, Seen
 from binder.domain.work import Assignment, DeviceClaim, Member, Model, Work
+from binder.executors.model_rules import ModelRules
 from binder.executors.triton import Times, TritonExecutor
 from binder.executors.triton_copies import Servers, served_name
 from tests.serving import ask, exported, model_folder, triton_server
@@ -63,7 +64,7 @@ async def executor(
     made = TritonExecutor(
         Servers(by_node={"n1": servers[0].address, "n2": servers[1].address}),
         (xla.backend(), onnx.backend(), triton_python.backend()),
-        read=open_artefact,
+        rules=ModelRules(open_artefact),
         clock=time.time,
         times=Times(**{"bind": 20.0, "watch": 0.2, "grace": 60.0, **times}),
     )

@@ -5,7 +5,6 @@ import importlib.resources
 from pathlib import Path
 from typing import Any
 
-from berth import catalogue
 from berth.backends.base import Placement, Prepared, Refused, Verdict
 from berth.backends.content import Files, read_content
 from berth.backends.triton_client import TritonClient
@@ -33,12 +32,7 @@ class OnnxBackend(TritonServing):
         return Verdict(supports(artefact, accelerator))
 
     async def prepare(self, artefact: Artefact, content: Path, placement: Placement) -> Prepared:
-        accelerator = catalogue.by_name(placement.accelerator)
-        if accelerator is None:
-            raise Refused(f"accelerator: {placement.accelerator!r}: not in the catalogue")
-        verdict = self.can_run(artefact, accelerator)
-        if not verdict.can:
-            raise Refused("; ".join(verdict.reasons))
+        accelerator = self.fitting(artefact, placement)
         configuration, rows = described(artefact, placement, accelerator)
         if rows:
             # onnxruntime would refuse a shorter batch; it is not padded as a compiled program is.

@@ -3,7 +3,6 @@
 import asyncio
 from pathlib import Path
 
-from berth import catalogue
 from berth.backends import pbtxt
 from berth.backends.base import Placement, Prepared, Refused, Verdict
 from berth.backends.batching import whole_number
@@ -32,12 +31,7 @@ class TritonFolderBackend(TritonServing):
         return Verdict(supports(artefact, accelerator))
 
     async def prepare(self, artefact: Artefact, content: Path, placement: Placement) -> Prepared:
-        accelerator = catalogue.by_name(placement.accelerator)
-        if accelerator is None:
-            raise Refused(f"accelerator: {placement.accelerator!r}: not in the catalogue")
-        verdict = self.can_run(artefact, accelerator)
-        if not verdict.can:
-            raise Refused("; ".join(verdict.reasons))
+        accelerator = self.fitting(artefact, placement)
         files = _files(content.name, await read_content(artefact, content))
         try:
             configuration = pbtxt.parse(files.pop(CONFIGURATION).decode("utf-8"))

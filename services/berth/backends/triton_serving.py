@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from berth import catalogue
 from berth.backends.base import Health, Placement, Prepared, Refused, Serving, Unanswered, Verdict
 from berth.backends.triton_client import TritonClient
 from berth.catalogue import Accelerator
@@ -115,6 +116,16 @@ class TritonServing:
                 address, answer_seconds=self._answer_seconds, load_seconds=self._load_seconds
             )
         return self._clients[address]
+
+    def fitting(self, artefact: Artefact, placement: Placement) -> Accelerator:
+        """The placement's accelerator, which can run the artefact. Raises Refused."""
+        accelerator = catalogue.by_name(placement.accelerator)
+        if accelerator is None:
+            raise Refused(f"accelerator: {placement.accelerator!r}: not in the catalogue")
+        verdict = self.can_run(artefact, accelerator)
+        if not verdict.can:
+            raise Refused("; ".join(verdict.reasons))
+        return accelerator
 
     def can_run(self, artefact: Artefact, accelerator: Accelerator) -> Verdict:
         return Verdict(supports(artefact, accelerator))

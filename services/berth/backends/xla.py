@@ -5,8 +5,7 @@ import importlib.resources
 from pathlib import Path
 from typing import Any
 
-from berth import catalogue
-from berth.backends.base import Placement, Prepared, Refused, Verdict
+from berth.backends.base import Placement, Prepared, Verdict
 from berth.backends.batching import batching_of, whole_number
 from berth.backends.content import Files, read_content
 from berth.backends.triton_serving import (
@@ -30,17 +29,12 @@ class XlaBackend(TritonServing):
 
     def can_run(self, artefact: Artefact, accelerator: Accelerator) -> Verdict:
         if artefact.format != "jax-export":
-            words = "the backend xla serves jax-export: make one with `berth model export`"
+            words = "the backend xla serves jax-export: make one with `berth model analyse --out`"
             return Verdict((f"format: {artefact.format!r}: {words}",))
         return Verdict(supports(artefact, accelerator))
 
     async def prepare(self, artefact: Artefact, content: Path, placement: Placement) -> Prepared:
-        accelerator = catalogue.by_name(placement.accelerator)
-        if accelerator is None:
-            raise Refused(f"accelerator: {placement.accelerator!r}: not in the catalogue")
-        verdict = self.can_run(artefact, accelerator)
-        if not verdict.can:
-            raise Refused("; ".join(verdict.reasons))
+        accelerator = self.fitting(artefact, placement)
         read = await read_content(artefact, content)
         model = importlib.resources.files("berth.backends") / "triton_xla_model.py"
         configuration, rows = described(artefact, placement, accelerator)

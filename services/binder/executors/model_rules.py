@@ -18,15 +18,12 @@ _CODE = "triton"
 @dataclass(frozen=True, slots=True)
 class ModelRules:
     """`folders`: a model lies below one of them; `{tenant}` in one stands for the job's tenant. None: it may lie
-    anywhere. `code`: whether what brings code of its own is served. Called with a path alone, it opens for no tenant.
+    anywhere. `code`: whether what brings code of its own is served.
     """
 
     read: Callable[[Path], Opened]
     folders: Collection[str] | None = None
     code: bool = True
-
-    def __call__(self, path: Path) -> Opened:
-        return self.open(path, "")
 
     def open(self, path: Path, tenant: str) -> Opened:
         """What lies at `path`, if `tenant` may have it served. Blocks. Raises InvalidInput."""
@@ -38,7 +35,7 @@ class ModelRules:
         if not self.code and opened.artefact.format == _CODE:
             words = (
                 "a model folder of Triton can bring code, which would run beside every tenant's models: submit an ONNX "
-                "model or StableHLO, or let the operator set BERTH_MODEL_CODE=true"
+                "model or an artefact of jax.export, or let the operator set BERTH_MODEL_CODE=true"
             )
             raise InvalidInput.of("model.uri", path, words)
         return opened

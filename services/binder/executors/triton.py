@@ -12,7 +12,6 @@ meanwhile is unloaded. The state is on the servers: another instance reads it ba
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -20,10 +19,10 @@ import structlog
 from berth.backends.base import Backend, Health, Refused, Serving, Unanswered, Unreachable
 from berth.backends.triton_client import TritonClient
 from berth.errors import InvalidInput
-from berth.models.artefact_file import Opened
 from binder.domain.attempt import AttemptId, Observation, Seen
 from binder.domain.executor import Asked, LogPiece, Observations, Reading, Sink
 from binder.domain.work import Assignment, Member
+from binder.executors.model_rules import ModelRules
 from binder.executors.triton_copies import (
     Servers,
     content_of,
@@ -55,8 +54,8 @@ class Times:
 
 
 class TritonExecutor:
-    """`backends`: the first that can run the artefact on the member's accelerator serves it. `read`: an artefact from
-    its path; it blocks and raises InvalidInput. `clock`: seconds since the epoch."""
+    """`backends`: the first that can run the artefact on the member's accelerator serves it. `rules`: which
+    models are opened for whom. `clock`: seconds since the epoch."""
 
     batch = 16
 
@@ -65,13 +64,13 @@ class TritonExecutor:
         servers: Servers,
         backends: Sequence[Backend],
         *,
-        read: Callable[[Path], Opened],
+        rules: ModelRules,
         clock: Callable[[], float],
         times: Times | None = None,
     ) -> None:
         self._servers = servers
         self._backends = tuple(backends)
-        self._read = read
+        self._rules = rules
         self._clock = clock
         self._times = times or Times()
         self._held: dict[AttemptId, Held] = {}
@@ -279,7 +278,7 @@ class TritonExecutor:
         assignment = held.assignment
         members = assignment.work.members
         # Opened once for all members: a backend reads what is in use already no second time.
-        opened = asyncio.create_task(asyncio.to_thread(content_of, assignment, self._read))
+        opened = asyncio.create_task(asyncio.to_thread(content_of, assignment, self._rules))
         opened.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         done = await asyncio.gather(
             *(self._members.serve(held, member, opened) for member in members), return_exceptions=True

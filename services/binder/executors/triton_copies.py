@@ -1,9 +1,8 @@
 """Where a member's copy of a model goes, under which name, and what it is made of."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from berth.backends.base import Placement, Refused, Unanswered, Unreachable
@@ -86,12 +85,11 @@ def placement_of(assignment: Assignment, member: Member, servers: Servers) -> Pl
     )
 
 
-def content_of(assignment: Assignment, read: Callable[[Path], Opened]) -> Opened:
+def content_of(assignment: Assignment, rules: ModelRules) -> Opened:
     """What the job's model is. Blocks. Raises InvalidInput."""
     model = assignment.work.model
     assert model is not None, "placement_of has seen to it"
-    path = path_of(model.uri)
-    opened = read.open(path, assignment.attempt.tenant) if isinstance(read, ModelRules) else read(path)
+    opened = rules.open(path_of(model.uri), assignment.attempt.tenant)
     if model.digest and opened.artefact.digest != model.digest:
         words = f"the content is {opened.artefact.digest}: another model lies there; submit with its digest, or none"
         raise InvalidInput.of("model.digest", model.digest, words)

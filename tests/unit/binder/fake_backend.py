@@ -13,6 +13,7 @@ from berth.models.artefact import Artefact
 from berth.models.artefact_file import Opened
 from binder.domain.attempt import AttemptId, Observation, State
 from binder.domain.work import Assignment, Member, Model, Work
+from binder.executors.model_rules import ModelRules
 from binder.executors.triton import Times, TritonExecutor
 from binder.executors.triton_copies import Servers
 from tests.unit.binder.builders import make_attempt
@@ -87,7 +88,7 @@ async def executor(
     made = TritonExecutor(
         Servers(template="http://{node}") if servers is None else servers,
         [backend],
-        read=read,
+        rules=ModelRules(read),
         clock=clock or Clock(),
         times=Times(**{"bind": 1.0, "watch": 0.01, **times}),
     )
