@@ -1,5 +1,6 @@
 """Repeats a call until its mean is sure enough, and what the repetitions say together."""
 
+import itertools
 import math
 import statistics
 import time
@@ -73,5 +74,5 @@ def spread_of(seconds: Sequence[float]) -> float | None:
     if blocks < 2:
         return None
     ends = [round(len(seconds) * number / blocks) for number in range(blocks + 1)]
-    rates = [(b - a) / sum(seconds[a:b]) for a, b in zip(ends, ends[1:], strict=False)]  # noqa: RUF007
+    rates = [(b - a) / sum(seconds[a:b]) for a, b in itertools.pairwise(ends)]
     return statistics.stdev(rates) / statistics.fmean(rates)

@@ -2,10 +2,9 @@
 
     seconds = max(sum over precisions of operations / (dense peak x compute), bytes / (bandwidth x streaming))
 
-The parts of the data sheet that are reached are those that placement and the profile store assume of each class.
+The profile store predicts by the same parts of the data sheet; placement assumes the same of each class.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from berth.catalogue import Accelerator
@@ -22,7 +21,7 @@ UNCERTAINTY = 0.5
 SMALL = 0.02
 """Share of the operations that is left out where no peak is known for it, as fp32 norms on a V100: at an eighth of the
 16-bit peak it would add a sixth, well within the uncertainty."""
-FROM_PEAKS: Mapping[str, tuple[tuple[str, float], ...]] = {
+FROM_PEAKS: dict[str, tuple[tuple[str, float], ...]] = {
     "fp64": (("fp16", 1 / 32),),
     "fp32": (("fp16", 0.5),),
     "fp16": (("fp16", 1.0),),
@@ -37,8 +36,8 @@ FROM_PEAKS: Mapping[str, tuple[tuple[str, float], ...]] = {
     "int4": (("int8", 1.0), ("fp8", 1.0), ("fp16", 1.0)),
     "int2": (("int8", 1.0), ("fp8", 1.0), ("fp16", 1.0)),
 }
-"""Which peaks of the catalogue serve a precision that has none of its own, the best first, and which part of them, as
-the profile store has it. Wider units do narrower work; fp32 runs on matrix units as TF32; other parts are assumed."""
+"""Which peaks of the catalogue serve a precision that has none of its own, the best first, and which part of them.
+Wider units do narrower work; fp32 runs on matrix units as TF32; other parts are assumed."""
 _NARROW = ("fp8", "fp6", "fp4", "int8", "int4", "int2")
 _WIDE = ("fp64", "fp32", "int64", "int32", "int16")
 _BEFORE_TF32 = frozenset(["V100-16", "V100-32", "T4", "P100", "K80"])

@@ -14,20 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from berth.catalogue import Accelerator
+from berth.models.roofline import COMPUTE, DEFAULT, STREAMING
+from berth.models.roofline import FROM_PEAKS as SHARED_PEAKS
 from profile_store.domain.profile import SEEN, Profile
 
 __all__ = ["COPY", "MATMUL", "PRECISIONS", "Bounded", "Roofs", "Work", "items_of", "known_work", "prior", "work_of"]
 
-PARTS = {
-    "CPU": (0.60, 0.80),
-    "GPU": (0.45, 0.75),
-    "RDU": (0.40, 0.70),
-    "ASIC": (0.45, 0.75),
-    "LPU": (0.40, 0.60),
-    "WAFER": (0.30, 0.50),
-}
-"""Parts of the dense peak and of the bandwidth that work reaches: assumptions, as in the placement core."""
-OTHER_PARTS = (0.30, 0.50)
 MEASURED_PART = 0.9
 """Of what a matrix product or a copy reached there."""
 LAUNCH = {"CPU": 2e-5, "GPU": 5e-5}
@@ -47,28 +39,14 @@ ELSEWHERE = 2
 """Distance of an accelerator of another class: the widths above, by distance from 0."""
 BYTES_AN_OPERATION = 1 / 250
 
-FROM_PEAKS: Mapping[str, tuple[tuple[str, float], ...]] = {
-    "fp32": (("fp16", 0.5),),
-    "tf32": (("fp16", 0.5),),
-    "fp16": (("fp16", 1.0),),
-    "bf16": (("fp16", 1.0),),
-    "mixed": (("fp16", 1.0),),
-    "": (("fp16", 1.0),),
-    "fp8": (("fp8", 1.0), ("fp16", 1.0)),
-    "int8": (("int8", 1.0), ("fp16", 1.0)),
-    "uint8": (("int8", 1.0), ("fp16", 1.0)),
-    "fp4": (("fp8", 1.0), ("fp16", 1.0)),
-    "mxfp4": (("fp8", 1.0), ("fp16", 1.0)),
-    "int4": (("int8", 1.0), ("fp8", 1.0), ("fp16", 1.0)),
-    "fp6": (("fp8", 1.0), ("fp16", 1.0)),
-    "int2": (("int8", 1.0), ("fp8", 1.0), ("fp16", 1.0)),
-    "int16": (("fp16", 1.0),),
-    "int32": (("fp16", 0.5),),
-    "int64": (("fp16", 0.25),),
-    "fp64": (("fp16", 1 / 32),),
+FROM_PEAKS: Mapping[str, tuple[tuple[str, float], ...]] = SHARED_PEAKS | {
+    "": SHARED_PEAKS["fp16"],
+    "mixed": SHARED_PEAKS["fp16"],
+    "tf32": SHARED_PEAKS["fp32"],
+    "uint8": SHARED_PEAKS["int8"],
+    "mxfp4": SHARED_PEAKS["fp4"],
 }
-"""Which peaks of the catalogue serve a precision, the best first, and which part of them. fp32 runs on matrix units as
-TF32; wider units do narrower work; where the part is not 1 it is assumed, as `berth model analyse` does."""
+"""What `berth model analyse` has, with the other names that profiles give to the same units."""
 PRECISIONS = tuple(name for name in FROM_PEAKS if name)
 MATMUL, COPY = "berth-matmul-", "berth-copy"
 """Workloads of `berth profiles bench` that measure a roof: the first is followed by its precision."""
@@ -308,7 +286,7 @@ class Roofs:
     def _rate(self, entry: Accelerator, precision: str) -> tuple[float, str] | None:
         """Operations a second that work reaches, and what was assumed for it."""
         wanted = precision.casefold()
-        part, _ = PARTS.get(entry.device_class, OTHER_PARTS)
+        part = COMPUTE.get(entry.device_class, DEFAULT[0])
         for number, (name, share) in enumerate(FROM_PEAKS.get(wanted, ())):
             peak = entry.peak(name)
             if peak:
@@ -328,7 +306,7 @@ class Roofs:
         return min(known)[1:] if known else None
 
     def _stream(self, entry: Accelerator) -> float | None:
-        _, part = PARTS.get(entry.device_class, OTHER_PARTS)
+        part = STREAMING.get(entry.device_class, DEFAULT[1])
         if entry.memory_bandwidth:
             return entry.memory_bandwidth * part
         measured = self._bandwidths.get(entry.name)

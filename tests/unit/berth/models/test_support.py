@@ -134,10 +134,7 @@ def test_a_small_share_without_a_peak_leaves_the_estimate_known() -> None:
     assert roofline.estimate(Analysis(1e12, 1e6, {"bf16": 0.99e12, "fp64": 1e10}), entry("T4")) is None
 
 
-def test_the_peaks_that_stand_in_are_those_of_the_profile_store() -> None:
-    from profile_store.domain.prediction.roofline import FROM_PEAKS
-
-    assert {name: FROM_PEAKS[name] for name in roofline.FROM_PEAKS} == roofline.FROM_PEAKS
+def test_the_exceptions_name_accelerators_of_the_catalogue() -> None:
     names = {one.name for one in catalogue.load()}
     assert names > roofline._BEFORE_TF32 | roofline._WITHOUT_FP64
 
