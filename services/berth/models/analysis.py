@@ -19,7 +19,7 @@ are what groups leave in memory, from where it is made to its last use; a loop's
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -38,14 +38,14 @@ _INDEX = Value((), "int32")
 class _Cost:
     """`peak`: bytes of temporaries. NaN is unknown."""
 
-    operations: Counter[str] = field(default_factory=Counter)
+    operations: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     bytes: float = 0.0
     peak: float = 0.0
     loops: list[str] = field(default_factory=list)
 
     def take(self, other: "_Cost", times: float = 1.0) -> None:
         for precision, count in other.operations.items():
-            self.operations[precision] += count * times  # type: ignore[assignment]
+            self.operations[precision] += count * times
         self.bytes += other.bytes * times
         self.loops += other.loops
 
@@ -177,7 +177,7 @@ class _Walk:
             self.unknown = True
             self.uncounted[node.place] = None
         for precision, count in self._operations(node).items():
-            cost.operations[precision] += count  # type: ignore[assignment]
+            cost.operations[precision] += count
         return 0.0
 
     def _operations(self, node: Node) -> dict[str, float]:

@@ -116,8 +116,8 @@ def _from_jax(bare: Artefact, content: bytes, source: str, batch: int | None) ->
     )  # fmt: skip
 
 
-def _shape(aval: object) -> tuple[int | None, ...]:
-    return tuple(int(one) if isinstance(one, int) else None for one in aval.shape)  # type: ignore[attr-defined]
+def _shape(aval: Any) -> tuple[int | None, ...]:
+    return tuple(int(one) if isinstance(one, int) else None for one in aval.shape)
 
 
 def _refined(exported: Any, batch: int, source: str) -> tuple[Program, int]:
