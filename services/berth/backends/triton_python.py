@@ -3,13 +3,13 @@
 import asyncio
 from pathlib import Path
 
-from berth.backends import pbtxt
 from berth.backends.base import Placement, Prepared, Refused, Verdict
 from berth.backends.batching import whole_number
 from berth.backends.content import Content, Files, read_content
 from berth.backends.triton_serving import TritonServing, instance_group, prepared_digest, strings
 from berth.catalogue import Accelerator
 from berth.errors import InvalidInput
+from berth.models import pbtxt
 from berth.models.artefact import Artefact
 from berth.models.support import supports
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berth import catalogue
-from berth.backends import onnx, pbtxt, triton_python, xla
+from berth.backends import onnx, triton_python, xla
 from berth.backends.base import Placement, Prepared, Refused
 from berth.errors import InvalidInput
+from berth.models import pbtxt
 from berth.models.artefact import Analysis, Artefact, Tensor
 from berth.models.artefact_file import digest_of
 from tests.serving import FOLDER_CONFIGURATION, model_folder

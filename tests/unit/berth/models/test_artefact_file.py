@@ -12,7 +12,7 @@ from berth.models import formats
 from berth.models.artefact import Analysis, Tensor
 from berth.models.artefact_file import digest_of, open_artefact, path_of, read_artefact
 from berth.models.export import export, is_function, parse_input
-from berth.models.triton_folder import read_text
+from berth.models.pbtxt import parse
 from tests.unit.berth.models.builders import TRANSFORMER, exported, onnx_bytes, shape, transformer
 
 CONFIGURATION = """
@@ -107,7 +107,7 @@ def test_a_model_folder_of_triton_is_read_from_its_configuration(tmp_path: Path)
 @given(st.text(alphabet='{}[]<>:,;"\\abc1 \n#-', max_size=60))
 def test_whatever_stands_in_a_configuration_is_read_or_refused(text: str) -> None:
     try:
-        read_text(text)
+        parse(text)
     except InvalidInput:
         pass
 

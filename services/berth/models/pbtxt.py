@@ -106,9 +106,10 @@ class _Reader:
             kind, name = self._take()
             if end is not None and (kind, name) == ("mark", end):
                 return made
-            if kind != "word":
+            if kind != "word" or not re.fullmatch(r"[A-Za-z_]\w*", name):
                 raise self._wrong(name)
-            self._skip(":")
+            if not self._skip(":") and (self._next is None or self._next[1] not in ("{", "<", "[")):
+                raise self._wrong(name)
             for value in self._values(depth):
                 if name in _MAPS:
                     if not isinstance(value, dict) or "key" not in value:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from berth.backends import pbtxt
 from berth.errors import InvalidInput
+from berth.models import pbtxt
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,8 @@ from berth.errors import InvalidInput
         ("max_batch_size: 1\nx: nan", "nan"),
         ("x: -inf", "-inf"),
         ("x: 1e999", "1e999"),
+        ("1x: 2", "1x"),
+        ("x 1", "x"),
         ("x: [1, Infinity]", "Infinity"),
         ('parameters: "x"', "parameters"),
         ('parameters { value: { string_value: "x" } }', "parameters"),
