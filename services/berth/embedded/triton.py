@@ -174,7 +174,10 @@ class TritonServer:
         for _ in range(int(START_SECONDS / 0.1)):
             if not self.child.running():
                 raise RuntimeError(f"Triton ended while it started:\n{self.child.last_lines()}")
-            if await asyncio.to_thread(_ready, self.address):
+            # Its metrics have a port of their own, opened later.
+            if await asyncio.to_thread(_answers, f"{self.address}/v2/health/ready") and await asyncio.to_thread(
+                _answers, self.metrics
+            ):
                 return
             await asyncio.sleep(0.1)
         raise RuntimeError(f"Triton did not answer within {START_SECONDS:g} s:\n{self.child.last_lines()}")
@@ -191,9 +194,9 @@ class TritonServer:
         self.child.popen.wait()
 
 
-def _ready(address: str) -> bool:
+def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{address}/v2/health/ready", timeout=2.0) as answer:
+        with urllib.request.urlopen(url, timeout=2.0) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -1,8 +1,8 @@
 """What is served is what was digested."""
 
-import gc
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,25 +24,24 @@ async def test_a_folder_that_changes_between_the_look_and_the_load_is_refused(tm
     artefact = Artefact("m", "triton", digest_of(folder), 4)
     prepared = await triton_python.backend().prepare(artefact, folder, HERE)
     assert set(prepared.files) == {"1/model.py", "1-more"}
-    del prepared
-    gc.collect()  # what was read is kept while anybody has it
-    (folder / "1" / "model.py").write_text("EVIL")
+    evil = tmp_path / "evil" / "m"
+    shutil.copytree(folder, evil)
+    (evil / "1" / "model.py").write_text("EVIL")
     with pytest.raises(Refused, match=r"m: digest: .* it changed while it was being read: try again"):
-        await triton_python.backend().prepare(artefact, folder, HERE)
+        await triton_python.backend().prepare(artefact, evil, HERE)
 
 
 @pytest.mark.parametrize(("backend", "format"), [(xla.backend(), "jax-export"), (onnx.backend(), "onnx")])
 async def test_a_file_that_changes_between_the_look_and_the_load_is_refused(
     tmp_path: Path, backend: Backend, format: str
 ) -> None:
-    path = tmp_path / "m"
-    path.write_bytes(b"GOOD")
+    good, evil = tmp_path / "good", tmp_path / "m"
+    good.write_bytes(b"GOOD")
+    evil.write_bytes(b"EVIL")
     artefact = Artefact("m", format, hashlib.sha256(b"GOOD").hexdigest(), 4)
-    await backend.prepare(artefact, path, HERE)
-    gc.collect()
-    path.write_bytes(b"EVIL")
+    await backend.prepare(artefact, good, HERE)
     with pytest.raises(Refused, match="m: digest: "):
-        await backend.prepare(artefact, path, HERE)
+        await backend.prepare(artefact, evil, HERE)
 
 
 @pytest.mark.parametrize("at", ["1/leak", "leak"])
@@ -75,9 +74,11 @@ async def test_the_files_of_a_folder_are_too_large_together(tmp_path: Path, monk
     artefact = Artefact("m", "triton", digest_of(folder), size)
     monkeypatch.setattr(content, "MOST_BYTES", size)
     await triton_python.backend().prepare(artefact, folder, HERE)
+    again = tmp_path / "again" / "m"  # what was read may still be in use
+    shutil.copytree(folder, again)
     monkeypatch.setattr(content, "MOST_BYTES", size - 1)
     with pytest.raises(Refused, match=f"{size} bytes: more than"):
-        await triton_python.backend().prepare(artefact, folder, HERE)
+        await triton_python.backend().prepare(artefact, again, HERE)
 
 
 async def test_content_is_read_once_for_as_long_as_it_is_in_use(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class StrictKubeletStandIn:
 
     async def stop(self) -> None:
         """Ends as a kubelet does: it lets go of every plugin and keeps what containers have."""
-        for endpoint in self.endpoints.values():
+        for endpoint in list(self.endpoints.values()):  # a plugin may still register
             if endpoint.following is not None:
                 endpoint.following.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
