@@ -67,16 +67,18 @@ class StrictKubeletStandIn:
 
     async def stop(self) -> None:
         """Ends as a kubelet does: it lets go of every plugin and keeps what containers have."""
-        for endpoint in list(self.endpoints.values()):  # a plugin may still register
-            if endpoint.following is not None:
-                endpoint.following.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await endpoint.following
-            await endpoint.channel.close()
-        self.endpoints.clear()
-        self.lists.clear()
-        self.connected.clear()
-        await self._server.stop(None)
+        try:
+            for endpoint in list(self.endpoints.values()):  # a plugin may still register
+                if endpoint.following is not None:
+                    endpoint.following.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await endpoint.following
+                await endpoint.channel.close()
+            self.endpoints.clear()
+            self.lists.clear()
+            self.connected.clear()
+        finally:  # a server that was not stopped is waited for without end when the process ends
+            await self._server.stop(None)
 
     async def until(self, what: Callable[["StrictKubeletStandIn"], bool], seconds: float = 20) -> None:
         async with asyncio.timeout(seconds), self._changed:
