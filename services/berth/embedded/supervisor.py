@@ -232,6 +232,7 @@ class EmbeddedSystem:
             executors = environment.get("BERTH_EXECUTORS", "process,simulated")
             environment["BERTH_EXECUTORS"] = f"{executors},triton"
             environment["BERTH_TRITON_SERVERS"] = f"{node_name()}={self._triton.address}"
+            environment["BERTH_TRITON_METRICS"] = f"{node_name()}={self._triton.metrics}"
         return {**environment, **self._options.environment}
 
     def _spawn_service(self, name: str, listen: dict[str, str]) -> None:

@@ -29,6 +29,7 @@ from binder.executors.triton_copies import (
     placement_of,
     served_name,
 )
+from binder.executors.triton_latency import Pages
 from binder.executors.triton_members import Held, Members
 from binder.executors.triton_speed import triton_reports
 from binder.executors.triton_sweep import Sweep
@@ -55,7 +56,8 @@ class Times:
 
 class TritonExecutor:
     """`backends`: the first that can run the artefact on the member's accelerator serves it. `rules`: which
-    models are opened for whom. `clock`: seconds since the epoch."""
+    models are opened for whom. `clock`: seconds since the epoch. `pages`: of each node the metrics of its server, where
+    they are not at Triton's own port."""
 
     batch = 16
 
@@ -67,8 +69,10 @@ class TritonExecutor:
         rules: ModelRules,
         clock: Callable[[], float],
         times: Times | None = None,
+        pages: Servers | None = None,
     ) -> None:
         self._servers = servers
+        self._pages = Pages(servers, pages or Servers())
         self._backends = tuple(backends)
         self._rules = rules
         self._clock = clock
@@ -108,7 +112,7 @@ class TritonExecutor:
         return await self._all(assignments, self._release)
 
     async def reports(self, asked: Sequence[Asked]) -> Mapping[AttemptId, Reading]:
-        return await triton_reports(asked, self._statistics, self._clock)
+        return await triton_reports(asked, self._statistics, self._clock, self._pages.look())
 
     async def _statistics(self, assignment: Assignment, member: Member) -> Mapping[str, Any] | None:
         async with TritonClient(placement_of(assignment, member, self._servers).address) as client:
