@@ -145,6 +145,7 @@ async def _build(settings: BinderSettings, cluster: Cluster | None, pods: Pods |
             tries=settings.bind_tries,
         ),
         published=settled,
+        last_look=observer.last_look,
         beside=[observer.run, *([pods.source.run] if pods is not None else [])],
     )
 

@@ -60,6 +60,8 @@ class TritonExecutor:
     they are not at Triton's own port."""
 
     batch = 16
+    forgets = True
+    """A server has no statistics of what it unloaded."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 SUMMARY: Final = "nv_inference_request_summary_us"
 PORT: Final = 8002
 """Of Triton's metrics, unless it was told otherwise."""
-ANSWER_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 3.0
 MOST_BYTES: Final = 2**24
 MOST_SECONDS: Final = 1e7
 

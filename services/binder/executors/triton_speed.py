@@ -151,7 +151,7 @@ async def triton_reports(
     asked: Sequence[Asked], statistics: Statistics, clock: Callable[[], float], latency: Latency | None = None
 ) -> dict[AttemptId, Reading]:
     """`Reporting.reports` of an executor whose models a Triton server serves. A member that does not answer is asked
-    again the next time; what was done since the last look before an unload stays untold."""
+    again the next time; of what was unloaded nothing is told."""
     running = [each for each in asked if not each.ended and each.assignment.attempt.started_at is not None]
     at_once = asyncio.Semaphore(AT_ONCE)
     readings = await asyncio.gather(*(_reading(each, statistics, clock, at_once, latency) for each in running))
