@@ -128,7 +128,10 @@ class EmbeddedSystem:
     async def _watch_triton(self) -> None:
         """Where it ends again and again it is given up alone: a tenant's model can crash it, and all else goes on."""
         triton = self._triton
-        if self._triton_given_up or triton is None or triton.child is None or triton.child.running():
+        if self._triton_given_up or triton is None or triton.child is None:
+            return
+        if triton.child.running():
+            triton.note()
             return
         try:
             await self._restart("triton", triton.child)
