@@ -173,6 +173,50 @@ def stablehlo_of(path: Path) -> bytes:
     return bytes(jax.export.deserialize(bytearray(path.read_bytes())).mlir_module_serialized)
 
 
+OWN_MODEL = """
+{path}
+import numpy
+import triton_python_backend_utils as triton
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        array = triton.get_input_tensor_by_name(requests[0], "x")
+        array = {read}
+        return [triton.InferenceResponse([{write}])]
+"""
+HERE = 'import os, sys; sys.path[:0] = os.environ["BERTH_TRITON_PYTHONPATH"].split(":")'
+
+
+@pytest.mark.parametrize(
+    ("path", "read", "write", "expected"),
+    [
+        ("", "array.as_numpy()", 'triton.Tensor("y", array)', "No module named 'numpy'"),
+        (HERE, "array.as_numpy()", 'triton.Tensor("y", array)', "output tensor shape does not match size of output"),
+        (HERE, "array.as_numpy().copy()", 'triton.Tensor.from_dlpack("y", array)', [1.0, 1.0, 1.0]),
+        (HERE, "numpy.from_dlpack(array)", 'triton.Tensor.from_dlpack("y", array * 1)', [1.0, 2.0, 3.0]),
+    ],
+)
+async def test_what_docs_say_of_numpy_2_in_ones_own_model(
+    server: TritonServer, tmp_path: Path, path: str, read: str, write: str, expected: object
+) -> None:
+    """docs/backends.md: the wheel's Python backend was built for numpy 1. Where this fails, the server has changed."""
+    folder = model_folder(tmp_path / "doubler")
+    (folder / "1" / "model.py").write_text(OWN_MODEL.format(path=path, read=read, write=write))
+    backend, placement = triton_python.backend(), placed(server)
+    try:
+        serving = await backend.serve("own", await prepare(backend, folder, placement), placement)
+        answer: object = await ask(serving.endpoint, ROWS[0])
+    except (Refused, Unanswered) as error:
+        answer = str(error)
+    if isinstance(expected, str):
+        assert expected in str(answer)
+    else:
+        assert answer == expected
+    await backend.release("own", placement)
+    await backend.close()
+
+
 async def test_onnx_is_served_by_onnxruntime_in_python_where_triton_has_no_backend_for_it(
     server: TritonServer, tmp_path: Path
 ) -> None:
