@@ -140,7 +140,7 @@ class MemberPods:
                     if gone:
                         member.gone(self._clock())
                     raise NotFit(words, passing=not gone) from error
-                # 5. Somebody was there before, or it changed since it was looked at: which of them?
+                # Somebody was there before, or it changed since it was looked at: which of them?
                 try:
                     await self._looks.at(held, member)
                 except (KubernetesError, Unanswered) as unread:
