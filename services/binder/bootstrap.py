@@ -30,7 +30,7 @@ from binder.executors.model_rules import ModelRules
 from binder.executors.process import ProcessExecutor
 from binder.executors.simulated import SimulatedExecutor
 from binder.executors.triton import Times, TritonExecutor
-from binder.executors.triton_copies import read_servers
+from binder.executors.triton_copies import read_pages, read_servers
 from binder.handlers import Intake
 from binder.observing import Observer
 from binder.pods.wiring import Pods, open_pods
@@ -81,6 +81,7 @@ def _triton(settings: BinderSettings, cluster: Cluster | None) -> Executor:
         rules=ModelRules(open_artefact, settings.folders_of_models, settings.takes_code),
         clock=time.time,
         times=Times(bind=0.8 * settings.bind_timeout_seconds, grace=settings.triton_grace_seconds),
+        pages=read_pages(settings.triton_metrics),
     )
 
 
@@ -144,6 +145,7 @@ async def _build(settings: BinderSettings, cluster: Cluster | None, pods: Pods |
             tries=settings.bind_tries,
         ),
         published=settled,
+        last_look=observer.last_look,
         beside=[observer.run, *([pods.source.run] if pods is not None else [])],
     )
 

@@ -3,6 +3,9 @@
 Every so many seconds each running attempt is asked once, and once more when it has ended. A reading is made from the
 mark of the last one that was kept; the new mark and the record are written together. So a binder that dies between
 reads the same lines again and tells them once. Nothing here touches an attempt's state.
+
+Where an executor forgets what it released, `last_look` asks it before: after the intent to release is stored, and
+before the executor hears of it. A binder that dies between looks again, from the mark that was kept.
 """
 
 import asyncio
@@ -12,8 +15,9 @@ import structlog
 from prometheus_client import Counter
 
 from binder.domain.attempt import ENDED, AttemptId
-from binder.domain.executor import Asked, Executor, Reading, Reporting
+from binder.domain.executor import Asked, Executor, Forgetting, Reading, Reporting
 from binder.domain.reports import Open, Reports, Told
+from binder.domain.work import Assignment
 
 __all__ = ["Observer"]
 
@@ -24,6 +28,8 @@ OBSERVED = Counter("berth_observations_total", "Observations of running jobs' sp
 AT_ONCE = 200
 LEAST_PAUSE_SECONDS = 0.5
 ANSWER_SECONDS = 15.0
+LAST_LOOK_SECONDS = 6.0
+"""How long a release waits for it at most."""
 GIVEN_UP_SECONDS = 3600.0
 """An attempt that ended so long ago, and whose executor still cannot answer for it, is asked no more."""
 
@@ -68,6 +74,27 @@ class Observer:
             except TimeoutError:
                 pass
 
+    async def last_look(self, leaving: Sequence[Assignment]) -> None:
+        """Tells what attempts did that are about to be released, as far as nobody can ask for it later. Each by itself:
+        one whose server is silent keeps none other from being told. Errors of the database go to the caller."""
+        asked: dict[AttemptId, Reporting] = {}
+        for each in leaving:
+            executor = self._executors.get(each.attempt.executor)
+            if isinstance(executor, Forgetting) and executor.forgets:
+                asked[each.id] = executor
+        if not asked:
+            return
+        found = [one for one in await self._reports.of(list(asked)) if one.assignment.work.workload]
+
+        async def ask(one: Open) -> Mapping[AttemptId, Reading] | None:
+            return await self._ask(asked[one.assignment.id], [one], seconds=LAST_LOOK_SECONDS)
+
+        answers = await asyncio.gather(*map(ask, found))
+        told = [self._account(one, answer) for one, answer in zip(found, answers, strict=True)]
+        told = [one for one in told if one.reading is not None]
+        if told and await self._reports.tell(told):
+            self._told()
+
     async def _look(self, name: str, executor: Reporting, *, ended: bool) -> None:
         after = AttemptId("", 0)
         while batch := await self._reports.open(name, after, AT_ONCE, ended=ended):
@@ -93,13 +120,15 @@ class Observer:
             over = ended and not (reading is not None and reading.more)
         return Told(one, reading, until, over or not one.assignment.work.workload)
 
-    async def _ask(self, executor: Reporting, batch: Sequence[Open]) -> Mapping[AttemptId, Reading] | None:
+    async def _ask(
+        self, executor: Reporting, batch: Sequence[Open], *, seconds: float = ANSWER_SECONDS
+    ) -> Mapping[AttemptId, Reading] | None:
         """None: the executor did not answer."""
         asked = [Asked(one.assignment, one.mark, one.assignment.attempt.state in ENDED) for one in batch]
         if not asked:
             return {}
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await executor.reports(asked)
         except TimeoutError:
             log.warning("executor did not say how fast its attempts are", attempts=len(asked))

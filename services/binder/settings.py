@@ -9,7 +9,7 @@ from pydantic_settings import NoDecode
 from berth.backends.declaration import read_backends
 from berth.errors import InvalidInput
 from berth.settings import ServiceSettings
-from binder.executors.triton_copies import read_servers
+from binder.executors.triton_copies import read_pages, read_servers
 
 __all__ = ["EXECUTORS", "BinderSettings"]
 
@@ -41,6 +41,9 @@ class BinderSettings(ServiceSettings):
     """YAML: backends by command templates; see berth.backends.declaration."""
     triton_servers: str = ""
     """Of each node its Triton server: a template such as `http://{node}:8000`, or `node=url,node=url`."""
+    triton_metrics: str = ""
+    """Of each node the page of its Triton's metrics, written as `triton_servers`. A node that it does not name:
+    http://HOST:8002/metrics of the host in `triton_servers`."""
     triton_grace_seconds: float = Field(default=60.0, gt=0)
     """How long a Triton server may be gone before what it served has failed."""
     model_folders: Annotated[frozenset[str], NoDecode] = frozenset()
@@ -80,6 +83,15 @@ class BinderSettings(ServiceSettings):
     def _servers(cls, value: str) -> str:
         try:
             read_servers(value)
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("triton_metrics")
+    @classmethod
+    def _pages(cls, value: str) -> str:
+        try:
+            read_pages(value)
         except InvalidInput as error:
             raise ValueError(str(error)) from error
         return value

@@ -54,15 +54,18 @@ class Worker:
         clock: Callable[[], float] = time.time,
         published: Callable[[], None] = lambda: None,
         beside: Sequence[Callable[[], Awaitable[None]]] = (),
+        last_look: Callable[[Sequence[Assignment]], Awaitable[None]] | None = None,
     ) -> None:
         """`published` is called after each commit that may have left records to relay. `beside`: what else only the
-        one binder that has the store may run; it runs until cancelled."""
+        one binder that has the store may run; it runs until cancelled. `last_look` sees attempts that are wanted
+        released, before their executor does; it may see them again."""
         self._store = store
         self._executors = executors
         self._pace = pace
         self._clock = clock
         self._published = published
         self._beside = tuple(beside)
+        self._last_look = last_look
         self._due = {name: asyncio.Event() for name in executors}
         self._busy: set[AttemptId] = set()
         self._seen: list[tuple[AttemptId, Observation]] = []
@@ -148,9 +151,10 @@ class Worker:
                     staying.append(each)
                 else:
                     binding.append(each)
-            # 2. Read back what was asked before. What got nowhere is bound again, under the same id; after too
-            #    many tries the executor is told to let go of it, so that a late effect cannot follow.
-            read = await self._ask(executor.read_back, staying)
+            # 2. Read back what was asked before, and look a last time at what is to be released. What got nowhere is
+            #    bound again, under the same id; after too many tries the executor is told to let go of it, so that a
+            #    late effect cannot follow.
+            read, _ = await asyncio.gather(self._ask(executor.read_back, staying), self._look_at(leaving))
             for each in staying:
                 if read[each.id].seen not in (Seen.ABSENT, Seen.PARTIAL):
                     found[each.id] = read[each.id]
@@ -166,6 +170,16 @@ class Worker:
             self._tell(await self._store.settle(list(found.items()), self._clock()))
         finally:
             self._busy.difference_update(each.id for each in batch)
+
+    async def _look_at(self, leaving: Sequence[Assignment]) -> None:
+        """No longer than an executor may take: a release waits for it."""
+        if self._last_look is None or not leaving:
+            return
+        try:
+            async with asyncio.timeout(self._pace.answer_seconds):
+                await self._last_look(leaving)
+        except TimeoutError:
+            log.warning("what is released was not looked at a last time", attempts=len(leaving))
 
     async def _ask(
         self, call: Callable[[Sequence[Assignment]], Awaitable[Observations]], batch: Sequence[Assignment]

@@ -69,7 +69,11 @@ class Learner:
         for key, estimate in lesson.estimates.items():
             if worth_telling(estimate):
                 (told[key],) = validate([profile_of(key, estimate, last[key])], self.catalogue, now=self.now())
-                changed[key] = replace(estimate, told=(estimate.throughput, estimate.relative_uncertainty))
+                changed[key] = replace(
+                    estimate,
+                    told=(estimate.throughput, estimate.relative_uncertainty),
+                    told_latency=estimate.latencies.highest,
+                )
         await self.estimates.save(connection, lesson.reached, changed, list(told.values()))
         self.learnt({key.workload for key in told})
         SPANS.inc(len(spans))

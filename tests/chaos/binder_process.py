@@ -36,8 +36,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def arm(point: str, after: int) -> None:
-    owner, name, afterwards = POINTS[point]
+def arm(point: tuple[Any, str, bool], after: int = 1) -> None:
+    """`point`: a class, a method of it, and whether it is passed after the call rather than before."""
+    owner, name, afterwards = point
     inner: Callable[..., Any] = getattr(owner, name)
     left = after
 
@@ -71,7 +72,7 @@ def arm(point: str, after: int) -> None:
 
 async def main(dsn: str, state_dir: str, point: str, after: int) -> None:
     if point != "never":
-        arm(point, after)
+        arm(POINTS[point], after)
     database = await Database.open(dsn, "binder")
     await database.migrate("berth", "binder")
     executor = ProcessExecutor(Path(state_dir) / "attempts", stack_of=lambda _: "", grace_seconds=0.5)

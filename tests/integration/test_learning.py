@@ -162,7 +162,12 @@ async def test_a_served_models_speed_comes_back_as_a_profile(
     decided.bind.members.add(member=0, node="here").devices.add(device_id="here/cpu", index=0, milli=1000, model="CPU")
     records: list[Any] = []
     async with triton_server(tmp_path / "server") as server:
-        here = {"executors": ("triton",), "triton_servers": f"here={server.address}", "report_seconds": 0.5}
+        here = {
+            "executors": ("triton",),
+            "triton_servers": f"here={server.address}",
+            "triton_metrics": f"here={server.metrics}",
+            "report_seconds": 0.5,
+        }
         serving = settings.model_copy(update=here)
         store = settings_for(database_dsn, settings.kafka_bootstrap)
         async with running_binder(serving), running(store) as stub, collecting(settings.kafka_bootstrap, records):
@@ -184,6 +189,10 @@ async def test_a_served_models_speed_comes_back_as_a_profile(
             assert found.throughput_unit == "queries/s"
             got = await stub.GetProfile(pb.GetProfileRequest(workload=workload, accelerator="CPU"))
             assert got.profile.provenance == pb.PROVENANCE_OBSERVED
+            # Of its requests, from Triton's page: each takes the sleep, and what Python and the network add.
+            quantiles = [getattr(got.profile, f"latency_p{one}_seconds") for one in (50, 90, 99)]
+            assert quantiles == sorted(quantiles)
+            assert 0.1 < quantiles[0] < 0.15
 
 
 # The profile store

@@ -118,6 +118,105 @@ async def test_tritons_own_words_come_through(server: TritonServer, tmp_path: Pa
         await one.close()
 
 
+STABLEHLO = """
+module @affine {
+  func.func public @main(%x: tensor<2x3xf32> loc("x"), %b: tensor<3xbf16> loc("b"), %n: tensor<i64> loc("n"))
+      -> (tensor<2x3xf32>, tensor<i64>) {
+    %0 = stablehlo.convert %b : (tensor<3xbf16>) -> tensor<3xf32>
+    %1 = stablehlo.broadcast_in_dim %0, dims = [1] : (tensor<3xf32>) -> tensor<2x3xf32>
+    %2 = func.call @sum(%x, %1) : (tensor<2x3xf32>, tensor<2x3xf32>) -> tensor<2x3xf32>
+    %3 = stablehlo.add %n, %n : tensor<i64>
+    return %2, %3 : tensor<2x3xf32>, tensor<i64>
+  }
+  func.func private @sum(%x: tensor<2x3xf32>, %y: tensor<2x3xf32>) -> tensor<2x3xf32> {
+    %0 = stablehlo.add %x, %y : tensor<2x3xf32>
+    return %0 : tensor<2x3xf32>
+  }
+}
+"""
+
+
+async def test_bare_stablehlo_is_served_as_an_artefact_is(server: TritonServer, tmp_path: Path) -> None:
+    """Inputs of several types, one of them wider than jax has them by itself."""
+    path = tmp_path / "affine.mlir"
+    path.write_text(STABLEHLO)
+    backend, placement = xla.backend(), placed(server)
+    prepared = await prepare(backend, path, placement)
+    assert (await prepare(xla.backend(), path, placement)).digest == prepared.digest
+    await backend.serve("affine", prepared, placement)
+    async with TritonClient(server.address) as client:
+        answer = await client.infer(
+            "affine",
+            {
+                "inputs": [
+                    {"name": "x", "shape": [2, 3], "datatype": "FP32", "data": ROWS},
+                    {"name": "b", "shape": [3], "datatype": "FP32", "data": [10.0, 20.0, 30.0]},
+                    {"name": "n", "shape": [1], "datatype": "INT64", "data": [2**40]},
+                ]
+            },
+        )
+    assert [one["data"] for one in answer["outputs"]] == [[11.0, 22.0, 33.0, 14.0, 25.0, 36.0], [2**41]]
+    await backend.release("affine", placement)
+    await backend.close()
+    # A file of bytecode, such as jax.export writes within its artefact.
+    code = tmp_path / "double.mlirbc"
+    code.write_bytes(stablehlo_of(exported(tmp_path / "double.jax_export", platforms=("cpu",))))
+    serving = await backend.serve("code", await prepare(backend, code, placement), placement)
+    assert await ask(serving.endpoint, ROWS) == DOUBLED
+    await backend.release("code", placement)
+    await backend.close()
+
+
+def stablehlo_of(path: Path) -> bytes:
+    import jax.export
+
+    return bytes(jax.export.deserialize(bytearray(path.read_bytes())).mlir_module_serialized)
+
+
+OWN_MODEL = """
+{path}
+import numpy
+import triton_python_backend_utils as triton
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        array = triton.get_input_tensor_by_name(requests[0], "x")
+        array = {read}
+        return [triton.InferenceResponse([{write}])]
+"""
+HERE = 'import os, sys; sys.path[:0] = os.environ["BERTH_TRITON_PYTHONPATH"].split(":")'
+
+
+@pytest.mark.parametrize(
+    ("path", "read", "write", "expected"),
+    [
+        ("", "array.as_numpy()", 'triton.Tensor("y", array)', "No module named 'numpy'"),
+        (HERE, "array.as_numpy()", 'triton.Tensor("y", array)', "output tensor shape does not match size of output"),
+        (HERE, "array.as_numpy().copy()", 'triton.Tensor.from_dlpack("y", array)', [1.0, 1.0, 1.0]),
+        (HERE, "numpy.from_dlpack(array)", 'triton.Tensor.from_dlpack("y", array * 1)', [1.0, 2.0, 3.0]),
+    ],
+)
+async def test_what_docs_say_of_numpy_2_in_ones_own_model(
+    server: TritonServer, tmp_path: Path, path: str, read: str, write: str, expected: object
+) -> None:
+    """docs/backends.md: the wheel's Python backend was built for numpy 1. Where this fails, the server has changed."""
+    folder = model_folder(tmp_path / "doubler")
+    (folder / "1" / "model.py").write_text(OWN_MODEL.format(path=path, read=read, write=write))
+    backend, placement = triton_python.backend(), placed(server)
+    try:
+        serving = await backend.serve("own", await prepare(backend, folder, placement), placement)
+        answer: object = await ask(serving.endpoint, ROWS[0])
+    except (Refused, Unanswered) as error:
+        answer = str(error)
+    if isinstance(expected, str):
+        assert expected in str(answer)
+    else:
+        assert answer == expected
+    await backend.release("own", placement)
+    await backend.close()
+
+
 async def test_onnx_is_served_by_onnxruntime_in_python_where_triton_has_no_backend_for_it(
     server: TritonServer, tmp_path: Path
 ) -> None:

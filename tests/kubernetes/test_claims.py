@@ -262,14 +262,14 @@ async def test_a_gang_that_is_undone_leaves_its_claims_free(
 
         monkeypatch.setattr(executor.executor._requests, "bind", bind)
         # The claim cannot be freed at first: the API server does not answer.
-        free, cut = executor.executor._claims.release, [Unanswered("cut")]
+        free, cut = executor.executor._pods._claims.release, [Unanswered("cut")]
 
         async def release(*given_: Any) -> None:
             if cut:
                 raise cut.pop()
             await free(*given_)
 
-        monkeypatch.setattr(executor.executor._claims, "release", release)
+        monkeypatch.setattr(executor.executor._pods._claims, "release", release)
         (answer,) = await executor.bind(gang)
         assert answer.seen.value == "UNCLEAR"
         assert given(await kubernetes.get(f"{CLAIMS}/stays")) == [("gpu", "gpu-1")]

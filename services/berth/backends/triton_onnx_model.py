@@ -34,6 +34,7 @@ class TritonPythonModel:
         self.most = int(configuration["max_batch_size"])
         self.inputs = [one["name"] for one in configuration["input"]]
         self.texts = {one["name"] for one in configuration["input"] if one["data_type"] == "TYPE_STRING"}
+        self.scalars = {one.name for one in self.session.get_inputs() if not one.shape}
         self.outputs = [one["name"] for one in configuration["output"]]
 
     def execute(self, requests):
@@ -52,7 +53,9 @@ class TritonPythonModel:
 
     def read(self, name, tensor):
         # Not as_numpy(): a stub built for numpy 1 reads a wrong item size from numpy 2. Texts have no other way.
-        return tensor.as_numpy() if name in self.texts else numpy.from_dlpack(tensor)
+        array = tensor.as_numpy() if name in self.texts else numpy.from_dlpack(tensor)
+        # Triton has no scalars: a vector of one.
+        return array.reshape(()) if name in self.scalars else array
 
     def answer(self, arrays):
         whole = [numpy.array(one, order="C", ndmin=1) for one in arrays]

@@ -79,8 +79,8 @@ def tensors(described: tuple[Tensor, ...], field: str, *, batched: bool) -> list
             "dims": [-1 if size is None else size for size in shape],
         }
         if not shape:
-            # Triton has no scalars: a vector of one.
-            entry |= {"dims": [1], "reshape": {"shape": []}}
+            # Triton has no scalars: a vector of one. Only beside a batch's dimension may it be dropped again.
+            entry |= {"dims": [1], **({"reshape": {"shape": []}} if batched else {})}
         made.append(entry)
     return made
 

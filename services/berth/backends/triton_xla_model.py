@@ -14,6 +14,9 @@ sys.path[:0] = [path for path in os.environ.get("BERTH_TRITON_PYTHONPATH", "").s
 import numpy
 import triton_python_backend_utils as triton
 
+WIDE = ("int64", "uint64", "float64", "complex128")
+"""jax makes these narrow unless it is told otherwise, and they would not fit the program any more."""
+
 
 class TritonPythonModel:
     """One instance, on one device."""
@@ -31,6 +34,8 @@ class TritonPythonModel:
         path = os.path.join(args["model_repository"], args["model_version"], "model.jax_export")
         with open(path, "rb") as file:
             exported = jax.export.deserialize(bytearray(file.read()))
+        if any(aval.dtype.name in WIDE for aval in (*exported.in_avals, *exported.out_avals)):
+            jax.config.update("jax_enable_x64", True)
         devices = jax.devices()
         if args["model_instance_kind"] == "GPU":
             wanted = int(args["model_instance_device_id"])

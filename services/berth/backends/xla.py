@@ -1,4 +1,5 @@
-"""The backend xla: one jax.export artefact, served by Triton's Python backend on CPU, CUDA, ROCm or TPU."""
+"""The backend xla: one jax.export artefact, served by Triton's Python backend on CPU, CUDA, ROCm or TPU. Bare StableHLO
+is made into such an artefact first, for the platform where it is to run."""
 
 import asyncio
 import importlib.resources
@@ -18,6 +19,7 @@ from berth.backends.triton_serving import (
 )
 from berth.catalogue import Accelerator
 from berth.models.artefact import Artefact
+from berth.models.portable import portable_of
 from berth.models.support import PLATFORMS, supports
 
 __all__ = ["XlaBackend", "backend"]
@@ -27,15 +29,27 @@ class XlaBackend(TritonServing):
     name = "xla"
     stacks = tuple(PLATFORMS)
 
+    def __init__(self, *, answer_seconds: float = 10.0, load_seconds: float = 600.0) -> None:
+        super().__init__(answer_seconds=answer_seconds, load_seconds=load_seconds)
+        self._exporting = asyncio.Lock()
+        self._last: tuple[tuple[str, str], bytes] | None = None
+
     def can_run(self, artefact: Artefact, accelerator: Accelerator) -> Verdict:
-        if artefact.format != "jax-export":
-            words = "the backend xla serves jax-export: make one with `berth model analyse --out`"
+        if artefact.format not in ("jax-export", "stablehlo"):
+            words = "the backend xla serves jax-export and StableHLO: make one with `berth model analyse --out`"
             return Verdict((f"format: {artefact.format!r}: {words}",))
+        free = [one.name for one in (*artefact.inputs, *artefact.outputs) if None in one.shape]
+        if artefact.format == "stablehlo" and free:
+            words = "StableHLO with a free dimension is not served: write its size into the program, or use jax.export"
+            return Verdict((f"shape: {', '.join(free)}: {words}",))
         return Verdict(supports(artefact, accelerator))
 
     async def prepare(self, artefact: Artefact, content: Path, placement: Placement) -> Prepared:
         accelerator = self.fitting(artefact, placement)
         read = await read_content(artefact, content)
+        exported = read.files[""]
+        if artefact.format == "stablehlo":
+            exported = await self._exported(artefact, exported, platform_of(accelerator))
         model = importlib.resources.files("berth.backends") / "triton_xla_model.py"
         configuration, rows = described(artefact, placement, accelerator)
         configuration["parameters"] |= strings(
@@ -45,10 +59,18 @@ class XlaBackend(TritonServing):
                 "berth_rows": str(rows),
             }
         )
-        files = Files({"1/model.jax_export": read.files[""], "1/model.py": model.read_bytes()})
+        files = Files({"1/model.jax_export": exported, "1/model.py": model.read_bytes()})
         files.content = read
         digest = await asyncio.to_thread(prepared_digest, self.name, configuration, files)
         return Prepared(self.name, digest, files, configuration)
+
+    async def _exported(self, artefact: Artefact, content: bytes, platform: str) -> bytes:
+        """Made once for the members of a gang, which ask for the same one after another. Raises InvalidInput."""
+        async with self._exporting:
+            key = (artefact.digest, platform)
+            if self._last is None or self._last[0] != key:
+                self._last = key, await asyncio.to_thread(portable_of, content, artefact.name, platform)
+            return self._last[1]
 
 
 def described(artefact: Artefact, placement: Placement, accelerator: Accelerator) -> tuple[dict[str, Any], int]:

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from berth.v1.profiles_pb2_grpc import ProfileServiceAsyncStub
     from berth.v1.telemetry_pb2_grpc import TelemetryServiceAsyncStub
 
-__all__ = ["Session", "connected"]
+__all__ = ["Session", "connected", "session_options"]
+
+Body = TypeVar("Body", bound=Callable[..., Any])
 
 
 @dataclass(slots=True)
@@ -69,20 +71,26 @@ class Session:
             await channel.close()
 
 
-def connected(function: Callable[..., Awaitable[int | None]]) -> Callable[..., int]:
-    """Makes an async function `(session, ...)` the body of a command, with --context and --token.
-
-    What it returns is the exit code; None is 0.
-    """
-
-    @click.option(
+def session_options(function: Body) -> Body:
+    """--context and --token, as `context_file` and `token`: which system a command talks to, and as whom."""
+    token = click.option("--token", envvar="BERTH_TOKEN", default="", help="Access token [BERTH_TOKEN]")
+    context = click.option(
         "--context",
         "context_file",
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="Context file of the system to talk to [BERTH_CONTEXT]",
     )
-    @click.option("--token", envvar="BERTH_TOKEN", default="", help="Access token [BERTH_TOKEN]")
+    return context(token(function))
+
+
+def connected(function: Callable[..., Awaitable[int | None]]) -> Callable[..., int]:
+    """Makes an async function `(session, ...)` the body of a command, with --context and --token.
+
+    What it returns is the exit code; None is 0.
+    """
+
+    @session_options
     @functools.wraps(function)
     def command(context_file: Path | None, token: str, **arguments: Any) -> int:
         context = Context.load(context_path(context_file))

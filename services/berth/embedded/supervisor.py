@@ -128,7 +128,10 @@ class EmbeddedSystem:
     async def _watch_triton(self) -> None:
         """Where it ends again and again it is given up alone: a tenant's model can crash it, and all else goes on."""
         triton = self._triton
-        if self._triton_given_up or triton is None or triton.child is None or triton.child.running():
+        if self._triton_given_up or triton is None or triton.child is None:
+            return
+        if triton.child.running():
+            triton.note()
             return
         try:
             await self._restart("triton", triton.child)
@@ -232,6 +235,7 @@ class EmbeddedSystem:
             executors = environment.get("BERTH_EXECUTORS", "process,simulated")
             environment["BERTH_EXECUTORS"] = f"{executors},triton"
             environment["BERTH_TRITON_SERVERS"] = f"{node_name()}={self._triton.address}"
+            environment["BERTH_TRITON_METRICS"] = f"{node_name()}={self._triton.metrics}"
         return {**environment, **self._options.environment}
 
     def _spawn_service(self, name: str, listen: dict[str, str]) -> None:

@@ -22,6 +22,7 @@ import urllib.request
 from pathlib import Path
 
 from berth.embedded.process import Child, end_all, free_port, spawn
+from berth.embedded.triton_leftovers import Leftovers
 
 __all__ = ["PYTHONPATH", "TritonServer", "fetch", "unavailable"]
 
@@ -29,7 +30,7 @@ PYTHONPATH = "BERTH_TRITON_PYTHONPATH"
 LOCK = Path(__file__).with_name("triton-requirements.lock")
 STUBS = "pytriton/tritonserver/python_backend_stubs"
 START_SECONDS = 60.0
-_INHERITED = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "TZ", "GPU_DEVICE_ORDINAL"})
+_INHERITED = frozenset({"PATH", "HOME", "LANG", "TZ", "GPU_DEVICE_ORDINAL"})
 _INHERITED_BEGINNINGS = ("LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "TPU_", "JAX_", "XLA_", "OMP_")
 
 
@@ -117,6 +118,7 @@ class TritonServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
+        self._leftovers = Leftovers(self._folder)
         self.child: Child | None = None
         self.address = ""
         self.metrics = ""
@@ -125,6 +127,8 @@ class TritonServer:
         """Fetches it where need be, starts it, waits until it is ready, gives its address. Raises RuntimeError."""
         home = await asyncio.to_thread(fetch)
         (self._folder / "models").mkdir(parents=True, exist_ok=True)
+        # Of the last one, which may have been killed.
+        await asyncio.to_thread(self._leftovers.sweep)
         if not self.address:
             port, metrics_port = self._ports()
             self.address = f"http://127.0.0.1:{port}"
@@ -150,6 +154,7 @@ class TritonServer:
             environment={
                 "LD_LIBRARY_PATH": ":".join(libraries),
                 PYTHONPATH: ":".join(dict.fromkeys(sysconfig.get_paths()[key] for key in ("purelib", "platlib"))),
+                **self._leftovers.environment(),
             },
             inherit=inherited,
             folder=self._folder,
@@ -183,13 +188,21 @@ class TritonServer:
         raise RuntimeError(f"Triton did not answer within {START_SECONDS:g} s:\n{self.child.last_lines()}")
 
     def stop(self, *, grace_seconds: float = 8.0) -> None:
-        """Ends it. Blocks."""
+        """Ends it, and removes what it left. Blocks."""
         if self.child is not None:
+            self.note()
             end_all([self.child], grace_seconds=grace_seconds)
+            self._leftovers.sweep()
+
+    def note(self) -> None:
+        """Remembers what it would leave if it were killed now. Call it now and then while it runs."""
+        if self.child is not None:
+            self._leftovers.note(self.child.pid)
 
     def kill(self) -> None:
         """SIGKILL, as a crash; `start` brings it back on the same ports, without its models."""
         assert self.child is not None
+        self.note()
         self.child.popen.kill()
         self.child.popen.wait()
 

@@ -11,8 +11,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 from berth.errors import FieldError, InvalidInput
@@ -23,6 +25,7 @@ from berth.models.triton_folder import CONFIGURATION, read_folder
 
 __all__ = [
     "Opened",
+    "answer_of",
     "check_no_links",
     "check_size",
     "digest_of",
@@ -89,7 +92,13 @@ def read_artefact(content: bytes, name: str, *, source: str = "", batch: int | N
     """
     source = source or name
     check_size(source, len(content))
-    command = [sys.executable, "-m", "berth.models.reading", name, source, "" if batch is None else str(batch)]
+    arguments = (name, source, "" if batch is None else str(batch))
+    return parse_artefact(answer_of("berth.models.reading", arguments, content, source), "artefact")
+
+
+def answer_of(module: str, arguments: Sequence[str], content: bytes, source: str) -> dict[str, Any]:
+    """What the process `python -m module` says of the bytes. Raises InvalidInput."""
+    command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     remedy = f"broken, or none of these: {_KINDS}"
     try:
@@ -106,7 +115,7 @@ def read_artefact(content: bytes, name: str, *, source: str = "", batch: int | N
         raise InvalidInput.of("file", source, remedy) from error
     if "errors" in answer:
         raise InvalidInput([FieldError(*one) for one in answer["errors"]])
-    return parse_artefact(answer, "artefact")
+    return dict(answer)
 
 
 def digest_of(path: Path) -> str:

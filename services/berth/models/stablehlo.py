@@ -3,14 +3,15 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from berth.errors import InvalidInput
 from berth.models.missing import need
 from berth.models.program import Graph, Node, Program, Value
 
-__all__ = ["read_program"]
+__all__ = ["parse_module", "read_program"]
 
 INLINED_NODES = 4000
 """A function with at most so many operations is written out where it is called."""
@@ -22,6 +23,16 @@ _REMEDY = "give StableHLO as text or as a portable artefact, made by jax.export 
 
 def read_program(content: bytes, field: str = "file") -> Program:
     """The program of StableHLO text or bytecode. Raises InvalidInput."""
+    with parse_module(content, field) as module:
+        try:
+            return _Reader(need("jaxlib.mlir.ir"), module, field).program()
+        except RecursionError as error:
+            raise InvalidInput.of(field, "loops within loops", f"at most {MAX_DEPTH} deep can be read") from error
+
+
+@contextmanager
+def parse_module(content: bytes, field: str = "file") -> Iterator[Any]:
+    """MLIR's own module, and its context while it is used. Raises InvalidInput."""
     ir, stablehlo = need("jaxlib.mlir.ir"), need("jaxlib.mlir.dialects.stablehlo")
     context = ir.Context()
     stablehlo.register_dialect(context)
@@ -44,10 +55,7 @@ def read_program(content: bytes, field: str = "file") -> Program:
         except Exception as error:
             line = next((line for line in str(error).splitlines() if line.strip()), "")
             raise InvalidInput.of(field, line[:200] or type(error).__name__, _REMEDY) from error
-        try:
-            return _Reader(ir, module, field).program()
-        except RecursionError as error:
-            raise InvalidInput.of(field, "loops within loops", f"at most {MAX_DEPTH} deep can be read") from error
+        yield module
 
 
 class _Reader:

@@ -264,6 +264,7 @@ class Observation(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     MEMBERS_COUNTED_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
+    LATENCY_P90_SECONDS_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """Name in the profile store."""
     accelerator: _builtins.str
@@ -277,6 +278,9 @@ class Observation(_message.Message):
     """Seconds of work in which they were done; waiting for requests is no work."""
     batch_size: _builtins.int
     latency_p50_seconds: _builtins.float
+    """Of single requests, as whoever served them saw it; never a mean of quantiles. Triton's are over its sliding window,
+    the last minute or so; of several members or lines each is the largest told, which no quantile of all can exceed.
+    """
     latency_p99_seconds: _builtins.float
     precision: _builtins.str
     software_stack: _builtins.str
@@ -287,6 +291,7 @@ class Observation(_message.Message):
     members_counted: _builtins.int
     shared: _builtins.bool
     """True: on a share or a partition of a device, beside which others may have run."""
+    latency_p90_seconds: _builtins.float
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -314,21 +319,26 @@ class Observation(_message.Message):
         members: _builtins.int = ...,
         members_counted: _builtins.int = ...,
         shared: _builtins.bool = ...,
+        latency_p90_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "batch_size", b"batch_size", "from", b"from", "latency_p50_seconds", b"latency_p50_seconds", "latency_p99_seconds", b"latency_p99_seconds", "to", b"to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p90_seconds", b"_latency_p90_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "batch_size", b"batch_size", "from", b"from", "latency_p50_seconds", b"latency_p50_seconds", "latency_p90_seconds", b"latency_p90_seconds", "latency_p99_seconds", b"latency_p99_seconds", "to", b"to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "accelerator", b"accelerator", "batch_size", b"batch_size", "device_ids", b"device_ids", "devices", b"devices", "from", b"from", "latency_p50_seconds", b"latency_p50_seconds", "latency_p99_seconds", b"latency_p99_seconds", "members", b"members", "members_counted", b"members_counted", "nodes", b"nodes", "precision", b"precision", "seconds", b"seconds", "shared", b"shared", "software_stack", b"software_stack", "source", b"source", "to", b"to", "unit", b"unit", "units", b"units", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p90_seconds", b"_latency_p90_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "accelerator", b"accelerator", "batch_size", b"batch_size", "device_ids", b"device_ids", "devices", b"devices", "from", b"from", "latency_p50_seconds", b"latency_p50_seconds", "latency_p90_seconds", b"latency_p90_seconds", "latency_p99_seconds", b"latency_p99_seconds", "members", b"members", "members_counted", b"members_counted", "nodes", b"nodes", "precision", b"precision", "seconds", b"seconds", "shared", b"shared", "software_stack", b"software_stack", "source", b"source", "to", b"to", "unit", b"unit", "units", b"units", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
     _WhichOneofReturnType__latency_p50_seconds: _TypeAlias = _typing.Literal["latency_p50_seconds"]  # noqa: Y015
     _WhichOneofArgType__latency_p50_seconds: _TypeAlias = _typing.Literal["_latency_p50_seconds", b"_latency_p50_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__latency_p90_seconds: _TypeAlias = _typing.Literal["latency_p90_seconds"]  # noqa: Y015
+    _WhichOneofArgType__latency_p90_seconds: _TypeAlias = _typing.Literal["_latency_p90_seconds", b"_latency_p90_seconds"]  # noqa: Y015
     _WhichOneofReturnType__latency_p99_seconds: _TypeAlias = _typing.Literal["latency_p99_seconds"]  # noqa: Y015
     _WhichOneofArgType__latency_p99_seconds: _TypeAlias = _typing.Literal["_latency_p99_seconds", b"_latency_p99_seconds"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p50_seconds) -> _WhichOneofReturnType__latency_p50_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p90_seconds) -> _WhichOneofReturnType__latency_p90_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p99_seconds) -> _WhichOneofReturnType__latency_p99_seconds | None: ...
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import asyncpg
+
 from berth import outbox
 from berth.outbox import OutgoingRecord
 from berth.postgres import Connection, Database
@@ -12,6 +14,8 @@ from binder.domain.reports import Open, Told
 
 __all__ = ["PostgresReports"]
 
+OPEN = f"""SELECT {COLUMNS}, attempt.bind, r.mark, r.sequence, r.reached
+           FROM report AS r JOIN attempt ON attempt.job_id = r.job_id AND attempt.attempt = r.attempt"""
 OVER = ", ".join(f"'{state.value}'" for state in sorted(ENDED))
 
 
@@ -23,8 +27,7 @@ class PostgresReports:
 
     async def open(self, executor: str, after: AttemptId, limit: int, *, ended: bool) -> list[Open]:
         rows = await self._database.pool.fetch(
-            f"""SELECT {COLUMNS}, attempt.bind, r.mark, r.sequence, r.reached
-                FROM report AS r JOIN attempt ON attempt.job_id = r.job_id AND attempt.attempt = r.attempt
+            f"""{OPEN}
                 WHERE r.executor = $1 AND (r.job_id, r.attempt) > ($2, $3)
                   AND (NOT $4 OR attempt.state IN ({OVER}))
                 ORDER BY r.job_id, r.attempt LIMIT $5""",
@@ -34,7 +37,18 @@ class PostgresReports:
             ended,
             limit,
         )
-        return [Open(assignment_of(row), row["mark"], row["sequence"], row["reached"]) for row in rows]
+        return list(map(_open, rows))
+
+    async def of(self, attempts: Sequence[AttemptId]) -> list[Open]:
+        rows = await self._database.pool.fetch(
+            f"""{OPEN}
+                JOIN unnest($1::text[], $2::int[]) AS w (job_id, attempt)
+                  ON r.job_id = w.job_id AND r.attempt = w.attempt
+                ORDER BY r.job_id, r.attempt""",
+            [each.job_id for each in attempts],
+            [each.attempt for each in attempts],
+        )
+        return list(map(_open, rows))
 
     async def tell(self, told: Sequence[Told]) -> int:
         records = {one.open.assignment.id: _records(one) for one in told}
@@ -67,6 +81,10 @@ class PostgresReports:
             return len(outgoing)
 
         return await self._database.run(effect)
+
+
+def _open(row: asyncpg.Record) -> Open:
+    return Open(assignment_of(row), row["mark"], row["sequence"], row["reached"])
 
 
 def _records(told: Told) -> list[OutgoingRecord]:

@@ -195,7 +195,7 @@ def observed(assignment: Assignment, speed: Speed, sequence: int, span: tuple[fl
     told.nodes.extend(sorted({member.node for member in members}))
     told.units, told.unit, told.seconds, told.source = speed.units, speed.unit, speed.seconds, speed.source
     told.precision, told.software_stack = speed.precision, speed.software_stack
-    for name in ("batch_size", "latency_p50_seconds", "latency_p99_seconds"):
+    for name in ("batch_size", "latency_p50_seconds", "latency_p90_seconds", "latency_p99_seconds"):
         if (value := getattr(speed, name)) is not None:
             setattr(told, name, value)
     getattr(told, "from").FromNanoseconds(int(span[0] * 1e9))

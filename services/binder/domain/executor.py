@@ -13,7 +13,7 @@ from binder.domain.attempt import AttemptId, Observation
 from binder.domain.report import Speed
 from binder.domain.work import Assignment
 
-__all__ = ["Asked", "Executor", "LogPiece", "NotHeld", "Observations", "Reading", "Reporting", "Sink"]
+__all__ = ["Asked", "Executor", "Forgetting", "LogPiece", "NotHeld", "Observations", "Reading", "Reporting", "Sink"]
 
 Observations: TypeAlias = Mapping[AttemptId, Observation]
 Sink: TypeAlias = Callable[[Observations], None]
@@ -57,6 +57,14 @@ class Reporting(Protocol):
 
     async def reports(self, asked: Sequence[Asked]) -> Mapping[AttemptId, Reading]:
         """Attempts of which there is nothing new are left out."""
+
+
+@runtime_checkable
+class Forgetting(Reporting, Protocol):
+    """One that cannot tell of an attempt any more once it was released. It is asked once more just before."""
+
+    @property
+    def forgets(self) -> bool: ...
 
 
 class Executor(Protocol):

@@ -4,9 +4,10 @@ A line tells of the work done since the line before it:
 
     {"units": 120, "unit": "steps", "seconds": 10.2}
 
-and may tell `batch_size`, `precision`, `software_stack`, `latency_p50_seconds` and `latency_p99_seconds`. It is the
-work of the member that wrote it: the members' rates are added, over the mean of their seconds, so all of them must
-report. With `"scope": "gang"` it is the work of all members together, and one member is enough.
+and may tell `batch_size`, `precision`, `software_stack`, and `latency_p50_seconds`, `latency_p90_seconds` and
+`latency_p99_seconds`. It is the work of the member that wrote it: the members' rates are added, over the mean of their
+seconds, so all of them must report. With `"scope": "gang"` it is the work of all members together, and one member is
+enough.
 """
 
 import hashlib
@@ -26,6 +27,8 @@ MOST_KINDS, MOST_KINDS_OF_ATTEMPT = 8, 64
 """Of a reading, and of all readings of an attempt."""
 MOST_UNITS, MOST_SECONDS, MOST_BATCH = 1e15, 1e7, 10**9
 
+LATENCIES: Final = ("latency_p50_seconds", "latency_p90_seconds", "latency_p99_seconds")
+
 Kind: TypeAlias = tuple[str, int | None, str, str]
 """Unit, batch size, precision and software."""
 
@@ -42,6 +45,7 @@ class Line:
     precision: str = ""
     software_stack: str = ""
     latency_p50_seconds: float | None = None
+    latency_p90_seconds: float | None = None
     latency_p99_seconds: float | None = None
 
     @property
@@ -63,6 +67,7 @@ class Speed:
     precision: str = ""
     software_stack: str = ""
     latency_p50_seconds: float | None = None
+    latency_p90_seconds: float | None = None
     latency_p99_seconds: float | None = None
 
 
@@ -93,6 +98,7 @@ def parse_line(text: bytes) -> Line:
         precision=check.text("precision"),
         software_stack=check.text("software_stack"),
         latency_p50_seconds=check.amount("latency_p50_seconds", MOST_SECONDS, optional=True),
+        latency_p90_seconds=check.amount("latency_p90_seconds", MOST_SECONDS, optional=True),
         latency_p99_seconds=check.amount("latency_p99_seconds", MOST_SECONDS, optional=True),
     )
     if check.errors:
@@ -197,13 +203,17 @@ def _speed(by_member: Mapping[int, Sequence[Line]], members: int) -> Speed:
         batch_size=every[0].batch_size,
         precision=every[0].precision,
         software_stack=every[0].software_stack,
-        latency_p50_seconds=_mean(every, "latency_p50_seconds"),
-        latency_p99_seconds=_mean(every, "latency_p99_seconds"),
+        **_latencies(every),
     )
 
 
-def _mean(lines: Sequence[Line], field: str) -> float | None:
-    """By units of work, of the lines that tell it."""
-    told = [(value, line.units) for line in lines if (value := getattr(line, field)) is not None]
-    weight = sum(units for _, units in told)
-    return float(sum(value * units for value, units in told)) / weight if told else None
+def _latencies(lines: Sequence[Line]) -> dict[str, float]:
+    """The largest of each quantile, where all lines that tell any tell it: the quantile of all their requests together
+    is nowhere above it. (A mean of quantiles is no quantile of anything.)"""
+    telling = [line for line in lines if any(getattr(line, field) is not None for field in LATENCIES)]
+    found: dict[str, float] = {}
+    for field in LATENCIES:
+        values = [getattr(line, field) for line in telling]
+        if values and None not in values:
+            found[field] = max(values)
+    return found

@@ -36,6 +36,9 @@ class Reports(Protocol):
     async def open(self, executor: str, after: AttemptId, limit: int, *, ended: bool) -> list[Open]:
         """In the order of their ids, from the one past `after`. `ended`: only those that have."""
 
+    async def of(self, attempts: Sequence[AttemptId]) -> list[Open]:
+        """Those of `attempts` whose speed is still asked for."""
+
     async def tell(self, told: Sequence[Told]) -> int:
         """Marks and outgoing records change together or not at all; what was told meanwhile by another binder, or
         before, is not told again. Gives how many observations went out."""

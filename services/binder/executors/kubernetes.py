@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -20,13 +19,14 @@ from berth.kubernetes.informer import key_of
 from binder.adapters.cluster import Cluster
 from binder.domain.attempt import AttemptId, Observation, Seen
 from binder.domain.executor import LogPiece, Observations, Sink
-from binder.domain.pod import Stand, View
+from binder.domain.pod import Stand
 from binder.domain.work import Assignment, PodReference
-from binder.executors.kubernetes_attempt import HeldAttempt, HeldMember, Register, hold
-from binder.executors.kubernetes_claims import ClaimAllocator, ClaimsRefused
+from binder.executors.kubernetes_attempt import HeldAttempt, Register, hold
+from binder.executors.kubernetes_claims import ClaimAllocator
 from binder.executors.kubernetes_logs import read_logs
 from binder.executors.kubernetes_looks import PodLooks
-from binder.executors.kubernetes_requests import UNDECIDED, PodRequests, is_undecided
+from binder.executors.kubernetes_members import MemberPods, NotFit
+from binder.executors.kubernetes_requests import PodRequests
 from binder.executors.kubernetes_rights import MissingRights
 
 __all__ = ["KubernetesExecutor"]
@@ -37,15 +37,6 @@ ENDS = frozenset({Seen.SUCCEEDED, Seen.FAILED, Seen.RELEASED, Seen.REFUSED})
 TOLD = ENDS | {Seen.HELD, Seen.STARTED}
 # Changes that come together are judged and told together.
 GATHER_SECONDS = 0.02
-CHANGED_MEANWHILE = 6
-
-
-class _NotFit(Exception):
-    """A member's pod cannot be bound by this attempt. `passing`: a later attempt may find it otherwise."""
-
-    def __init__(self, words: str, *, passing: bool) -> None:
-        super().__init__(words)
-        self.passing = passing
 
 
 class KubernetesExecutor:
@@ -68,8 +59,9 @@ class KubernetesExecutor:
         self._cluster = cluster
         self._requests = PodRequests(cluster.client, requests=requests, answer_seconds=answer_seconds)
         self._looks = PodLooks(cluster, self._requests, clock)
-        self._claims = ClaimAllocator(cluster.client, cluster.claims, requests=requests)
         self._rights = MissingRights()
+        claims = ClaimAllocator(cluster.client, cluster.claims, requests=requests)
+        self._pods = MemberPods(self._requests, self._looks, claims, self._rights, clock)
         self._bind_seconds = bind_seconds
         self._namespaces = namespaces
         self._clock = clock
@@ -153,22 +145,23 @@ class KubernetesExecutor:
             return Observation(Seen.PARTIAL, self._clock(), words)
         try:
             if held.cause:
-                raise _NotFit(held.cause, passing=held.retryable)
+                raise NotFit(held.cause, passing=held.retryable)
             if held.made:
-                await self._make(held)
+                absent = [member for member in held.members if member.view.stand is Stand.GONE]
+                await self._all(self._pods.make(held, member) for member in absent)
             missing = [member for member in held.members if not member.view.ours]
             for member in held.members:
-                self._check_fit(member, whole=not missing)
+                self._pods.check_fit(member, whole=not missing)
             # 2. Their resource claims, then all of them at once.
             for member in missing:
-                await self._allocate(held, member)
-            unclear = await self._all(self._bind_member(held, member, until) for member in missing)
-        except _NotFit as error:
+                await self._pods.allocate(held, member)
+            unclear = await self._all(self._pods.bind(held, member, until) for member in missing)
+        except NotFit as error:
             # 3. Not whole: nothing of it stays.
             return await self._undo(held, error)
         except KubernetesError as error:
             if missing_right := self._rights.lasting(error):
-                return await self._undo(held, _NotFit(missing_right, passing=True))
+                return await self._undo(held, NotFit(missing_right, passing=True))
             raise
         # 4. What is known now; the rest is read back.
         words = next((one for one in unclear if one), "")
@@ -176,93 +169,7 @@ class KubernetesExecutor:
             return Observation(Seen.UNCLEAR, self._clock(), words)
         return held.judge(self._clock())
 
-    async def _allocate(self, held: HeldAttempt, member: HeldMember) -> None:
-        """Allocates the pod's resource claims, where it has any. Raises _NotFit."""
-        pod = await self._looks.pod_of(held, member)
-        if pod is None or not pod["spec"].get("resourceClaims"):
-            return
-        try:
-            devices = [claim.device_id for claim in member.place.devices]
-            await self._claims.allocate(pod, member.place.node, devices, str(held.id))
-        except ClaimsRefused as error:
-            raise _NotFit(f"pod {member.key}: {error}", passing=True) from error
-
-    async def _free_claims(self, held: HeldAttempt) -> None:
-        """Of members that are not bound, and will not be by this attempt. What runs, whoever bound it, keeps them, and
-        kube-controller-manager frees them."""
-        for member in held.members:
-            if member.pod.uid and member.idle:
-                pod = await self._looks.pod_of(held, member)
-                if pod is not None and not pod["spec"].get("resourceClaims"):
-                    continue
-                try:
-                    await self._claims.release(pod, member.pod.uid, str(held.id))
-                except KubernetesError as error:
-                    # Nobody is helped by an attempt that never ends: the next one of this pod frees what it finds.
-                    if not (words := self._rights.lasting(error)):
-                        raise
-                    log.error("claims are not freed", pod=member.key, attempt=str(held.id), error=words)
-
-    def _check_fit(self, member: HeldMember, *, whole: bool = False) -> None:
-        """`whole`: all are bound. Else one that has ended, or is going, is no member of a gang that is to become so."""
-        view = member.view
-        if view.ours:
-            if not whole and (view.deleting or view.stand in (Stand.LOST, Stand.FAILED)):
-                raise _NotFit(view.words or f"pod {member.key} is being deleted", passing=True)
-            return
-        if view.stand is Stand.GONE:
-            raise _NotFit(f"pod {member.key} is gone", passing=False)
-        if view.obstacle:
-            raise _NotFit(view.obstacle, passing=view.passing)
-
-    async def _bind_member(self, held: HeldAttempt, member: HeldMember, until: float) -> str:
-        """Why it is not known, "" once it is bound. Raises _NotFit."""
-        doubted, words = member.doubtful, "changes too fast to be bound"
-        for _ in range(CHANGED_MEANWHILE):
-            if asyncio.get_running_loop().time() > until:
-                return f"pod {member.key}: there was no time to bind it"
-            # The mirror may have heard since the look, and the version that goes with the binding is the new one.
-            self._check_fit(member)
-            if member.view.ours:
-                return ""
-            member.doubtful = True
-            try:
-                await self._requests.bind(member.pod, member.place, held.id, member.view.version)
-            except Unanswered as error:
-                return f"pod {member.key}: {error}"
-            except KubernetesError as error:
-                if error.status == 429:
-                    words = f"is not bound yet, the API server is busy: {error}"
-                    await asyncio.sleep(min(error.retry_after or 0.5, 2.0))
-                    continue
-                # This one did nothing; an earlier one may still arrive.
-                member.doubtful = doubted
-                if error.status in UNDECIDED:
-                    if missing_right := self._rights.lasting(error):
-                        raise _NotFit(f"pod {member.key} cannot be bound: {missing_right}", passing=True) from error
-                    return f"pod {member.key} cannot be bound: {error}"
-                if not error.conflict:
-                    gone = error.not_found
-                    words = f"pod {member.key} is gone" if gone else f"pod {member.key} cannot be bound: {error}"
-                    if gone:
-                        member.gone(self._clock())
-                    raise _NotFit(words, passing=not gone) from error
-                # 5. Somebody was there before, or it changed since it was looked at: which of them?
-                try:
-                    await self._looks.at(held, member)
-                except (KubernetesError, Unanswered) as unread:
-                    return f"pod {member.key}: {unread}"
-                if member.view.ours and not member.view.deleting:
-                    return ""
-                self._check_fit(member)
-                continue
-            member.doubtful = False
-            if not member.view.ours:
-                member.view = _bound(member)
-            return ""
-        return f"pod {member.key} {words}"
-
-    async def _undo(self, held: HeldAttempt, error: _NotFit) -> Observation:
+    async def _undo(self, held: HeldAttempt, error: NotFit) -> Observation:
         first = not held.cause
         if first:
             held.cause, held.retryable = str(error), error.passing or any(each.view.ours for each in held.members)
@@ -273,7 +180,7 @@ class KubernetesExecutor:
             for member in began:
                 self._spawn(self._requests.tell(member.pod, "BindingUndone", message))
         await self._end(held, evict=False)
-        await self._free_claims(held)
+        await self._pods.free_claims(held)
         observation = held.judge(self._clock())
         if observation.seen is Seen.REFUSED:
             return observation
@@ -283,7 +190,7 @@ class KubernetesExecutor:
         if held.releasing:
             return await self._release_one(assignment, held)
         if held.cause:
-            return await self._undo(held, _NotFit(held.cause, passing=held.retryable))
+            return await self._undo(held, NotFit(held.cause, passing=held.retryable))
         await self._looks.members(held, sure=held.bound_at is None)
         if _broken(held):
             self._stop_rest(held)
@@ -296,72 +203,18 @@ class KubernetesExecutor:
                 member.doubtful = True
         await self._looks.members(held, sure=True)
         await self._end(held, evict=not held.made)
-        await self._free_claims(held)
+        await self._pods.free_claims(held)
         if held.cause and held.calm:
             return Observation(Seen.RELEASED, self._clock(), held.cause)
         return held.judge(self._clock())
 
-    # --- making and ending ---
-
-    async def _make(self, held: HeldAttempt) -> None:
-        """Creates the pods that are not there. Raises _NotFit; what got no answer raises Unanswered."""
-
-        async def one(member: HeldMember) -> None:
-            assert member.manifest is not None
-            doubted, member.doubtful = member.doubtful, True
-            try:
-                pod = await self._requests.create(member.manifest)
-            except KubernetesError as error:
-                member.doubtful = doubted
-                if error.reason == "AlreadyExists":
-                    await self._looks.at(held, member)
-                    if member.view.stand is Stand.GONE:
-                        raise _NotFit(f"pod {member.key} is there and not of this job", passing=False) from error
-                    return
-                if is_undecided(error):
-                    if missing_right := self._rights.lasting(error):
-                        raise _NotFit(f"pod {member.key} cannot be made: {missing_right}", passing=True) from error
-                    raise Unanswered(f"pod {member.key} cannot be made: {error}") from error
-                # A quota, a namespace that is ending and the like may pass; what is not valid never will be.
-                passing = error.status in (403, 409)
-                raise _NotFit(f"kubernetes.manifest: {error}: mend the manifest", passing=passing) from error
-            member.doubtful = False
-            member.take(pod, held.id)
-
-        await self._all(one(member) for member in held.members if member.view.stand is Stand.GONE)
-
     async def _end(self, held: HeldAttempt, *, evict: bool) -> None:
         """Asks for the end of what is bound, and keeps what waits from being bound by a late request; then looks."""
         held.words = ""
-        acted = await self._all(self._end_member(held, member, evict=evict) for member in held.members)
+        acted = await self._all(self._pods.end(held, member, evict=evict) for member in held.members)
         held.words = next((one for one in acted if one), "")
         again = [member for member in held.members if member.view.active]
         await self._all(self._looks.at(held, member) for member in again)
-
-    async def _end_member(self, held: HeldAttempt, member: HeldMember, *, evict: bool) -> str:
-        """What keeps it from ending, "" where nothing does."""
-        try:
-            if member.doubtful:
-                await self._looks.at(held, member)
-            if member.view.stand is Stand.WAITING:
-                if held.made:
-                    await self._requests.delete(member.pod)
-                    await self._looks.at(held, member)
-                elif not member.view.released and member.doubtful:
-                    pod = await self._requests.let_go(member.pod, held.id)
-                    if pod is None:
-                        member.gone(self._clock())
-                    else:
-                        member.take(pod, held.id)
-            if member.view.active and not member.view.deleting:
-                await (self._requests.evict if evict else self._requests.delete)(member.pod)
-        except KubernetesError as error:
-            if error.not_found or error.conflict:
-                return ""  # gone, or another one by now: the look that follows tells
-            return f"pod {member.key}: {error}"
-        except Unanswered as error:
-            return f"pod {member.key}: {error}"
-        return ""
 
     # --- what happens by itself ---
 
@@ -419,7 +272,7 @@ class KubernetesExecutor:
             async with held.lock:
                 if self._attempts.get(held.id) is not held:
                     return
-                await self._free_claims(held)
+                await self._pods.free_claims(held)
         except (KubernetesError, Unanswered) as error:
             log.warning("claims could not be freed yet", attempt=str(held.id), error=str(error))
             return
@@ -465,22 +318,17 @@ class KubernetesExecutor:
         self._dirty.pop(held.id, None)
 
     async def _all(self, calls: Any) -> list[Any]:
-        """All to their end, also where one fails; then the first failure is raised, _NotFit before any other."""
+        """All to their end, also where one fails; then the first failure is raised, NotFit before any other."""
         done = await asyncio.gather(*calls, return_exceptions=True)
         failed = [one for one in done if isinstance(one, BaseException)]
         if failed:
-            raise next((one for one in failed if isinstance(one, _NotFit)), failed[0])
+            raise next((one for one in failed if isinstance(one, NotFit)), failed[0])
         return done
 
     def _spawn(self, what: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _bound(member: HeldMember) -> View:
-    """After the server's word, before the mirror has it."""
-    return replace(member.view, stand=Stand.BOUND, node=member.place.node, obstacle="")
 
 
 def _broken(held: HeldAttempt) -> bool:

@@ -25,10 +25,11 @@ from binder.domain.work import Assignment, Member
 from binder.executors.model_rules import ModelRules
 from binder.executors.triton_copies import (
     Servers,
-    content_of,
     placement_of,
     served_name,
 )
+from binder.executors.triton_latency import Pages
+from binder.executors.triton_loading import Loading, started
 from binder.executors.triton_members import Held, Members
 from binder.executors.triton_speed import triton_reports
 from binder.executors.triton_sweep import Sweep
@@ -55,9 +56,12 @@ class Times:
 
 class TritonExecutor:
     """`backends`: the first that can run the artefact on the member's accelerator serves it. `rules`: which
-    models are opened for whom. `clock`: seconds since the epoch."""
+    models are opened for whom. `clock`: seconds since the epoch. `pages`: of each node the metrics of its server, where
+    they are not at Triton's own port."""
 
     batch = 16
+    forgets = True
+    """A server has no statistics of what it unloaded."""
 
     def __init__(
         self,
@@ -67,14 +71,16 @@ class TritonExecutor:
         rules: ModelRules,
         clock: Callable[[], float],
         times: Times | None = None,
+        pages: Servers | None = None,
     ) -> None:
         self._servers = servers
+        self._pages = Pages(servers, pages or Servers())
         self._backends = tuple(backends)
-        self._rules = rules
         self._clock = clock
         self._times = times or Times()
         self._held: dict[AttemptId, Held] = {}
         self._members = Members(servers, backends, self._held)
+        self._loading = Loading(self._members, rules, clock=clock, grace=self._times.grace, given_up=self._remember)
         self._released: dict[AttemptId, tuple[float, Assignment]] = {}
         self._silent: dict[AttemptId, float] = {}
         self._sink: Sink | None = None
@@ -108,7 +114,7 @@ class TritonExecutor:
         return await self._all(assignments, self._release)
 
     async def reports(self, asked: Sequence[Asked]) -> Mapping[AttemptId, Reading]:
-        return await triton_reports(asked, self._statistics, self._clock)
+        return await triton_reports(asked, self._statistics, self._clock, self._pages.look())
 
     async def _statistics(self, assignment: Assignment, member: Member) -> Mapping[str, Any] | None:
         async with TritonClient(placement_of(assignment, member, self._servers).address) as client:
@@ -135,7 +141,7 @@ class TritonExecutor:
         if held.releasing:
             return Observation(Seen.UNCLEAR, self._clock(), "it is being released")
         if held.task is None:
-            self._begin(held, self._load(held))
+            self._begin(held, self._loading.load(held))
         return await self._outcome(held)
 
     async def _read_back(self, assignment: Assignment) -> Observation:
@@ -178,14 +184,14 @@ class TritonExecutor:
                 return seen_now
             held = self._held.setdefault(assignment.id, Held(assignment))
             held.serving = True
-            self._begin(held, self._give_up(held, seen_now))
+            self._begin(held, self._loading.give_up(held, seen_now))
             return await self._outcome(held)
         ready = [one.health is Health.READY for one in seen]
         if all(ready):
             if not assignment.attempt.release_wanted:
                 held = self._held.setdefault(assignment.id, Held(assignment))
                 held.serving, held.gone_since, held.vanished_at = True, None, None
-            return self._started(assignment, seen)
+            return started(assignment, self._clock(), seen)
         if stays:
             held = self._held.setdefault(assignment.id, Held(assignment))
             held.serving = True
@@ -208,7 +214,7 @@ class TritonExecutor:
             return Observation(Seen.UNCLEAR, now, str(error))
         words = f"its server could not be reached for more than {self._times.grace:g} s: {error}"
         held = self._held.setdefault(assignment.id, Held(assignment))
-        self._begin(held, self._give_up(held, Observation(Seen.REFUSED, now, words)))
+        self._begin(held, self._loading.give_up(held, Observation(Seen.REFUSED, now, words)))
         return await self._outcome(held)
 
     async def _release(self, assignment: Assignment) -> Observation:
@@ -219,9 +225,9 @@ class TritonExecutor:
             held.releasing = True
             before = held.task
             held.task = None
-            self._begin(held, self._end(held, before))
+            self._begin(held, self._loading.end(held, before))
         elif held.task is None:
-            self._begin(held, self._end(held, None))
+            self._begin(held, self._loading.end(held, None))
         return await self._outcome(held)
 
     def _begin(self, held: Held, work: Coroutine[Any, Any, Observation]) -> None:
@@ -256,7 +262,6 @@ class TritonExecutor:
 
     def _concluded(self, held: Held, seen: Observation) -> None:
         """Also told by the sink: the call may have ended long ago. Telling twice changes nothing."""
-        now = self._clock()
         if seen.seen is not Seen.UNCLEAR:
             self._silent.pop(held.assignment.id, None)
         match seen.seen:
@@ -264,7 +269,7 @@ class TritonExecutor:
                 held.serving, held.gone_since, held.vanished_at = True, None, None
             case Seen.RELEASED | Seen.FAILED:
                 self._held.pop(held.assignment.id, None)
-                self._released[held.assignment.id] = (now, held.assignment)
+                self._remember(held.assignment)
             case Seen.REFUSED:
                 self._held.pop(held.assignment.id, None)
             case _:
@@ -273,81 +278,9 @@ class TritonExecutor:
         if self._sink is not None and seen.seen is not Seen.UNCLEAR:
             self._sink({held.assignment.id: seen})
 
-    async def _load(self, held: Held) -> Observation:
-        """Loads every member's copy, or none."""
-        assignment = held.assignment
-        members = assignment.work.members
-        # Opened once for all members: a backend reads what is in use already no second time.
-        opened = asyncio.create_task(asyncio.to_thread(content_of, assignment, self._rules))
-        opened.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        done = await asyncio.gather(
-            *(self._members.serve(held, member, opened) for member in members), return_exceptions=True
-        )
-        refusals = [one for one in done if isinstance(one, (Refused, InvalidInput))]
-        failures = [one for one in done if isinstance(one, BaseException)]
-        if not failures:
-            return self._started(assignment, [one for one in done if isinstance(one, Serving)])
-        for one in failures:
-            if not isinstance(one, (Refused, InvalidInput, Unanswered)):
-                raise one
-        if not refusals:
-            return Observation(Seen.UNCLEAR, self._clock(), str(failures[0]))
-        words = str(refusals[0])
-        log.info("a model was refused", attempt=str(assignment.id), words=words)
-        try:
-            await self._members.unload(held)
-        except Unanswered as error:
-            # Not said as a refusal before the others are gone: the claim must not be free while they hold devices.
-            return Observation(Seen.UNCLEAR, self._clock(), f"{words}; and the other members' copies: {error}")
-        # What is wrong with the job itself is wrong on every node.
-        retryable = any(isinstance(one, Refused) for one in refusals)
-        return Observation(Seen.REFUSED, self._clock(), words, retryable=retryable)
-
-    async def _load_again(self, held: Held) -> Observation:
-        """What is bound and vanished: the claims still stand and a copy has no state, so the same attempt loads it."""
-        log.warning("a model vanished and is loaded again", attempt=str(held.assignment.id))
-        seen = await self._load(held)
-        held.words = seen.message
-        if seen.seen is Seen.REFUSED:
-            return Observation(Seen.FAILED, seen.at, f"it vanished and could not be loaded again: {seen.message}")
-        return seen
-
-    async def _end(self, held: Held, before: asyncio.Task[Observation] | None) -> Observation:
-        """Unloads, once what this instance was loading has been answered."""
-        if before is not None:
-            await asyncio.wait([before])
-        try:
-            await self._members.unload(held)
-        except Unreachable as error:
-            now = self._clock()
-            held.gone_since = held.gone_since or now
-            if now - held.gone_since < self._times.grace:
-                return Observation(Seen.UNCLEAR, now, str(error))
-            log.warning("released without the server's word", attempt=str(held.assignment.id), error=str(error))
-        except Unanswered as error:
-            # Somebody is there and may have it still: it holds its device however long that takes.
-            held.gone_since = None
-            return Observation(Seen.UNCLEAR, self._clock(), str(error))
-        return Observation(Seen.RELEASED, self._clock())
-
-    async def _give_up(self, held: Held, seen: Observation) -> Observation:
-        """`seen`, once each copy is gone that can be reached; UNCLEAR where one may still be there."""
-        try:
-            await self._members.unload(held)
-        except Unreachable as error:
-            log.warning("given up without the server's word", attempt=str(held.assignment.id), error=str(error))
-        except Unanswered as error:
-            log.warning("what is to be given up is there still", attempt=str(held.assignment.id), error=str(error))
-            return Observation(Seen.UNCLEAR, self._clock(), f"{seen.message}; and it may still be there: {error}")
-        self._released[held.assignment.id] = (self._clock(), held.assignment)
-        return seen
-
-    def _started(self, assignment: Assignment, seen: Sequence[Serving]) -> Observation:
-        now = self._clock()
-        at = assignment.attempt.started_at
-        return Observation(
-            Seen.STARTED, now, started_at=now if at is None else at, endpoints=tuple(one.endpoint for one in seen)
-        )
+    def _remember(self, assignment: Assignment) -> None:
+        """It is gone, and looked for again for a while."""
+        self._released[assignment.id] = (self._clock(), assignment)
 
     async def _watch(self) -> None:
         """Each attempt is looked at by a task of its own: a server that is silent holds up its own only."""
@@ -378,7 +311,7 @@ class TritonExecutor:
             mine = self._held.get(held.assignment.id) is held and held.task is None and not held.releasing
             if mine and now - held.gone_since >= self._times.grace:
                 words = f"its server was gone for more than {self._times.grace:g} s: {error}"
-                self._begin(held, self._give_up(held, Observation(Seen.FAILED, now, words)))
+                self._begin(held, self._loading.give_up(held, Observation(Seen.FAILED, now, words)))
             return
         if self._held.get(held.assignment.id) is not held:
             return
@@ -395,11 +328,11 @@ class TritonExecutor:
             held.vanished_at, held.loads, held.load_at, held.words = now, 0, now, ""
         if held.loads and now - held.vanished_at >= self._times.grace:
             words = f"it vanished and was not ready again within {self._times.grace:g} s: {held.words}"
-            self._begin(held, self._give_up(held, Observation(Seen.FAILED, now, words)))
+            self._begin(held, self._loading.give_up(held, Observation(Seen.FAILED, now, words)))
         elif now >= held.load_at:
             held.loads += 1
             held.load_at = now + min(MOST_PAUSE, 2.0**held.loads)
-            self._begin(held, self._load_again(held))
+            self._begin(held, self._loading.load_again(held))
 
     async def _sweep(self) -> None:
         """What was released and is there all the same is unloaded: a load was on its way, or the server was away."""

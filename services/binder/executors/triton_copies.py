@@ -12,11 +12,16 @@ from berth.models.artefact_file import Opened, path_of
 from binder.domain.work import Assignment, Member
 from binder.executors.model_rules import ModelRules
 
-__all__ = ["NO_SUCH_MODEL", "Servers", "content_of", "placement_of", "raise_worst", "read_servers", "served_name"]
+__all__ = [
+    "NO_SUCH_MODEL", "Servers", "content_of", "placement_of", "raise_worst", "read_pages", "read_servers",
+    "served_name",
+]  # fmt: skip
 
 NO_SUCH_MODEL = "no server has it"
 FIELD = "BERTH_TRITON_SERVERS"
 _REMEDY = "write http://{node}:8000, or node=http://host:8000,node=..."
+PAGES = "BERTH_TRITON_METRICS"
+_PAGES_REMEDY = "write http://{node}:8002/metrics, or node=http://host:8002/metrics,node=..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,31 +37,40 @@ class Servers:
 
 
 def read_servers(text: str) -> Servers:
-    """Raises InvalidInput."""
+    """BERTH_TRITON_SERVERS. Raises InvalidInput."""
+    return _read(text, FIELD, _REMEDY)
+
+
+def read_pages(text: str) -> Servers:
+    """BERTH_TRITON_METRICS: pages, so with a path. Raises InvalidInput."""
+    return _read(text, PAGES, _PAGES_REMEDY, path=True)
+
+
+def _read(text: str, field: str, remedy: str, *, path: bool = False) -> Servers:
     text = text.strip()
     if "{node}" in text:
-        _check_url(text.replace("{node}", "node"), text)
+        _check_url(text.replace("{node}", "node"), text, field, remedy, path)
         return Servers(template=text.rstrip("/"))
     found: dict[str, str] = {}
     for part in (one.strip() for one in text.split(",") if one.strip()):
         node, equals, address = part.partition("=")
         if not equals or not node.strip():
-            raise InvalidInput.of(FIELD, part, _REMEDY)
+            raise InvalidInput.of(field, part, remedy)
         if node.strip() in found:
-            raise InvalidInput.of(FIELD, part, f"node {node.strip()!r} stands twice: keep one")
-        _check_url(address.strip(), part)
+            raise InvalidInput.of(field, part, f"node {node.strip()!r} stands twice: keep one")
+        _check_url(address.strip(), part, field, remedy, path)
         found[node.strip()] = address.strip().rstrip("/")
     return Servers(by_node=found)
 
 
-def _check_url(address: str, shown: str) -> None:
+def _check_url(address: str, shown: str, field: str, remedy: str, path: bool) -> None:
     try:
         parts = urlsplit(address)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         sound = False
-    if not sound or parts.query or parts.fragment or parts.path.strip("/"):
-        raise InvalidInput.of(FIELD, shown, _REMEDY)
+    if not sound or parts.query or parts.fragment or bool(parts.path.strip("/")) > path:
+        raise InvalidInput.of(field, shown, remedy)
 
 
 def served_name(assignment: Assignment, member: Member) -> str:

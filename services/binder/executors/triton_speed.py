@@ -5,6 +5,9 @@ The time that counts is that of executions, as `batch_stats` has it for each bat
 work, nor is waiting in the queue. (`inference_stats` counts an execution's time once for each request of its batch.)
 Executions of several instances overlap: no more seconds are counted than went by. Work is told, for each batch size,
 once every member has LEAST_SECONDS of it; until then it stays in the mark.
+
+The latencies that are told beside it are quantiles of all requests in the server's window at the time of the look (see
+triton_latency). They are told of the batch size in which most of the work was done, and of no other.
 """
 
 import asyncio
@@ -21,6 +24,7 @@ from binder.domain.attempt import AttemptId
 from binder.domain.executor import Asked, Reading
 from binder.domain.report import Line, joined
 from binder.domain.work import Assignment, Member
+from binder.executors.triton_latency import Quantiles
 
 __all__ = ["Statistics", "counters_of", "reading_of", "triton_reports"]
 
@@ -35,6 +39,8 @@ PHASES: Final = ("compute_input", "compute_infer", "compute_output")
 
 Counters: TypeAlias = Mapping[int, tuple[int, int]]
 """By batch size: executions, and nanoseconds in all of them."""
+Latency: TypeAlias = Callable[[Assignment, Member], Awaitable[Quantiles]]
+"""Of a member's model; it raises nothing."""
 Statistics: TypeAlias = Callable[[Assignment, Member], Awaitable[Mapping[str, Any] | None]]
 """Of a member's model, as the server gives them; None where it does not serve it (any more). It may raise Refused,
 Unanswered and InvalidInput."""
@@ -79,6 +85,11 @@ class _Member:
                 self.pending[batch] = (known + count, seconds + overlap * spent / 1e9)
         self.at, self.seen = at, dict(counters)
 
+    def most_of(self) -> int | None:
+        """The batch size of more than half of what was asked for and is not told yet; None where there is none."""
+        asked = {batch: batch * count for batch, (count, _) in self.pending.items()}
+        return next((batch for batch, count in asked.items() if 2 * count > sum(asked.values())), None)
+
 
 def reading_of(
     mark: str,
@@ -87,8 +98,9 @@ def reading_of(
     members: int,
     started_at: float,
     at: float,
+    latencies: Mapping[int, Quantiles] | None = None,
 ) -> Reading:
-    """`counters` by member, as far as they answered; times in seconds since the epoch."""
+    """`counters` and `latencies` by member, as far as they answered; times in seconds since the epoch."""
     state = {member: _Member(started_at) for member in range(members)} | _read(mark)
     for member, counted in counters.items():
         state[member].look(counted, at)
@@ -96,10 +108,22 @@ def reading_of(
     ready = set.intersection(*({b for b, (_, spent) in one.pending.items() if spent >= LEAST_SECONDS}
                                for one in state.values()))  # fmt: skip
     lines: dict[int, list[Line]] = {}
+    windows = {member: (latencies or {}).get(member, Quantiles()) for member in state}
+    # Of the gang only where every member's are known: the one that is silent may be the slowest.
+    known = all(one != Quantiles() for one in windows.values())
     for member, one in state.items():
+        most = one.most_of()
+        quantiles = windows[member] if known else Quantiles()
         for batch in sorted(ready):
             count, spent = one.pending.pop(batch)
             line = Line(float(batch * count), "queries", spent, batch_size=batch)
+            if batch == most:
+                line = replace(
+                    line,
+                    latency_p50_seconds=quantiles.p50,
+                    latency_p90_seconds=quantiles.p90,
+                    latency_p99_seconds=quantiles.p99,
+                )
             lines.setdefault(member, []).append(line)
     speeds = tuple(replace(speed, source="triton") for speed in joined(lines, members))
     return Reading(_written(state), speeds)
@@ -124,33 +148,42 @@ def _written(state: Mapping[int, _Member]) -> str:
 
 
 async def triton_reports(
-    asked: Sequence[Asked], statistics: Statistics, clock: Callable[[], float]
+    asked: Sequence[Asked], statistics: Statistics, clock: Callable[[], float], latency: Latency | None = None
 ) -> dict[AttemptId, Reading]:
     """`Reporting.reports` of an executor whose models a Triton server serves. A member that does not answer is asked
-    again the next time; what was done since the last look before an unload stays untold."""
+    again the next time; of what was unloaded nothing is told."""
     running = [each for each in asked if not each.ended and each.assignment.attempt.started_at is not None]
     at_once = asyncio.Semaphore(AT_ONCE)
-    readings = await asyncio.gather(*(_reading(each, statistics, clock, at_once) for each in running))
+    readings = await asyncio.gather(*(_reading(each, statistics, clock, at_once, latency) for each in running))
     return {each.assignment.id: reading for each, reading in zip(running, readings, strict=True) if reading is not None}
 
 
 async def _reading(
-    each: Asked, statistics: Statistics, clock: Callable[[], float], at_once: asyncio.Semaphore
+    each: Asked,
+    statistics: Statistics,
+    clock: Callable[[], float],
+    at_once: asyncio.Semaphore,
+    latency: Latency | None,
 ) -> Reading | None:
     attempt, members = each.assignment.attempt, each.assignment.work.members
 
-    async def ask(member: Member) -> Counters | None:
+    async def ask(member: Member) -> tuple[Counters, Quantiles] | None:
         try:
             async with asyncio.timeout(ANSWER_SECONDS), at_once:
                 told = await statistics(each.assignment, member)
-            return None if told is None else counters_of(told)
+            if told is None:
+                return None
+            # After the counts: what is counted is in the window.
+            return counters_of(told), Quantiles() if latency is None else await latency(each.assignment, member)
         except (Unanswered, Refused, InvalidInput, ValueError, TimeoutError) as error:
             log.info("a server did not say how fast a model is", attempt=str(attempt.id), error=repr(error))
             return None
 
     # Together: a gang on a server that hangs would else be waited for longer than the observer waits for all.
     told = await asyncio.gather(*map(ask, members))
-    counters = {member.member: one for member, one in zip(members, told, strict=True) if one is not None}
+    counters = {member.member: one[0] for member, one in zip(members, told, strict=True) if one is not None}
+    latencies = {member.member: one[1] for member, one in zip(members, told, strict=True) if one is not None}
     if not counters or attempt.started_at is None:
         return None
-    return reading_of(each.mark, counters, members=len(members), started_at=attempt.started_at, at=clock())
+    started_at = attempt.started_at
+    return reading_of(each.mark, counters, members=len(members), started_at=started_at, at=clock(), latencies=latencies)

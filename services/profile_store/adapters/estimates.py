@@ -12,7 +12,7 @@ from berth import outbox
 from berth.postgres import Connection, Database
 from profile_store.adapters.encoding import records
 from profile_store.adapters.postgres_profiles import put_profiles
-from profile_store.domain.learning import ENOUGH, Estimate, Outlier, Reason, Run
+from profile_store.domain.learning import ENOUGH, Estimate, Latencies, Outlier, Reason, Run
 from profile_store.domain.profile import Profile, ProfileKey
 
 __all__ = ["PostgresEstimates"]
@@ -33,13 +33,13 @@ PLAIN = {
     "unwatched": "bigint",
     "other_units": "integer",
     "runs": "bigint",
-    "latency_p50_seconds": "double precision",
-    "latency_p99_seconds": "double precision",
+    "told_latency": "double precision",
     "last_at": "timestamptz",
 }
 OTHER = {
     "set_aside": "jsonb",
     "outlying": "jsonb",
+    "windows": "jsonb",
     "told_throughput": "double precision",
     "told_uncertainty": "double precision",
 }
@@ -159,6 +159,7 @@ def _written(estimate: Estimate) -> tuple[Any, ...]:
         *(getattr(estimate, name) for name in PLAIN),
         json.dumps({reason.value: count for reason, count in estimate.set_aside.items()}),
         json.dumps([[one.level, one.run.job_id, one.run.attempt] for one in estimate.outlying]),
+        json.dumps([astuple(one) for one in estimate.windows]),
         *told,
     )
 
@@ -169,5 +170,6 @@ def _read(row: asyncpg.Record) -> tuple[ProfileKey, Estimate]:
         **{name: row[name] for name in PLAIN},
         set_aside={Reason(reason): count for reason, count in json.loads(row["set_aside"]).items()},
         outlying=tuple(Outlier(level, Run(job, attempt)) for level, job, attempt in json.loads(row["outlying"])),
+        windows=tuple(Latencies(*one) for one in json.loads(row["windows"])),
         told=None if None in told else told,
     )

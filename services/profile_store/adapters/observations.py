@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from berth.errors import InvalidInput
 from berth.v1 import binding_pb2, profiles_pb2, telemetry_pb2
-from profile_store.domain.learning import Estimate, Reason, Run, Span
+from profile_store.domain.learning import Estimate, Latencies, Reason, Run, Span
 from profile_store.domain.profile import Catalogue, Profile, ProfileKey, Provenance, known_accelerator, validate
 from profile_store.domain.throttling import Reported, ThrottleWatch
 
@@ -46,6 +46,7 @@ def span_of(
         throughput=told.units / told.seconds,
         throughput_unit=f"{told.unit}/s",
         latency_p50_seconds=told.latency_p50_seconds if told.HasField("latency_p50_seconds") else None,
+        latency_p90_seconds=told.latency_p90_seconds if told.HasField("latency_p90_seconds") else None,
         latency_p99_seconds=told.latency_p99_seconds if told.HasField("latency_p99_seconds") else None,
         measured_at=end,
     )
@@ -65,8 +66,7 @@ def span_of(
         batch_size=sound.batch_size,
         precision=sound.precision,
         software_stack=sound.software_stack,
-        latency_p50_seconds=sound.latency_p50_seconds,
-        latency_p99_seconds=sound.latency_p99_seconds,
+        latencies=Latencies(*(getattr(sound, field) for field in Latencies.FIELDS)),
     )
 
 

@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from profile_store.domain.profile import Profile, ProfileKey, Provenance
 
-__all__ = ["ENOUGH", "Estimate", "Lesson", "Reason", "Run", "Span", "Watched", "learn", "profile_of", "worth_telling"]
+__all__ = [
+    "ENOUGH", "Estimate", "Latencies", "Lesson", "Reason", "Run", "Span", "Watched", "learn", "profile_of",
+    "worth_telling",
+]  # fmt: skip
 
 MEMORY: Final = 50
 """Spans: beyond these the mean moves by a fiftieth of each."""
@@ -33,6 +36,10 @@ SHIFT_SPANS, SHIFT_RUNS, SHIFT_SPANS_OF_ONE_RUN = 5, 2, 20
 AGREEING: Final = 0.1
 """Logarithm by which outliers may differ and still agree, where their own spread is not wider."""
 MATERIAL: Final = 0.02
+WINDOWS: Final = 5
+"""Spans whose latencies are kept: a slow one among them is not yet the rule."""
+MATERIAL_LATENCY: Final = 0.2
+"""Logarithm. A window's p99 is one or a few requests: it moves more than the speed does."""
 
 
 class Reason(StrEnum):
@@ -61,6 +68,27 @@ class Run(NamedTuple):
     attempt: int
 
 
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Quantiles of requests' latency in one span or window of time, seconds."""
+
+    latency_p50_seconds: float | None = None
+    latency_p90_seconds: float | None = None
+    latency_p99_seconds: float | None = None
+
+    FIELDS: ClassVar = ("latency_p50_seconds", "latency_p90_seconds", "latency_p99_seconds")
+
+    @property
+    def told(self) -> tuple[float, ...]:
+        values = (getattr(self, field) for field in self.FIELDS)
+        return tuple(value for value in values if value is not None)
+
+    @property
+    def highest(self) -> float | None:
+        """Of the highest quantile that is told."""
+        return self.told[-1] if self.told else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
     """Work of one run in a span of time: `units` in `seconds` of work on all devices together.
@@ -82,8 +110,7 @@ class Span:
     batch_size: int | None = None
     precision: str = ""
     software_stack: str = ""
-    latency_p50_seconds: float | None = None
-    latency_p99_seconds: float | None = None
+    latencies: Latencies = Latencies()
 
     @property
     def throughput(self) -> float:
@@ -104,7 +131,8 @@ class Estimate:
 
     `learnt` spans made it, `unwatched` of them without news of the devices' heat. `other_units`:
     sound spans in another unit, in a row. `told`: throughput and relative
-    uncertainty of the profile that was published last.
+    uncertainty of the profile that was published last; `told_latency`: its highest latency quantile, seconds.
+    `windows`: what the last WINDOWS spans that told latencies told, the newest last.
     """
 
     unit: str = ""
@@ -117,9 +145,9 @@ class Estimate:
     runs: int = 0
     set_aside: Mapping[Reason, int] = field(default_factory=dict)
     outlying: tuple[Outlier, ...] = ()
-    latency_p50_seconds: float | None = None
-    latency_p99_seconds: float | None = None
+    windows: tuple[Latencies, ...] = ()
     told: tuple[float, float] | None = None
+    told_latency: float | None = None
     last_at: datetime | None = None
 
     @property
@@ -130,6 +158,14 @@ class Estimate:
     def throughput(self) -> float:
         """The geometric mean: as often above as below."""
         return math.exp(self.level)
+
+    @property
+    def latencies(self) -> Latencies:
+        """Of one window, that in the middle: quantiles of several are not joined, for their mean is no quantile. Of an
+        even number the slower one; those that tell fewer quantiles than others do not count."""
+        most = max((len(one.told) for one in self.windows), default=0)
+        whole = sorted((one for one in self.windows if len(one.told) == most), key=lambda one: one.highest or 0.0)
+        return whole[len(whole) // 2] if whole else Latencies()
 
     @property
     def spread(self) -> float:
@@ -233,8 +269,7 @@ def _taken(estimate: Estimate, span: Span) -> Estimate:
         learnt=estimate.learnt + 1,
         unwatched=estimate.unwatched + (span.watched is Watched.UNKNOWN),
         outlying=(),
-        latency_p50_seconds=_moved(estimate.latency_p50_seconds, span.latency_p50_seconds, share),
-        latency_p99_seconds=_moved(estimate.latency_p99_seconds, span.latency_p99_seconds, share),
+        windows=(*estimate.windows, span.latencies)[-WINDOWS:] if span.latencies.told else estimate.windows,
     )
 
 
@@ -257,8 +292,7 @@ def _outlying(estimate: Estimate, outlier: Outlier) -> Estimate:
         # Nobody kept what telemetry said of the earlier ones.
         unwatched=estimate.unwatched + len(row),
         outlying=(),
-        latency_p50_seconds=None,
-        latency_p99_seconds=None,
+        windows=(),
     )
     return _aside(moved, Reason.OUTLIER, 1 - len(row))
 
@@ -272,27 +306,25 @@ def _variance(row: Sequence[Outlier]) -> float:
     return math.fsum((one.level - mean) ** 2 for one in row) / len(row)
 
 
-def _moved(mean: float | None, value: float | None, share: float) -> float | None:
-    if value is None or mean is None:
-        return mean if value is None else value
-    return math.exp(math.log(mean) + share * (math.log(value) - math.log(mean)))
-
-
 def worth_telling(estimate: Estimate) -> bool:
-    """Whether the profile has to be published: for the first time, or as it has moved by MATERIAL or become twice as
-    sure, or half as sure, as the one published last."""
+    """Whether the profile has to be published: for the first time, or as it has moved by MATERIAL, its latency by
+    MATERIAL_LATENCY, or as it has become twice as sure, or half as sure, as the one published last."""
     if estimate.weight < ENOUGH:
         return False
     if estimate.told is None:
         return True
     throughput, uncertainty = estimate.told
     surer = estimate.relative_uncertainty / uncertainty
-    return abs(estimate.level - math.log(throughput)) > MATERIAL or not 0.5 < surer < 2.0
+    if abs(estimate.level - math.log(throughput)) > MATERIAL or not 0.5 < surer < 2.0:
+        return True
+    latency, told = estimate.latencies.highest, estimate.told_latency
+    if latency is None or told is None:
+        return latency is not told
+    return abs(math.log(latency / told)) > MATERIAL_LATENCY
 
 
 def profile_of(key: ProfileKey, estimate: Estimate, span: Span) -> Profile:
     """The observed profile. `span`: the last of its kind, which says how it was run. Not validated."""
-    p50, p99 = estimate.latency_p50_seconds, estimate.latency_p99_seconds
     return Profile(
         key=key,
         provenance=Provenance.OBSERVED,
@@ -302,9 +334,9 @@ def profile_of(key: ProfileKey, estimate: Estimate, span: Span) -> Profile:
         batch_size=span.batch_size,
         throughput=estimate.throughput,
         throughput_unit=f"{estimate.unit}/s",
-        latency_p50_seconds=p50,
-        # Means of spans that did not all tell both.
-        latency_p99_seconds=p99 if p99 is None or p50 is None else max(p99, p50),
+        latency_p50_seconds=estimate.latencies.latency_p50_seconds,
+        latency_p90_seconds=estimate.latencies.latency_p90_seconds,
+        latency_p99_seconds=estimate.latencies.latency_p99_seconds,
         relative_uncertainty=estimate.relative_uncertainty,
         measured_at=estimate.last_at,
         samples=estimate.learnt,

@@ -80,7 +80,7 @@ def executor_on(*answers: Exception | None) -> tuple[KubernetesExecutor, FakeReq
     cluster.pods.objects["default/a"] = a_pod("a")
     made = KubernetesExecutor(cluster, bind_seconds=1.0)
     requests = FakeRequests(*answers)
-    made._requests = made._looks._requests = requests  # type: ignore[assignment]
+    made._requests = made._looks._requests = made._pods._requests = requests  # type: ignore[assignment]
     return made, requests
 
 
@@ -248,7 +248,7 @@ class Undone:
     def __init__(self, *answers: Exception | None) -> None:
         self.executor, self.requests = executor_on(None, WRONG)
         self.pods = self.executor._cluster.pods
-        self.executor._claims = self.claims = FakeClaims(*answers)  # type: ignore[assignment]
+        self.executor._pods._claims = self.claims = FakeClaims(*answers)  # type: ignore[assignment]
         self.told: list[str] = []
         self.pods.objects.clear()
         going = bound_pod("a", deletionTimestamp="2026-01-01T00:00:00Z")
@@ -336,7 +336,7 @@ def may_not(verb: str, resource: str) -> str:
 class Clock:
     def __init__(self, executor: KubernetesExecutor) -> None:
         self.now = 0.0
-        executor._rights = MissingRights(lambda: self.now)
+        executor._rights = executor._pods._rights = MissingRights(lambda: self.now)
 
 
 async def bound(executor: KubernetesExecutor, work: Assignment) -> tuple[str, bool, str]:
@@ -386,7 +386,7 @@ class ClaimsWithoutRights:
 async def test_claims_without_rights_are_a_clear_failure_too() -> None:
     executor, _ = executor_on()
     clock = Clock(executor)
-    executor._claims = ClaimsWithoutRights()  # type: ignore[assignment]
+    executor._pods._claims = ClaimsWithoutRights()  # type: ignore[assignment]
     executor._cluster.pods.objects["default/a"]["spec"]["resourceClaims"] = [{"name": "gpu", "resourceClaimName": "c"}]
     seen = []
     for _ in range(5):

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
+
 from binder.domain.attempt import AttemptId, State
 from binder.domain.executor import Asked, Reading
 from binder.domain.report import Speed
@@ -32,6 +34,9 @@ class FakeReports:
     async def open(self, executor: str, after: AttemptId, limit: int, *, ended: bool) -> list[Open]:
         found = [one for each, one in sorted(self.rows.items()) if each > after]
         return [one for one in found if not ended or one.assignment.attempt.ended_at is not None][:limit]
+
+    async def of(self, attempts: Sequence[AttemptId]) -> list[Open]:
+        return [self.rows[each] for each in attempts if each in self.rows]
 
     async def tell(self, told: Sequence[Told]) -> int:
         count = 0
@@ -143,3 +148,47 @@ async def test_an_executor_that_tells_no_speed_is_left_alone() -> None:
     async with observing(reports, FakeExecutor()):
         await asyncio.sleep(0.1)
     assert (reports.told, len(reports.rows)) == ([], 1)
+
+
+class FakeForgetter(FakeReporter):
+    """Forgets what it released. `silent`: never answers for these."""
+
+    def __init__(self, *readings: Any, forgets: bool = True, silent: frozenset[str] = frozenset()) -> None:
+        super().__init__(*readings)
+        self.forgets = forgets
+        self.silent = silent
+
+    async def reports(self, asked: Sequence[Asked]) -> Mapping[AttemptId, Reading]:
+        if any(each.assignment.id.job_id in self.silent for each in asked):
+            await asyncio.sleep(30)
+        return await super().reports(asked)
+
+
+async def looked_at(executor: FakeExecutor, *opens: Open) -> tuple[FakeReports, list[int]]:
+    reports, woken = of(*opens), list[int]()
+    observer = Observer(
+        reports, {"process": executor}, every_seconds=60.0, clock=lambda: NOW + 10, told=lambda: woken.append(1)
+    )
+    await observer.last_look([one.assignment for one in opens])
+    return reports, woken
+
+
+async def test_what_is_about_to_be_forgotten_is_told_and_goes_on_to_be_asked_for() -> None:
+    reports, woken = await looked_at(FakeForgetter(Reading("a", (SPEED,))), an_open("j"))
+    assert [(one.reading.mark, one.over) for one in reports.told if one.reading] == [("a", False)]
+    assert ([one.mark for one in reports.rows.values()], woken) == (["a"], [1])
+
+
+async def test_only_what_forgets_is_looked_at_a_last_time_and_only_for_a_workload() -> None:
+    for executor in (FakeReporter(Reading("a", (SPEED,))), FakeForgetter(Reading("a", (SPEED,)), forgets=False)):
+        assert (await looked_at(executor, an_open("j")))[0].told == []
+        assert executor.asked == []
+    executor = FakeForgetter(Reading("a", (SPEED,)))
+    assert (await looked_at(executor, an_open("j", workload="")))[0].told == []
+
+
+async def test_a_silent_server_keeps_no_other_attempt_from_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("binder.observing.LAST_LOOK_SECONDS", 0.1)
+    executor = FakeForgetter(Reading("a", (SPEED,)), silent=frozenset({"i"}))
+    reports, _ = await looked_at(executor, an_open("i"), an_open("j"))
+    assert [one.open.assignment.id.job_id for one in reports.told] == ["j"]

@@ -74,6 +74,16 @@ def test_the_rates_of_members_are_added_over_their_mean_seconds() -> None:
     assert speed == Speed(units=600.0, unit="samples", seconds=15.0, members_counted=2, source="report")
 
 
+def test_quantiles_of_several_lines_are_bounded_by_the_slowest_and_never_averaged() -> None:
+    quick = a_line(900, 10, latency_p50_seconds=0.1, latency_p90_seconds=0.3, latency_p99_seconds=0.4)
+    slow = a_line(100, 10, latency_p50_seconds=0.2, latency_p90_seconds=0.2, latency_p99_seconds=0.9)
+    (speed,) = joined({0: [quick, a_line(5, 1)], 1: [slow]}, 2)
+    assert (speed.latency_p50_seconds, speed.latency_p90_seconds, speed.latency_p99_seconds) == (0.2, 0.3, 0.9)
+    # What one of them does not tell is unknown of all: its requests may be the slowest.
+    (speed,) = joined({0: [quick], 1: [a_line(1, 1, latency_p50_seconds=7.0)]}, 2)
+    assert (speed.latency_p50_seconds, speed.latency_p90_seconds, speed.latency_p99_seconds) == (7.0, None, None)
+
+
 def test_a_gang_of_which_a_member_is_silent_is_not_whole() -> None:
     lines: dict[int, list[Line]] = {0: [a_line(100, 10)], 1: []}
     assert not complete(lines, 2)

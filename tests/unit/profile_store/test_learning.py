@@ -17,6 +17,7 @@ from profile_store.domain.learning import (
     SHIFT_SPANS,
     SHIFT_SPANS_OF_ONE_RUN,
     Estimate,
+    Latencies,
     Reason,
     Run,
     Span,
@@ -170,11 +171,45 @@ def test_the_observed_profile_stands_beside_what_was_imported_and_speaks_first()
 
 def test_latencies_that_only_some_spans_tell_stay_in_order() -> None:
     spans = [
-        a_span(latency_p50_seconds=0.5),
-        a_span(sequence=2, latency_p50_seconds=0.1, latency_p99_seconds=0.2),
+        a_span(latencies=Latencies(0.5)),
+        a_span(sequence=2, latencies=Latencies(0.1, None, 0.2)),
         a_span(sequence=3),
     ]
-    validate([profile_of(KEY, after(spans), spans[-1])], catalogue, now=NOW)
+    (own,) = validate([profile_of(KEY, after(spans), spans[-1])], catalogue, now=NOW)
+    # Of the span that told both: the other one's is not put together with it.
+    assert (own.latency_p50_seconds, own.latency_p99_seconds) == (0.1, 0.2)
+
+
+def windows(*p99: float) -> list[Span]:
+    return [
+        a_span(sequence=number, latencies=Latencies(value / 4, value / 2, value)) for number, value in enumerate(p99, 1)
+    ]
+
+
+def test_latencies_are_those_of_one_window_and_never_a_mean() -> None:
+    estimate = after(windows(0.2, 0.21, 3.0, 0.19))
+    assert estimate.latencies == Latencies(0.0525, 0.105, 0.21), "one slow window is not the rule"
+    # What is older than the last five is forgotten.
+    slower = after(windows(0.2, 0.2, 0.2, 0.2, 0.2, 0.4, 0.4, 0.4))
+    assert slower.latencies == Latencies(0.1, 0.2, 0.4)
+    assert after([*windows(0.2), a_span(sequence=2)]).latencies.highest == 0.2, "silence is no news"
+
+
+def test_a_latency_that_moved_is_worth_telling_though_the_speed_did_not() -> None:
+    estimate = after(windows(0.2, 0.2, 0.2))
+    told = replace(estimate, told=(estimate.throughput, estimate.relative_uncertainty), told_latency=0.2)
+    assert not worth_telling(told)
+    assert not worth_telling(replace(told, told_latency=0.23))
+    assert worth_telling(replace(told, told_latency=0.3))
+    assert worth_telling(replace(told, told_latency=None))
+    assert worth_telling(replace(told, windows=()))
+
+
+def test_a_new_level_of_speed_begins_with_no_latency() -> None:
+    spans = windows(*[0.2] * 4)
+    spans += [a_span(10.0, job=job, sequence=n) for job in ("k", "l") for n in range(1, SHIFT_SPANS)]
+    assert after(spans[:4]).latencies.highest == 0.2
+    assert after(spans).latencies == Latencies()
 
 
 SPEEDS = st.floats(min_value=1e-6, max_value=1e9)

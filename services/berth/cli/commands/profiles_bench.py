@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from berth.cli.session import Session, connected
+from berth.cli.session import Session, connected, session_options
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -38,14 +38,7 @@ __all__ = ["bench", "measure"]
 )
 @click.option("--dry-run", is_flag=True, help="Print it, store nothing; needs no running system")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
-@click.option(
-    "--context",
-    "context_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Context file of the system to talk to [BERTH_CONTEXT]",
-)
-@click.option("--token", envvar="BERTH_TOKEN", default="", help="Access token [BERTH_TOKEN]")
+@session_options
 def bench(
     target: str | None,
     command: tuple[str, ...],

@@ -1,0 +1,131 @@
+"""What a Triton server leaves behind that is killed, and getting rid of it.
+
+Triton puts the files of a model that came through its API into /tmp/folderXXXXXX, whatever TMPDIR says, and removes
+them when the model is unloaded. Killed it does not; and the processes of its Python backend, whose parent it was, go on
+for some seconds, with what they hold of devices and shared memory. Nothing in such a folder tells whose it is. The
+processes do: their arguments name the folder, and their environment bears our mark. So the folders are noted while
+the server runs, in a file of ours; `sweep` ends the processes with our mark and removes what was noted.
+
+The server's own TMPDIR, which models' code uses, is a folder of ours that is noted and removed in the same way.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+__all__ = ["MARK", "Leftovers"]
+
+MARK: Final = "BERTH_TRITON_STATE"
+"""In the environment of the server and of the processes that it starts: the folder of its state."""
+STUB: Final = "triton_python_backend_stub"
+_PREFIX: Final = "berth-triton-"
+_FOLDER: Final = re.compile(r"/tmp/folder[A-Za-z0-9]{6}")
+_OURS: Final = re.compile(rf"/tmp/folder[A-Za-z0-9]{{6}}|/.*/{_PREFIX}\w{{8}}")
+_REGION: Final = re.compile(r"triton_python_backend_shm_region_[0-9a-f-]{36}")
+_SHARED_MEMORY: Final = Path("/dev/shm")
+GONE_SECONDS: Final = 5.0
+
+
+class Leftovers:
+    """Of the server whose state is in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._file = self._folder / "leftovers"
+        self._noted = self._read()
+
+    def environment(self) -> Mapping[str, str]:
+        """For a server that is about to start: our mark, and a TMPDIR of its own."""
+        # Not below the state folder: sockets in it must have short names.
+        own = tempfile.mkdtemp(prefix=_PREFIX)
+        self._note({own})
+        return {MARK: str(self._folder), "TMPDIR": own}
+
+    def note(self, server: int) -> None:
+        """Which folders the models of the running server are in, by its process id. Cheap; call it often."""
+        found = set()
+        for child in _children(server):
+            argv = _words(child, "cmdline")
+            if len(argv) > 1 and argv[0].endswith(STUB) and (named := _FOLDER.match(argv[1])):
+                found.add(named.group())
+        if found - self._noted:
+            # Those that are gone meanwhile, with their models, are no leftovers.
+            self._noted = {one for one in self._noted if os.path.lexists(one)}
+            self._note(found)
+
+    def sweep(self) -> None:
+        """Once the server is dead. Blocks for some seconds at most."""
+        regions = self._end_orphans()
+        for one in regions:
+            (_SHARED_MEMORY / one).unlink(missing_ok=True)
+        for name in sorted(self._noted):
+            path = Path(name)
+            if _OURS.fullmatch(name) and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+        self._noted = set()
+        self._file.unlink(missing_ok=True)
+
+    def _end_orphans(self) -> set[str]:
+        """Ends what still runs of a killed server, and gives the regions of shared memory that it held."""
+        regions: set[str] = set()
+        orphans: list[int] = []
+        for process in _processes():
+            argv = _words(process, "cmdline")
+            if not argv or not argv[0].endswith(STUB) or f"{MARK}={self._folder}" not in _words(process, "environ"):
+                continue
+            regions |= {word for word in argv if _REGION.fullmatch(word)}
+            if len(argv) > 1 and (named := _FOLDER.match(argv[1])):
+                self._noted.add(named.group())
+            try:
+                os.kill(process, signal.SIGKILL)
+                orphans.append(process)
+            except ProcessLookupError:
+                pass
+        deadline = time.monotonic() + GONE_SECONDS
+        while any(_words(one, "cmdline") for one in orphans) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return regions
+
+    def _note(self, more: set[str]) -> None:
+        self._noted |= more
+        self._folder.mkdir(parents=True, exist_ok=True)
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(json.dumps(sorted(self._noted)), encoding="utf-8")
+        fresh.replace(self._file)
+
+    def _read(self) -> set[str]:
+        try:
+            found = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return set()
+        return {one for one in found if isinstance(one, str)} if isinstance(found, list) else set()
+
+
+def _processes() -> Iterator[int]:
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            yield int(entry)
+
+
+def _children(process: int) -> Iterator[int]:
+    try:
+        for task in os.listdir(f"/proc/{process}/task"):
+            yield from map(int, Path(f"/proc/{process}/task/{task}/children").read_text().split())
+    except OSError:
+        # It ended, or a thread of it.
+        return
+
+
+def _words(process: int, kind: str) -> list[str]:
+    """Of /proc/PID/`kind`; none where it is gone, or somebody else's."""
+    try:
+        return Path(f"/proc/{process}/{kind}").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return []
