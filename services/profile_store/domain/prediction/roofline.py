@@ -14,8 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from berth.catalogue import Accelerator
-from berth.models.roofline import COMPUTE, DEFAULT, STREAMING
-from berth.models.roofline import FROM_PEAKS as SHARED_PEAKS
+from berth.models.roofline import COMPUTE, DEFAULT, FROM_PEAKS, SMALL_PART, STREAMING, served
 from profile_store.domain.profile import SEEN, Profile
 
 __all__ = ["COPY", "MATMUL", "PRECISIONS", "Bounded", "Roofs", "Work", "items_of", "known_work", "prior", "work_of"]
@@ -33,21 +32,13 @@ ASSUMED_PEAK = 0.35
 """Added where the peak at that precision is assumed from another one's."""
 FASTER_THAN_SHEET = 1.1
 """A data sheet rounds, and chips boost: only beyond this a run is not believed to be of the work."""
-SMALL_PART = 0.05
-"""Of the operations: so few at precisions of which nothing is known there do not hide what the others say."""
 ELSEWHERE = 2
 """Distance of an accelerator of another class: the widths above, by distance from 0."""
 BYTES_AN_OPERATION = 1 / 250
 
-FROM_PEAKS: Mapping[str, tuple[tuple[str, float], ...]] = SHARED_PEAKS | {
-    "": SHARED_PEAKS["fp16"],
-    "mixed": SHARED_PEAKS["fp16"],
-    "tf32": SHARED_PEAKS["fp32"],
-    "uint8": SHARED_PEAKS["int8"],
-    "mxfp4": SHARED_PEAKS["fp4"],
-}
-"""What `berth model analyse` has, with the other names that profiles give to the same units."""
-PRECISIONS = tuple(name for name in FROM_PEAKS if name)
+SAME_UNITS = {"": "fp16", "mixed": "fp16", "tf32": "fp32", "uint8": "int8", "mxfp4": "fp4"}
+"""Other names that profiles give to what `berth model analyse` has: the same units compute it."""
+PRECISIONS = (*FROM_PEAKS, *(name for name in SAME_UNITS if name))
 MATMUL, COPY = "berth-matmul-", "berth-copy"
 """Workloads of `berth profiles bench` that measure a roof: the first is followed by its precision."""
 
@@ -134,6 +125,12 @@ def known_work(target: Profile, alike: Sequence[Profile]) -> Work | None:
         default=None,
     )
     return work_of(like) if like is not None else None
+
+
+def _units(precision: str) -> str:
+    """The precision whose units compute it."""
+    wanted = precision.casefold()
+    return SAME_UNITS.get(wanted, wanted)
 
 
 def _bits(precision: str) -> int:
@@ -250,11 +247,13 @@ class Roofs:
         if unpriced:
             widest = self._widest(entry)
             small = sum(unpriced.values()) < SMALL_PART * sum(shares.values())
-            if widest is None or not small or "fp64" in unpriced:
+            if not small or "fp64" in unpriced:
                 return None
-            compute += sum(unpriced.values()) / (widest[0] * MEASURED_PART)
-            names = ", ".join(unpriced)
-            remarks.append(f"{names}, under {SMALL_PART:.0%} of the operations, as fast as {widest[1]} measured there")
+            how = "left out: no peak of theirs is known"
+            if widest is not None:
+                compute += sum(unpriced.values()) / (widest[0] * MEASURED_PART)
+                how = f"as fast as {widest[1]} measured there"
+            remarks.append(f"{', '.join(unpriced)}, under {SMALL_PART:.0%} of the operations, {how}")
         stream = self._stream(entry)
         if work.bytes_moved and stream is None:
             return None
@@ -276,7 +275,7 @@ class Roofs:
     def _sheet(self, entry: Accelerator, precision: str) -> float:
         """Operations a second that the data sheet allows: of units no wider than the work; infinite where it is silent
         of them, for narrower work may be faster there than wider work."""
-        wanted = precision.casefold()
+        wanted = _units(precision)
         for name, _ in FROM_PEAKS.get(wanted, ()):
             peak = entry.peak(name)
             if peak and _bits(name) <= _bits(wanted):
@@ -286,12 +285,12 @@ class Roofs:
     def _rate(self, entry: Accelerator, precision: str) -> tuple[float, str] | None:
         """Operations a second that work reaches, and what was assumed for it."""
         wanted = precision.casefold()
-        part = COMPUTE.get(entry.device_class, DEFAULT[0])
-        for number, (name, share) in enumerate(FROM_PEAKS.get(wanted, ())):
-            peak = entry.peak(name)
-            if peak:
-                assumed = f"{wanted} at {share:.2g} of {name}'s peak" if number or share != 1.0 else ""
-                return peak * 1e12 * part * share, assumed
+        sheet = served(entry, _units(precision))
+        if sheet is not None:
+            name, tera = sheet
+            share = tera / (entry.peak(name) or tera)
+            assumed = "" if name == _units(precision) else f"{wanted} at {share:.2g} of {name}'s peak"
+            return tera * 1e12 * COMPUTE.get(entry.device_class, DEFAULT[0]), assumed
         measured = self._peaks.get((entry.name, wanted))
         if measured:
             return measured * MEASURED_PART, ""
