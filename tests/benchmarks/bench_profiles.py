@@ -54,6 +54,9 @@ class Outcome:
 ZEUS = {"V100-16": "zeus/summary_power_v100.csv", "P100": "zeus/summary_power_p100.csv"}
 """Of the four sweeps those whose device is in the catalogue."""
 PARAMETERS = {"llama2-70b": 69e9, "bloom-176b": 176e9}
+CACHE_BYTES = {"llama2-70b": 2 * 80 * 8 * 128 * 2, "bloom-176b": 2 * 70 * 112 * 128 * 2}
+"""Keys and values of one token: 2 x layers x heads that have them x their width x 2 bytes, as the models are published
+(Touvron et al. 2023; BigScience 2022)."""
 FIGURES = {
     "splitwise": ("latency_p50_seconds", "first_token_p50_seconds", "token_p50_seconds"),
     "zeus": ("power_watts", "throughput"),
@@ -147,8 +150,9 @@ def outcomes(found: dict[str, list[tuple[float, float]]]) -> dict[str, Outcome]:
 
 
 def phases(profiles: Sequence[Profile]) -> list[Profile]:
-    """Splitwise's prompt and token phases as programs of their own: 2 operations for each parameter and token, the
-    weights (2 bytes each) and nothing else from memory once a call."""
+    """Splitwise's prompt and token phases as programs of their own: 2 operations for each parameter and token; from
+    memory, once a call, the weights (2 bytes each) and the keys and values: as many as there are halfway through the
+    answer in a token's step, the prompt's own in a prompt's."""
     found = []
     for one in profiles:
         parameters, batch = PARAMETERS.get(one.model), one.batch_size
@@ -159,22 +163,27 @@ def phases(profiles: Sequence[Profile]) -> list[Profile]:
             ("token", 1, one.token_p50_seconds),
         ):
             if seconds:
-                name = f"{one.model}-{phase}-{tokens}-{batch}-{one.output_tokens}"
+                name = f"{one.model}-{phase}-{one.input_tokens}-{batch}-{one.output_tokens}"
+                length = one.input_tokens + (0 if phase == "prompt" else (one.output_tokens or 0) / 2)
+                cache = CACHE_BYTES[one.model] * batch * length
                 found.append(
                     Profile(
                         key=ProfileKey(name, one.key.accelerator, one.key.devices), provenance=Provenance.MEASURED,
                         source="splitwise", precision="fp16", throughput=1 / seconds, throughput_unit="steps/s",
-                        operations=2 * parameters * tokens * batch, bytes_moved=2 * parameters,
+                        model=one.model, operations=2 * parameters * tokens * batch,
+                        bytes_moved=2 * parameters + cache,
                     )
                 )  # fmt: skip
     return found
 
 
 def measure_roofline(profiles: Sequence[Profile]) -> dict[str, Outcome]:
-    """Each phase by its bound alone, and with the ratio that was measured on the other accelerator."""
-    roofs = Roofs(catalogue.load())
+    """Each phase by its bound alone, and with the ratio that was measured on the other accelerator. Each with nothing
+    of another program, and with all that the other model did: intervals then know what that one reached."""
     found: dict[str, list[tuple[float, float]]] = {}
     programs = phases(profiles)
+    nothing = Roofs(catalogue.load())
+    others = {model: Roofs(catalogue.load(), [one for one in programs if one.model != model]) for model in PARAMETERS}
     for one in programs:
         elsewhere = [
             other
@@ -183,9 +192,14 @@ def measure_roofline(profiles: Sequence[Profile]) -> dict[str, Outcome]:
             and other.key.accelerator != one.key.accelerator
         ]
         work, phase = work_of(one), one.key.workload.split("-")[2]
-        for way, alike in (("roofline", []), ("roofline, corrected", elsewhere)):
+        for way, alike, roofs in (
+            ("roofline", [], nothing),
+            ("roofline, corrected", elsewhere, nothing),
+            ("roofline, other known", [], others[one.model]),
+            ("corrected, other known", elsewhere, others[one.model]),
+        ):
             made = roofs.bounded(one, alike, one.key.accelerator, work)
-            if made is not None and one.throughput and (not alike) == (way == "roofline"):
+            if made is not None and one.throughput and (made.corrected is not None) == ("corrected" in way):
                 error = made.speed - math.log(one.throughput)
                 found.setdefault(f"{way}: {phase}", []).append((error, made.half_width))
     return {way: whole for way, pairs in found.items() if (whole := outcome(pairs)) is not None}

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 
 from scipy.special import stdtrit
 
-__all__ = ["PRIOR_RUNS", "Left", "half_width", "narrowed"]
+__all__ = ["NINETY", "PRIOR_RUNS", "Left", "half_width", "narrowed"]
 
 PRIOR_WORKLOADS = PRIOR_RUNS = 4
+NINETY = float(stdtrit(PRIOR_WORKLOADS, 0.95))
+"""Half of the 90 % interval in spreads, where no workload is known."""
 POINTS = 200
 _ERRORS = tuple(float(stdtrit(PRIOR_WORKLOADS, 0.5 + (number + 0.5) / (2 * POINTS))) for number in range(POINTS))
 """Absolute errors in spreads, evenly likely."""
