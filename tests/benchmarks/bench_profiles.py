@@ -25,7 +25,8 @@ from profile_store.domain.prediction.figures import QUANTITIES
 from profile_store.domain.prediction.library import Library, interpolated, likeness
 from profile_store.domain.prediction.roofline import Roofs, work_of
 from profile_store.domain.prediction.runs import THROUGHPUT, Quantity, Run, by_place
-from profile_store.domain.profile import Profile, ProfileKey, Provenance, validate
+from profile_store.domain.profile import Profile, ProfileKey, Provenance
+from profile_store.domain.validation import validate
 
 FILES = {
     "mlperf": "mlperf/inference_v5.1_summary.json",

@@ -29,7 +29,8 @@ from berth.v1 import profiles_pb2 as pb
 from berth.v1.profiles_pb2_grpc import ProfileServiceStub
 from profile_store.adapters.postgres_profiles import PostgresProfiles
 from profile_store.bootstrap import SCHEMA, build
-from profile_store.domain.profile import ProfileKey, Provenance, validate
+from profile_store.domain.profile import ProfileKey, Provenance
+from profile_store.domain.validation import validate
 from profile_store.settings import ProfileStoreSettings
 from tests.unit.profile_store.builders import NOW, TABLE, a_profile
 

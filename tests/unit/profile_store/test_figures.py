@@ -19,7 +19,8 @@ from profile_store.domain.prediction.figures import QUANTITIES, Figure
 from profile_store.domain.prediction.library import Prediction
 from profile_store.domain.prediction.question import Question, forecast, kept_questions, to_keep
 from profile_store.domain.prediction.roofline import LAUNCH, OTHER_LAUNCH, Work
-from profile_store.domain.profile import Profile, Provenance, validate
+from profile_store.domain.profile import Profile, Provenance
+from profile_store.domain.validation import validate
 from profile_store.handlers import ProfileStore
 from tests.benchmarks.bench_profiles import load, load_zeus, measure, measure_roofline
 from tests.unit.profile_store.builders import NOW, ProfilesInMemory, a_profile

@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 
 from berth import catalogue
 from berth.errors import FieldError, InvalidInput
-from profile_store.domain.profile import (
-    Profile,
-    ProfileKey,
-    Provenance,
-    best_fitting,
-    configuration_of,
-    rank,
-    validate,
-)
+from profile_store.domain.profile import Profile, ProfileKey, Provenance, best_fitting, configuration_of, rank
+from profile_store.domain.validation import validate
 from tests.unit.profile_store.builders import NOW, a_profile
 
 
