@@ -214,6 +214,18 @@ async def test_a_prediction_takes_only_a_predictions_place(database: Database) -
     assert speeds == {"a": 100.0, "b": 6.0, "c": 6.0, "d": 100.0}
 
 
+async def test_every_field_comes_back_as_it_was_put(database: Database) -> None:
+    profiles = PostgresProfiles(database)
+    shares = (("bf16", 9.6e11), ("fp32", 3.5e9))
+    made = a_profile("a", operations=1e12, bytes_moved=1e9, latency_p99_high_seconds=0.5, latency_p99_seconds=0.25,
+                     operations_by_precision=shares, settings="optimizer=adam")  # fmt: skip
+    assert await profiles.put([made]) == 1
+    assert await profiles.put([made]) == 0
+    assert await profiles.get(made.key) == replace(made, version=1)
+    assert await profiles.put([replace(made, operations_by_precision=())]) == 1
+    assert await profiles.get(made.key) == replace(made, operations_by_precision=(), version=2)
+
+
 async def test_pages_follow_the_order_of_bytes(database: Database) -> None:
     profiles = PostgresProfiles(database)
     made = [a_profile(name, kind) for name in ("B", "a", "é", "a b", "Z-1") for kind in ("L4", "T4")]

@@ -121,6 +121,8 @@ class Profile:
     operations: float | None = None
     bytes_moved: float | None = None
     busy_seconds: float | None = None
+    # Of the operations by the precision of their operands, names rising; empty: all of `precision`.
+    operations_by_precision: tuple[tuple[str, float], ...] = ()
     # Relative standard deviation of throughput.
     relative_uncertainty: float | None = None
     measured_at: datetime | None = None

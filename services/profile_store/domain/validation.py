@@ -18,7 +18,7 @@ from profile_store.domain.profile import (
     stream_alone,
 )
 
-__all__ = ["MAX_NAME", "Catalogue", "encodable", "known_accelerator", "validate"]
+__all__ = ["MAX_NAME", "SUM_TOLERANCE", "Catalogue", "encodable", "known_accelerator", "validate"]
 
 MAX_DEVICES = 1_000_000
 MAX_NAME = 200
@@ -26,6 +26,7 @@ MAX_TEXT = 500
 MAX_ERRORS = 20
 # A vendor's 80 GB is up to 80 GiB on the device.
 MEMORY_TOLERANCE = 1.1
+SUM_TOLERANCE = 1.01
 # Draw may pass the TDP for moments, never by this much.
 POWER_TOLERANCE = 2.0
 LATENCIES = (
@@ -147,6 +148,7 @@ class _Check:
             self._wrong("provenance", profile.provenance, f"say where the figures come from: {names}")
         self._texts(profile)
         self._figures(profile, entry)
+        self._shares(profile)
         self._origin(profile, now)
         return None if self.errors else entry
 
@@ -204,6 +206,17 @@ class _Check:
             )
         ):
             self._wrong("throughput", "absent", "give at least one of throughput, latency, memory and power")
+
+    def _shares(self, profile: Profile) -> None:
+        for name, value in profile.operations_by_precision:
+            field = f"operations_by_precision[{encodable(name)[:MAX_NAME]}]"
+            if not name.isprintable() or not 1 <= len(name) <= MAX_NAME:
+                self._wrong(field, name, f"name the precision in 1 to {MAX_NAME} printable characters")
+            self._amount(field, value, AMOUNTS["operations"], zero=True)
+        total = sum(value for _, value in profile.operations_by_precision)
+        most = profile.operations or 0.0
+        if total > most * SUM_TOLERANCE:
+            self._wrong("operations_by_precision", total, f"at most all operations, {most:g}")
 
     def _origin(self, profile: Profile, now: datetime) -> None:
         if not 0 <= profile.samples < 2**53:

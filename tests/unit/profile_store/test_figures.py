@@ -97,6 +97,22 @@ def test_one_measurement_corrects_all_others_and_narrows_their_interval() -> Non
     assert width["L4"] < width["Gaudi3"]
 
 
+def test_a_kept_analysis_remembers_every_precision() -> None:
+    shares = {"bf16": 6e11, "fp32": 2e11, "fp8": 1e11}
+    direct = asked([], work=replace(WORK, operations=9e11, by_precision=shares))
+    kept = list(to_keep(list(direct.values())))
+    assert {one.operations_by_precision for one in kept} == {tuple(sorted(shares.items()))}
+    validate(kept, catalogue, now=NOW)
+    again = asked(kept)
+    assert again.keys() == direct.keys()
+    for name, one in direct.items():
+        assert again[name].profile.throughput == pytest.approx(one.profile.throughput), name
+        assert again[name].basis == one.basis
+    # Asked for at another precision it is all of that.
+    whole = asked(kept, precision="fp8")["H100-SXM"]
+    assert 1 / (whole.profile.throughput or 0.0) == pytest.approx(9e11 / (1979e12 * 0.45) + 5e-5)
+
+
 def test_how_well_a_cpu_computes_says_nothing_of_how_soon_a_kernel_starts_elsewhere() -> None:
     small = replace(WORK, operations=1e9, bytes_moved=1e7, by_precision={"bf16": 1e9})
     roofs = [

@@ -121,6 +121,7 @@ class Library:
             relative_uncertainty=answer.half_width / NINETY if known else None,
             operations=work.operations if work else None,
             bytes_moved=work.bytes_moved if work else None,
+            operations_by_precision=tuple(sorted(work.by_precision.items())) if work else (),
             **{name: getattr(target, name) for name in AXES[1:]},
         )
         if measured:

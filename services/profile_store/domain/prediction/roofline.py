@@ -112,10 +112,11 @@ def items_of(profile: Profile, work: Work | None = None) -> float | None:
 
 
 def work_of(profile: Profile) -> Work | None:
-    """What a profile says of one call, at one precision."""
+    """What a profile says of one call."""
     if not profile.operations and not profile.bytes_moved:
         return None
-    return Work(profile.operations, profile.bytes_moved, profile.memory_bytes, batch_size=profile.batch_size)
+    shares = dict(profile.operations_by_precision)
+    return Work(profile.operations, profile.bytes_moved, profile.memory_bytes, shares, profile.batch_size)
 
 
 def _of_batch(work: Work, target: Profile) -> bool:
@@ -131,7 +132,11 @@ def known_work(target: Profile, alike: Sequence[Profile]) -> Work | None:
         key=lambda one: (one.precision != target.precision, one.batch_size != target.batch_size, one.key),
         default=None,
     )
-    return work_of(like) if like is not None else None
+    work = work_of(like) if like is not None else None
+    if work is None or like is None or like.precision == target.precision:
+        return work
+    # The same operations, asked for at another precision than they were counted in.
+    return replace(work, by_precision={})
 
 
 def _program(profile: Profile) -> str:
