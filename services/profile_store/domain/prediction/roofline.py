@@ -33,8 +33,8 @@ SCALING, MEMORY_SCALING = 0.9, 0.5
 sharing saves: such work gains nothing to all of it, and half (in logarithms) stands in the middle."""
 RAW, CORRECTED_ELSEWHERE, CORRECTED_IN_CLASS, CORRECTED_HERE = 0.95, 0.95, 0.6, 0.4
 """Half of the 90 % interval, in logarithms, until other programs were measured (reached.py, docs/adr/0033). RAW: five
-kinds of program are off by 0.47 (prompt and token of two language models on two GPUs, a small transformer on a CPU; root
-mean square), by Student's distribution for five. IN_CLASS: four of them on the other GPU, 0.28. The others are
+kinds of program are off by 0.47 (prompt and token of two language models on two GPUs, a small transformer on a CPU;
+root mean square), by Student's distribution for five. IN_CLASS: four of them on the other GPU, 0.28. The others are
 assumed."""
 ASSUMED_PEAK = 0.35
 """Added where the peak at that precision is assumed from another one's."""
