@@ -16,17 +16,9 @@ from profile_store.domain.importers.outcome import summary, without_unknown
 from profile_store.domain.prediction.analysis import checked
 from profile_store.domain.prediction.question import Forecast, Question, forecast, kept_questions, to_keep
 from profile_store.domain.prediction.roofline import PRECISIONS
-from profile_store.domain.profile import (
-    Catalogue,
-    Profile,
-    ProfileKey,
-    Provenance,
-    best_fitting,
-    known_accelerator,
-    rank,
-    validate,
-)
+from profile_store.domain.profile import Profile, ProfileKey, Provenance, best_fitting, rank
 from profile_store.domain.repository import ProfileRepository
+from profile_store.domain.validation import Catalogue, known_accelerator, validate
 
 __all__ = ["Page", "ProfileStore", "Ranking", "Stored"]
 

@@ -19,8 +19,9 @@ from berth.postgres import TRANSIENT, Connection
 from profile_store.adapters.estimates import PostgresEstimates
 from profile_store.adapters.observations import heard, observed, span_of
 from profile_store.domain.learning import Span, learn, profile_of, worth_telling
-from profile_store.domain.profile import Catalogue, Profile, ProfileKey, validate
+from profile_store.domain.profile import Profile, ProfileKey
 from profile_store.domain.throttling import ThrottleWatch
+from profile_store.domain.validation import Catalogue, validate
 
 __all__ = ["Learner"]
 

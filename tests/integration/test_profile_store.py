@@ -29,7 +29,8 @@ from berth.v1 import profiles_pb2 as pb
 from berth.v1.profiles_pb2_grpc import ProfileServiceStub
 from profile_store.adapters.postgres_profiles import PostgresProfiles
 from profile_store.bootstrap import SCHEMA, build
-from profile_store.domain.profile import ProfileKey, Provenance, validate
+from profile_store.domain.profile import ProfileKey, Provenance
+from profile_store.domain.validation import validate
 from profile_store.settings import ProfileStoreSettings
 from tests.unit.profile_store.builders import NOW, TABLE, a_profile
 
@@ -211,6 +212,18 @@ async def test_a_prediction_takes_only_a_predictions_place(database: Database) -
     assert await profiles.put_predicted(newer) == 0
     speeds = {one.key.workload: one.throughput for one in await profiles.alone()}
     assert speeds == {"a": 100.0, "b": 6.0, "c": 6.0, "d": 100.0}
+
+
+async def test_every_field_comes_back_as_it_was_put(database: Database) -> None:
+    profiles = PostgresProfiles(database)
+    shares = (("bf16", 9.6e11), ("fp32", 3.5e9))
+    made = a_profile("a", operations=1e12, bytes_moved=1e9, latency_p99_high_seconds=0.5, latency_p99_seconds=0.25,
+                     operations_by_precision=shares, settings="optimizer=adam")  # fmt: skip
+    assert await profiles.put([made]) == 1
+    assert await profiles.put([made]) == 0
+    assert await profiles.get(made.key) == replace(made, version=1)
+    assert await profiles.put([replace(made, operations_by_precision=())]) == 1
+    assert await profiles.get(made.key) == replace(made, operations_by_precision=(), version=2)
 
 
 async def test_pages_follow_the_order_of_bytes(database: Database) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from berth import catalogue
 from berth.cli import units
 from berth.cli.output import render_table
+from berth.models import roofline
 from berth.v1 import profiles_pb2 as pb
 
 __all__ = ["Picture", "Point", "Roof", "foremost", "picture_of", "table"]
@@ -184,9 +185,10 @@ def _point(prediction: pb.Prediction, operations: float, batch: int | None) -> P
 
 
 def _peak(entry: catalogue.Accelerator, precision: str) -> float | None:
+    """A roof is drawn of units of that precision, or of fp32 on matrix units where these take it; never of wider ones,
+    which do not do better for narrower work."""
     if precision in ("fp32", "tf32"):
-        half = entry.peak("fp16")
-        return half / 2 if half else None
+        return roofline.peak(entry, "fp32")
     return entry.peak(WIDE.get(precision, "int8" if precision == "uint8" else precision))
 
 

@@ -160,7 +160,7 @@ def _topology(reader: "_Reader", spec: pb.JobSpec) -> None:
 
 
 def _character(reader: "_Reader", spec: pb.JobSpec) -> None:
-    given = reader.mapping("character", ("operations", "bytes_moved", "dense_fraction", "precision"))
+    given = reader.mapping("character", ("operations", "bytes_moved", "dense_fraction", "precision", "calls"))
     if not given:
         return
     inner = _Reader(given, list(given), "character.")
@@ -169,6 +169,8 @@ def _character(reader: "_Reader", spec: pb.JobSpec) -> None:
     if given.get("dense_fraction") is not None:
         spec.character.dense_fraction = inner.number("dense_fraction", 1.0)
     spec.character.precision = inner.text("precision") or ""
+    if given.get("calls") is not None:
+        spec.character.calls = inner.number("calls", 0.0)
     reader.errors.extend(inner.errors)
 
 

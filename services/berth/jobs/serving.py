@@ -70,9 +70,9 @@ def fill(document: Mapping[Any, Any], artefact: Artefact) -> Filled:
     if analysis is not None and analysis.operations and analysis.bytes_moved:
         character = _character(analysis)
         if made.get("character") is None and character is not None:
-            # Only of use to rank accelerators; a single call's seconds would have the job end at once.
+            # A single call's seconds would have the job end at once: see expected_duration.
             made["character"] = character
-            lines.append("character: of one call, from the analysis: it ranks the accelerators")
+            lines.append("character: of one call, from the analysis: it ranks accelerators and tells their latency")
         put("expected_duration", SERVING_DURATION, "nobody says for how long it is served")
     _restrict(made, artefact, lines)
     return Filled(made, tuple(lines))
@@ -87,7 +87,7 @@ def _character(analysis: Analysis) -> dict[str, Any] | None:
     precision = max(sorted(by), key=lambda name: by[name], default="")
     if not precision:
         return None
-    return {"operations": analysis.operations, "bytes_moved": analysis.bytes_moved, "precision": precision}
+    return {"operations": analysis.operations, "bytes_moved": analysis.bytes_moved, "precision": precision, "calls": 1}
 
 
 def _restrict(made: dict[Any, Any], artefact: Artefact, lines: list[str]) -> None:

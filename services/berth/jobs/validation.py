@@ -274,6 +274,12 @@ def _check_character(check: Check, character: pb.WorkloadCharacter) -> None:
     if character.HasField("dense_fraction"):
         share = character.dense_fraction
         check(0 <= share <= 1, "character.dense_fraction", share, "write a share from 0 to 1")
+    if character.HasField("calls"):
+        calls = character.calls
+        check(
+            math.isfinite(calls) and calls > 0, "character.calls", calls,
+            "write how many requests the operations are of, above 0; leave it out where they are none",
+        )  # fmt: skip
     check(
         character.precision in ("", *PRECISIONS), "character.precision", character.precision,
         f"write one of: {', '.join(PRECISIONS)}",

@@ -2,7 +2,7 @@
 
     seconds = max(sum over precisions of operations / (dense peak x compute), bytes / (bandwidth x streaming))
 
-The profile store predicts by the same parts of the data sheet; placement assumes the same of each class.
+The profile store predicts by the same peaks (`served`) and parts of the data sheet; placement assumes the same parts.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from berth.catalogue import Accelerator
 from berth.models.artefact import Analysis
 
-__all__ = ["COMPUTE", "DEFAULT", "FROM_PEAKS", "STREAMING", "Estimate", "estimate", "peak", "widened"]
+__all__ = [
+    "COMPUTE",
+    "DEFAULT",
+    "FROM_PEAKS",
+    "SMALL_PART",
+    "STREAMING",
+    "Estimate",
+    "estimate",
+    "peak",
+    "served",
+    "widened",
+]
 
 COMPUTE = {"CPU": 0.60, "GPU": 0.45, "RDU": 0.40, "ASIC": 0.45, "LPU": 0.40, "WAFER": 0.30}
 STREAMING = {"CPU": 0.80, "GPU": 0.75, "RDU": 0.70, "ASIC": 0.75, "LPU": 0.60, "WAFER": 0.50}
@@ -18,9 +29,10 @@ DEFAULT = (0.30, 0.50)
 """Compute and streaming of a class that is not named."""
 UNCERTAINTY = 0.5
 """Relative: assumed, as placement has it. Small programs take longer by what starting a kernel takes."""
-SMALL = 0.02
-"""Share of the operations that is left out where no peak is known for it, as fp32 norms on a V100: at an eighth of the
-16-bit peak it would add a sixth, well within the uncertainty."""
+SMALL_PART = 0.05
+"""Of all operations: fewer than this are left out where no peak is known for their precision, as fp32 norms on a V100.
+At an eighth of the 16-bit peak, which its other units reach, so many would add two fifths: within the uncertainty.
+Never fp64, which may take a hundred times as long."""
 FROM_PEAKS: dict[str, tuple[tuple[str, float], ...]] = {
     "fp64": (("fp16", 1 / 32),),
     "fp32": (("fp16", 0.5),),
@@ -60,7 +72,7 @@ class Estimate:
 
 def peak(accelerator: Accelerator, precision: str) -> float | None:
     """Dense operations a second, x 10^12; of the next wider units where there are none of that width."""
-    found = _served(accelerator, precision)
+    found = served(accelerator, precision)
     return None if found is None else found[1]
 
 
@@ -68,14 +80,15 @@ def widened(analysis: Analysis | None, accelerator: Accelerator) -> dict[str, st
     """Precisions of the program that are reckoned at the peak of a wider one, and that one: "fp4" -> "fp8"."""
     found = {}
     for precision in sorted(analysis.by_precision if analysis is not None else ()):
-        served = _served(accelerator, precision) if precision in _NARROW else None
-        if served is not None and served[0] != precision:
-            found[precision] = served[0]
+        wider = served(accelerator, precision) if precision in _NARROW else None
+        if wider is not None and wider[0] != precision:
+            found[precision] = wider[0]
     return found
 
 
-def _served(accelerator: Accelerator, precision: str) -> tuple[str, float] | None:
-    """The catalogue's peak by which the precision is reckoned, and what it comes to."""
+def served(accelerator: Accelerator, precision: str) -> tuple[str, float] | None:
+    """The catalogue's peak by which the precision is reckoned, and what it comes to, x 10^12 a second; None where no
+    peak stands in: unknown, rather than a part of what its units never reach."""
     own = accelerator.peak(precision)
     if own is not None:
         return precision, own
@@ -96,14 +109,17 @@ def estimate(analysis: Analysis | None, accelerator: Accelerator) -> Estimate | 
         return None
     compute_part = COMPUTE.get(accelerator.device_class, DEFAULT[0])
     streaming_part = STREAMING.get(accelerator.device_class, DEFAULT[1])
-    compute = 0.0
+    compute, unpriced = 0.0, 0.0
     for precision, count in analysis.by_precision.items():
         tera = peak(accelerator, precision)
-        if tera is None and precision != "fp64" and count <= SMALL * analysis.operations:
-            continue
-        if tera is None:
+        if tera is not None:
+            compute += count / (tera * 1e12 * compute_part)
+        elif precision == "fp64" and count > 0:
             return None
-        compute += count / (tera * 1e12 * compute_part)
+        else:
+            unpriced += count
+    if unpriced > 0 and unpriced >= SMALL_PART * analysis.operations:
+        return None
     if accelerator.memory_bandwidth is None:
         return None
     memory = analysis.bytes_moved / (accelerator.memory_bandwidth * streaming_part)

@@ -211,6 +211,7 @@ class WorkloadCharacter(_message.Message):
     BYTES_MOVED_FIELD_NUMBER: _builtins.int
     DENSE_FRACTION_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
     operations: _builtins.float
     """Floating-point operations of the whole job."""
     bytes_moved: _builtins.float
@@ -221,6 +222,10 @@ class WorkloadCharacter(_message.Message):
     """
     precision: _builtins.str
     """Of the dense operations: "fp16" (and bf16), "fp8", "int8". Empty: fp16."""
+    calls: _builtins.float
+    """Requests that the operations and bytes are of, answered one after another; 1 where they are one call of a model that
+    is served. A latency target is then held against the roofline too. Absent: nobody says what one request takes.
+    """
     def __init__(
         self,
         *,
@@ -228,13 +233,19 @@ class WorkloadCharacter(_message.Message):
         bytes_moved: _builtins.float = ...,
         dense_fraction: _builtins.float | None = ...,
         precision: _builtins.str = ...,
+        calls: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_fraction", b"_dense_fraction", "dense_fraction", b"dense_fraction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "_dense_fraction", b"_dense_fraction", "calls", b"calls", "dense_fraction", b"dense_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_fraction", b"_dense_fraction", "bytes_moved", b"bytes_moved", "dense_fraction", b"dense_fraction", "operations", b"operations", "precision", b"precision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "_dense_fraction", b"_dense_fraction", "bytes_moved", b"bytes_moved", "calls", b"calls", "dense_fraction", b"dense_fraction", "operations", b"operations", "precision", b"precision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__calls: _TypeAlias = _typing.Literal["calls"]  # noqa: Y015
+    _WhichOneofArgType__calls: _TypeAlias = _typing.Literal["_calls", b"_calls"]  # noqa: Y015
     _WhichOneofReturnType__dense_fraction: _TypeAlias = _typing.Literal["dense_fraction"]  # noqa: Y015
     _WhichOneofArgType__dense_fraction: _TypeAlias = _typing.Literal["_dense_fraction", b"_dense_fraction"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calls) -> _WhichOneofReturnType__calls | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dense_fraction) -> _WhichOneofReturnType__dense_fraction | None: ...
 
 Global___WorkloadCharacter: _TypeAlias = WorkloadCharacter  # noqa: Y015

@@ -54,6 +54,26 @@ class Profile(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class OperationsByPrecisionEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKLOAD_FIELD_NUMBER: _builtins.int
     ACCELERATOR_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
@@ -101,6 +121,7 @@ class Profile(_message.Message):
     BYTES_MOVED_FIELD_NUMBER: _builtins.int
     BUSY_SECONDS_FIELD_NUMBER: _builtins.int
     LATENCY_P99_HIGH_SECONDS_FIELD_NUMBER: _builtins.int
+    OPERATIONS_BY_PRECISION_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """Name of the workload; key together with accelerator, devices, co_located_with and configuration."""
     accelerator: _builtins.str
@@ -174,6 +195,10 @@ class Profile(_message.Message):
     """Upper end of the 90 % interval of latency_p99_seconds, where that was predicted."""
     @_builtins.property
     def measured_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def operations_by_precision(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Operations by the precision of their operands, as ProgramAnalysis has them. Empty: all of `precision`."""
+
     def __init__(
         self,
         *,
@@ -224,10 +249,11 @@ class Profile(_message.Message):
         bytes_moved: _builtins.float | None = ...,
         busy_seconds: _builtins.float | None = ...,
         latency_p99_high_seconds: _builtins.float | None = ...,
+        operations_by_precision: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_busy_seconds", b"_busy_seconds", "_bytes_moved", b"_bytes_moved", "_concurrency", b"_concurrency", "_data_parallel", b"_data_parallel", "_energy_joules_per_unit", b"_energy_joules_per_unit", "_first_token_p50_seconds", b"_first_token_p50_seconds", "_first_token_p99_seconds", b"_first_token_p99_seconds", "_input_tokens", b"_input_tokens", "_latency_mean_seconds", b"_latency_mean_seconds", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p90_seconds", b"_latency_p90_seconds", "_latency_p95_seconds", b"_latency_p95_seconds", "_latency_p99_high_seconds", b"_latency_p99_high_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "_memory_bytes", b"_memory_bytes", "_operations", b"_operations", "_output_tokens", b"_output_tokens", "_peak_power_watts", b"_peak_power_watts", "_pipeline_parallel", b"_pipeline_parallel", "_power_limit_watts", b"_power_limit_watts", "_power_watts", b"_power_watts", "_price_per_hour", b"_price_per_hour", "_relative_uncertainty", b"_relative_uncertainty", "_request_rate", b"_request_rate", "_stream_throughput", b"_stream_throughput", "_tensor_parallel", b"_tensor_parallel", "_throughput", b"_throughput", "_token_p50_seconds", b"_token_p50_seconds", "_token_p99_seconds", b"_token_p99_seconds", "batch_size", b"batch_size", "busy_seconds", b"busy_seconds", "bytes_moved", b"bytes_moved", "concurrency", b"concurrency", "data_parallel", b"data_parallel", "energy_joules_per_unit", b"energy_joules_per_unit", "first_token_p50_seconds", b"first_token_p50_seconds", "first_token_p99_seconds", b"first_token_p99_seconds", "input_tokens", b"input_tokens", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p90_seconds", b"latency_p90_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_high_seconds", b"latency_p99_high_seconds", "latency_p99_seconds", b"latency_p99_seconds", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "operations", b"operations", "output_tokens", b"output_tokens", "peak_power_watts", b"peak_power_watts", "pipeline_parallel", b"pipeline_parallel", "power_limit_watts", b"power_limit_watts", "power_watts", b"power_watts", "price_per_hour", b"price_per_hour", "relative_uncertainty", b"relative_uncertainty", "request_rate", b"request_rate", "stream_throughput", b"stream_throughput", "tensor_parallel", b"tensor_parallel", "throughput", b"throughput", "token_p50_seconds", b"token_p50_seconds", "token_p99_seconds", b"token_p99_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_busy_seconds", b"_busy_seconds", "_bytes_moved", b"_bytes_moved", "_concurrency", b"_concurrency", "_data_parallel", b"_data_parallel", "_energy_joules_per_unit", b"_energy_joules_per_unit", "_first_token_p50_seconds", b"_first_token_p50_seconds", "_first_token_p99_seconds", b"_first_token_p99_seconds", "_input_tokens", b"_input_tokens", "_latency_mean_seconds", b"_latency_mean_seconds", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p90_seconds", b"_latency_p90_seconds", "_latency_p95_seconds", b"_latency_p95_seconds", "_latency_p99_high_seconds", b"_latency_p99_high_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "_memory_bytes", b"_memory_bytes", "_operations", b"_operations", "_output_tokens", b"_output_tokens", "_peak_power_watts", b"_peak_power_watts", "_pipeline_parallel", b"_pipeline_parallel", "_power_limit_watts", b"_power_limit_watts", "_power_watts", b"_power_watts", "_price_per_hour", b"_price_per_hour", "_relative_uncertainty", b"_relative_uncertainty", "_request_rate", b"_request_rate", "_stream_throughput", b"_stream_throughput", "_tensor_parallel", b"_tensor_parallel", "_throughput", b"_throughput", "_token_p50_seconds", b"_token_p50_seconds", "_token_p99_seconds", b"_token_p99_seconds", "accelerator", b"accelerator", "batch_size", b"batch_size", "busy_seconds", b"busy_seconds", "bytes_moved", b"bytes_moved", "co_located_with", b"co_located_with", "concurrency", b"concurrency", "configuration", b"configuration", "data_parallel", b"data_parallel", "devices", b"devices", "energy_joules_per_unit", b"energy_joules_per_unit", "first_token_p50_seconds", b"first_token_p50_seconds", "first_token_p99_seconds", b"first_token_p99_seconds", "input_tokens", b"input_tokens", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p90_seconds", b"latency_p90_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_high_seconds", b"latency_p99_high_seconds", "latency_p99_seconds", b"latency_p99_seconds", "low_confidence", b"low_confidence", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "model", b"model", "operations", b"operations", "output_tokens", b"output_tokens", "peak_power_watts", b"peak_power_watts", "pipeline_parallel", b"pipeline_parallel", "power_limit_watts", b"power_limit_watts", "power_watts", b"power_watts", "precision", b"precision", "price_per_hour", b"price_per_hour", "provenance", b"provenance", "relative_uncertainty", b"relative_uncertainty", "request_rate", b"request_rate", "samples", b"samples", "settings", b"settings", "software_stack", b"software_stack", "source", b"source", "stream_throughput", b"stream_throughput", "task", b"task", "tensor_parallel", b"tensor_parallel", "throughput", b"throughput", "throughput_unit", b"throughput_unit", "token_p50_seconds", b"token_p50_seconds", "token_p99_seconds", b"token_p99_seconds", "version", b"version", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_busy_seconds", b"_busy_seconds", "_bytes_moved", b"_bytes_moved", "_concurrency", b"_concurrency", "_data_parallel", b"_data_parallel", "_energy_joules_per_unit", b"_energy_joules_per_unit", "_first_token_p50_seconds", b"_first_token_p50_seconds", "_first_token_p99_seconds", b"_first_token_p99_seconds", "_input_tokens", b"_input_tokens", "_latency_mean_seconds", b"_latency_mean_seconds", "_latency_p50_seconds", b"_latency_p50_seconds", "_latency_p90_seconds", b"_latency_p90_seconds", "_latency_p95_seconds", b"_latency_p95_seconds", "_latency_p99_high_seconds", b"_latency_p99_high_seconds", "_latency_p99_seconds", b"_latency_p99_seconds", "_memory_bytes", b"_memory_bytes", "_operations", b"_operations", "_output_tokens", b"_output_tokens", "_peak_power_watts", b"_peak_power_watts", "_pipeline_parallel", b"_pipeline_parallel", "_power_limit_watts", b"_power_limit_watts", "_power_watts", b"_power_watts", "_price_per_hour", b"_price_per_hour", "_relative_uncertainty", b"_relative_uncertainty", "_request_rate", b"_request_rate", "_stream_throughput", b"_stream_throughput", "_tensor_parallel", b"_tensor_parallel", "_throughput", b"_throughput", "_token_p50_seconds", b"_token_p50_seconds", "_token_p99_seconds", b"_token_p99_seconds", "accelerator", b"accelerator", "batch_size", b"batch_size", "busy_seconds", b"busy_seconds", "bytes_moved", b"bytes_moved", "co_located_with", b"co_located_with", "concurrency", b"concurrency", "configuration", b"configuration", "data_parallel", b"data_parallel", "devices", b"devices", "energy_joules_per_unit", b"energy_joules_per_unit", "first_token_p50_seconds", b"first_token_p50_seconds", "first_token_p99_seconds", b"first_token_p99_seconds", "input_tokens", b"input_tokens", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p90_seconds", b"latency_p90_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_high_seconds", b"latency_p99_high_seconds", "latency_p99_seconds", b"latency_p99_seconds", "low_confidence", b"low_confidence", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "model", b"model", "operations", b"operations", "operations_by_precision", b"operations_by_precision", "output_tokens", b"output_tokens", "peak_power_watts", b"peak_power_watts", "pipeline_parallel", b"pipeline_parallel", "power_limit_watts", b"power_limit_watts", "power_watts", b"power_watts", "precision", b"precision", "price_per_hour", b"price_per_hour", "provenance", b"provenance", "relative_uncertainty", b"relative_uncertainty", "request_rate", b"request_rate", "samples", b"samples", "settings", b"settings", "software_stack", b"software_stack", "source", b"source", "stream_throughput", b"stream_throughput", "task", b"task", "tensor_parallel", b"tensor_parallel", "throughput", b"throughput", "throughput_unit", b"throughput_unit", "token_p50_seconds", b"token_p50_seconds", "token_p99_seconds", b"token_p99_seconds", "version", b"version", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015

@@ -123,6 +123,7 @@ def character(record: jobs_pb2.WorkloadCharacter) -> model.Character:
         bytes_moved=record.bytes_moved,
         dense_fraction=record.dense_fraction if record.HasField("dense_fraction") else 1.0,
         precision=record.precision or "fp16",
+        calls=record.calls if record.HasField("calls") else None,
     )
 
 

@@ -32,6 +32,8 @@ SAID = frozenset({Provenance.MEASURED, Provenance.DECLARED})
 """Somebody's own word of this accelerator. All else was derived or observed, and says nothing but speed."""
 OTHER_CLASS_UNCERTAINTY = 0.35
 UNCHARACTERISED_UNCERTAINTY = 0.75
+ASSUMED_TAIL = 1.5
+"""p99 of a request in means, where nobody measured either: as the profile store assumes it."""
 ASSUMED_INTENSITY = 200.0
 """Operations a byte of work of which nothing is known: near the ridge of present GPUs (150 to 420)."""
 
@@ -122,7 +124,7 @@ class Estimator:
         if self._profiles.get(workload):
             return _unknown(entry)  # a roofline alone cannot be compared with measured speeds
         if character is not None:
-            return _unknown(entry) if own is None else _by_roofline(entry, 1.0 / own.seconds, own, workload)
+            return _unknown(entry) if own is None else _by_roofline(entry, 1.0 / own.seconds, own, workload, character)
         speed = self._uncharacterised(entry, devices) if workload else None
         return _unknown(entry) if speed is None else _by_roofline(entry, speed, None, workload)
 
@@ -365,12 +367,15 @@ def _basis(points: Mapping[int, Profile], devices: int) -> str:
 # -- without a profile ---------------------------------------------------------------------------
 
 
-def _by_roofline(entry: Accelerator, speed: float, own: Bound | None, workload: str) -> Estimate:
+def _by_roofline(
+    entry: Accelerator, speed: float, own: Bound | None, workload: str, character: Character | None = None
+) -> Estimate:
+    calls = character.calls if character else None
     what = f"{own.by} bound" if own else "nothing is known of the work"
     missing = f"no profile of {workload!r}" if workload else "the job names no workload"
     return Estimate(
         speed=speed,
-        latency_seconds=None,
+        latency_seconds=ASSUMED_TAIL * own.seconds / calls if own and calls else None,
         memory_bytes=None,
         watts=entry.tdp_watts,
         peak_watts=entry.tdp_watts,

@@ -177,12 +177,14 @@ class Queue:
 @dataclass(frozen=True, slots=True)
 class Character:
     """What work is made of: operations (FLOP) and bytes moved of the whole job, the dense part (0..1) of the
-    operations, and their precision ("fp16", "fp8", "int8")."""
+    operations, and their precision ("fp16", "fp8", "int8"). `calls`: requests that it all answers one after another;
+    None: unknown."""
 
     operations: float
     bytes_moved: float
     dense_fraction: float = 1.0
     precision: str = "fp16"
+    calls: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ def profile_message(profile: Profile) -> pb.Profile:
         low_confidence=profile.low_confidence,
         samples=profile.samples,
         version=profile.version,
+        operations_by_precision=dict(profile.operations_by_precision),
         **{field: getattr(profile, field) for field in TEXTS + FIGURES},
     )
     message.provenance = pb.Provenance.ValueType(profile.provenance)
@@ -82,6 +83,7 @@ def profile_from(message: pb.Profile) -> Profile:
         provenance=int(message.provenance),
         samples=message.samples,
         low_confidence=message.low_confidence,
+        operations_by_precision=tuple(sorted(message.operations_by_precision.items())),
         measured_at=_moment(message.measured_at) if message.HasField("measured_at") else None,
         **fields,
     )

@@ -9,8 +9,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from berth.errors import InvalidInput
 from berth.v1 import binding_pb2, profiles_pb2, telemetry_pb2
 from profile_store.domain.learning import Estimate, Latencies, Reason, Run, Span
-from profile_store.domain.profile import Catalogue, Profile, ProfileKey, Provenance, known_accelerator, validate
+from profile_store.domain.profile import Profile, ProfileKey, Provenance
 from profile_store.domain.throttling import Reported, ThrottleWatch
+from profile_store.domain.validation import Catalogue, known_accelerator, validate
 
 __all__ = ["heard", "learnt_message", "observed", "span_of"]
 

@@ -4,8 +4,10 @@ A change and its record of profiles.changed are one transaction, under the row's
 in the order of versions.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import astuple
+from typing import Any
 
 import asyncpg
 
@@ -23,6 +25,7 @@ KEY = {
     "co_located_with": "text",
     "configuration": "text",
 }
+SHARES = "operations_by_precision"
 BODY = {
     "task": "text",
     "precision": "text",
@@ -65,6 +68,7 @@ BODY = {
     "bytes_moved": "double precision",
     "busy_seconds": "double precision",
     "latency_p99_high_seconds": "double precision",
+    SHARES: "text",
 }
 COLUMNS = {**KEY, **BODY}
 _KEYS = ", ".join(KEY)
@@ -186,15 +190,19 @@ async def put_profiles(connection: Connection, profiles: Sequence[Profile]) -> l
 
 async def _written(connection: Connection, statement: str, profiles: Sequence[Profile]) -> list[Profile]:
     rows = [
-        (*astuple(profile.key), *(getattr(profile, name) for name in BODY))
+        (*astuple(profile.key), *(_column(profile, name) for name in BODY))
         for profile in sorted(profiles, key=lambda one: one.key)
     ]
     return list(map(_profile, await connection.fetch(statement, *(list(column) for column in zip(*rows, strict=True)))))
 
 
+def _column(profile: Profile, name: str) -> Any:
+    if name != SHARES:
+        return getattr(profile, name)
+    return json.dumps(dict(profile.operations_by_precision)) if profile.operations_by_precision else ""
+
+
 def _profile(row: asyncpg.Record) -> Profile:
-    return Profile(
-        key=ProfileKey(*(row[name] for name in KEY)),
-        version=row["version"],
-        **{name: row[name] for name in BODY},
-    )
+    body = {name: row[name] for name in BODY}
+    body[SHARES] = tuple(sorted(json.loads(body[SHARES]).items())) if body[SHARES] else ()
+    return Profile(key=ProfileKey(*(row[name] for name in KEY)), version=row["version"], **body)

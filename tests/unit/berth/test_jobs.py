@@ -44,7 +44,7 @@ members:
   - {name: leader, cpu: 4, memory: 8Gi}
   - {name: worker, replicas: 4, min_replicas: 2, devices: 8, device_memory: 40Gi, accelerators: {classes: [GPU]}}
 topology: {level: block, required: true, preferred_level: rack, group_size: 5, group_level: scale-up}
-character: {operations: 1e18, bytes_moved: 2e15, dense_fraction: 0.25, precision: fp8}
+character: {operations: 1e18, bytes_moved: 2e15, dense_fraction: 0.25, precision: fp8, calls: 1000}
 checkpoint_interval: 10m
 """
 
@@ -66,7 +66,9 @@ def test_a_gang_of_several_shapes_with_its_groups_and_character() -> None:
         topology=pb.TopologyWish(
             level="block", required=True, preferred_level="rack", group_size=5, group_level="scale-up"
         ),
-        character=pb.WorkloadCharacter(operations=1e18, bytes_moved=2e15, dense_fraction=0.25, precision="fp8"),
+        character=pb.WorkloadCharacter(
+            operations=1e18, bytes_moved=2e15, dense_fraction=0.25, precision="fp8", calls=1000
+        ),
     )  # fmt: skip
     expected.checkpoint_interval.FromSeconds(600)
     assert parse_text(SHAPES) == expected
@@ -110,6 +112,7 @@ def test_a_gang_of_several_shapes_with_its_groups_and_character() -> None:
         ({"character": {"dense_fraction": 0.5}}, "character.operations", "both"),
         ({"character": {"operations": 1, "dense_fraction": 2}}, "character.dense_fraction", "0 to 1"),
         ({"character": {"operations": 1, "precision": "fp99"}}, "character.precision", "fp16"),
+        ({"character": {"operations": 1, "calls": 0}}, "character.calls", "above 0"),
         ({"checkpoint_interval": "-1m"}, "checkpoint_interval", "duration"),
     ],
 )

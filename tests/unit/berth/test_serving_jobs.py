@@ -67,7 +67,7 @@ def test_the_model_fills_in_what_the_document_leaves_open() -> None:
         "devices": 1,
         "workload": "chat",
         "device_memory": 122 * 2**20,
-        "character": {"operations": 1e9, "bytes_moved": 2e7, "precision": "fp16"},
+        "character": {"operations": 1e9, "bytes_moved": 2e7, "precision": "fp16", "calls": 1},
         "expected_duration": "30d",
         "accelerators": {"stacks": ["CUDA", "ROCm", "XLA", "oneDNN"]},
     }

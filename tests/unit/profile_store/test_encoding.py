@@ -32,6 +32,9 @@ profiles = st.builds(
     relative_uncertainty=figures,
     measured_at=st.none() | st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),
     samples=st.integers(0, 2**53),
+    operations_by_precision=st.dictionaries(texts, st.floats(allow_nan=False), max_size=3).map(
+        lambda shares: tuple(sorted(shares.items()))
+    ),
 )
 
 

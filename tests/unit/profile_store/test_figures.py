@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from berth import catalogue
 from berth.errors import InvalidInput
+from berth.models.artefact import Analysis
+from berth.models.roofline import FROM_PEAKS
+from berth.models.roofline import estimate as models_estimate
 from profile_store.domain.prediction.analysis import checked
 from profile_store.domain.prediction.figures import QUANTITIES, Figure
 from profile_store.domain.prediction.library import Prediction
 from profile_store.domain.prediction.question import Question, forecast, kept_questions, to_keep
-from profile_store.domain.prediction.roofline import Work
-from profile_store.domain.profile import Profile, Provenance, validate
+from profile_store.domain.prediction.roofline import LAUNCH, OTHER_LAUNCH, Work
+from profile_store.domain.profile import Profile, Provenance
+from profile_store.domain.validation import validate
 from profile_store.handlers import ProfileStore
 from tests.benchmarks.bench_profiles import load, load_zeus, measure, measure_roofline
 from tests.unit.profile_store.builders import NOW, ProfilesInMemory, a_profile
@@ -91,6 +95,22 @@ def test_one_measurement_corrects_all_others_and_narrows_their_interval() -> Non
     # One class carries less far into another.
     width = {name: math.log((one.high or 1) / (one.profile.throughput or 1)) for name, one in after.items() if one.high}
     assert width["L4"] < width["Gaudi3"]
+
+
+def test_a_kept_analysis_remembers_every_precision() -> None:
+    shares = {"bf16": 6e11, "fp32": 2e11, "fp8": 1e11}
+    direct = asked([], work=replace(WORK, operations=9e11, by_precision=shares))
+    kept = list(to_keep(list(direct.values())))
+    assert {one.operations_by_precision for one in kept} == {tuple(sorted(shares.items()))}
+    validate(kept, catalogue, now=NOW)
+    again = asked(kept)
+    assert again.keys() == direct.keys()
+    for name, one in direct.items():
+        assert again[name].profile.throughput == pytest.approx(one.profile.throughput), name
+        assert again[name].basis == one.basis
+    # Asked for at another precision it is all of that.
+    whole = asked(kept, precision="fp8")["H100-SXM"]
+    assert 1 / (whole.profile.throughput or 0.0) == pytest.approx(9e11 / (1979e12 * 0.45) + 5e-5)
 
 
 def test_how_well_a_cpu_computes_says_nothing_of_how_soon_a_kernel_starts_elsewhere() -> None:
@@ -182,8 +202,36 @@ def test_a_small_part_at_another_precision_does_not_hide_the_whole() -> None:
     )
     assert 1 / (answer.profile.throughput or 0.0) == pytest.approx(966.5e6 / (2e11 * 0.9) + 2e-5, rel=1e-6)
     assert "CPU" not in of(963e6, fp32=96e6)
+    # Units before TF32 take 16 bits alone: there the same part is left out.
+    left_out = of(963e9, fp32=3.5e9)["V100-32"]
+    assert (
+        left_out.basis
+        == "roofline: compute bound (fp32, under 5% of the operations, left out: no peak of theirs is known)"
+    )
+    assert 1 / (left_out.profile.throughput or 0.0) == pytest.approx(963e9 / (125e12 * 0.45) + 5e-5)
+    assert "V100-32" not in of(963e9, fp32=96e9)
     assert "CPU" not in of(963e6, fp32=30e6, int32=30e6), "small parts are weighed together"
     assert "CPU" not in of(963e6, fp64=3.5e6), "double precision may take a hundred times as long"
+
+
+@pytest.mark.parametrize("precision", [name for name in FROM_PEAKS if name != "fp64"])
+def test_the_store_and_the_models_analysis_price_every_precision_by_one_rule(precision: str) -> None:
+    """A launch apart: the store adds it."""
+    count = 1e15
+    answers = asked([], work=Work(count, 1e6, by_precision={precision: count}))
+    expected = {
+        entry.name: estimate.seconds
+        for entry in ENTRIES
+        if (estimate := models_estimate(Analysis(count, 1e6, {precision: count}), entry)) is not None
+    }
+    launches = {entry.name: LAUNCH.get(entry.device_class, OTHER_LAUNCH) for entry in ENTRIES}
+    seconds = {name: 1 / (one.profile.throughput or 0.0) - launches[name] for name, one in answers.items()}
+    # What is not known to run there at all (`runs_at`) is not answered; else both know the same accelerators.
+    assert set(seconds) <= set(expected)
+    assert seconds == pytest.approx({name: expected[name] for name in seconds})
+    if precision in ("fp16", "bf16", "fp32"):
+        assert set(seconds) == set(expected)
+        assert ("V100-32" in seconds) == (precision != "fp32")
 
 
 def test_what_does_not_fit_is_said() -> None:
@@ -318,10 +366,14 @@ def test_figures_of_real_runs_left_out_in_turn(data_folder: Path) -> None:
     # A few of the sweeps: all of them take minutes, and the benchmark has them.
     sweeps = [one for one in load_zeus(data_folder) if one.key.accelerator == "P100" and one.key.workload[0] in "is"]
     zeus = tuple(sweeps)
-    for data, name in ((splitwise, "first_token_p50_seconds"), (zeus, "power_watts")):
-        measured = measure(data, QUANTITIES[name], transfers=data is splitwise)
+    for data, name in (
+        (splitwise, "first_token_p50_seconds"),
+        (splitwise, "token_p50_seconds"),
+        (zeus, "power_watts"),
+    ):
+        measured = measure(data, QUANTITIES[name], transfers=data is splitwise, known_there=(0, 1))
         assert measured["interpolated"].median <= 0.05, name
-        for way in {"interpolated", "transferred"} & measured.keys():
+        for way in measured.keys() - {"extrapolated"}:
             assert measured[way].median <= 0.10, (name, way)
             assert measured[way].coverage >= 0.85, (name, way)
     roofline = measure_roofline(splitwise)

@@ -19,7 +19,8 @@ from profile_store.domain.importers import FORMATS, Hints, Imported, detect, rea
 from profile_store.domain.importers.document import joined
 from profile_store.domain.importers.numbers import Numbers
 from profile_store.domain.importers.outcome import summary, without_unknown
-from profile_store.domain.profile import Profile, ProfileKey, Provenance, configuration_of, validate
+from profile_store.domain.profile import Profile, ProfileKey, Provenance, configuration_of
+from profile_store.domain.validation import validate
 from profile_store.handlers import ProfileStore
 from tests.unit.profile_store.builders import NOW, ProfilesInMemory, a_profile
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from berth import catalogue
 from berth.errors import FieldError, InvalidInput
 from profile_store.domain.importers import read
-from profile_store.domain.profile import Profile, ProfileKey, Provenance, validate
+from profile_store.domain.profile import Profile, ProfileKey, Provenance
+from profile_store.domain.validation import validate
 from tests.unit.profile_store.builders import NOW, TABLE
 
 

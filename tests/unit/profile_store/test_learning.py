@@ -26,8 +26,9 @@ from profile_store.domain.learning import (
     profile_of,
     worth_telling,
 )
-from profile_store.domain.profile import ProfileKey, Provenance, best_fitting, validate
+from profile_store.domain.profile import ProfileKey, Provenance, best_fitting
 from profile_store.domain.throttling import Reported, ThrottleWatch
+from profile_store.domain.validation import validate
 from tests.unit.profile_store.builders import NOW, a_profile
 
 KEY = ProfileKey("bert", "H100-SXM", 1, configuration="observed")

@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 
 from berth import catalogue
 from berth.errors import FieldError, InvalidInput
-from profile_store.domain.profile import (
-    Profile,
-    ProfileKey,
-    Provenance,
-    best_fitting,
-    configuration_of,
-    rank,
-    validate,
-)
+from profile_store.domain.profile import Profile, ProfileKey, Provenance, best_fitting, configuration_of, rank
+from profile_store.domain.validation import validate
 from tests.unit.profile_store.builders import NOW, a_profile
 
 
@@ -215,6 +208,10 @@ def test_the_surest_and_then_the_fastest_configuration_speaks() -> None:
         ({"latency_p90_seconds": 2.0, "latency_p95_seconds": 1.0}, "latency_p95_seconds"),
         ({"first_token_p50_seconds": 2.0, "first_token_p99_seconds": 1.0}, "first_token_p99_seconds"),
         ({"operations": 1e31}, "operations"),
+        ({"operations": 1e9, "operations_by_precision": (("bf16", math.nan),)}, "operations_by_precision[bf16]"),
+        ({"operations": 1e9, "operations_by_precision": (("bf16", 2e9),)}, "operations_by_precision"),
+        ({"operations_by_precision": (("bf16", 2e9),)}, "operations_by_precision"),
+        ({"operations": 1e9, "operations_by_precision": (("", 1e9),)}, "operations_by_precision[]"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(changes: dict[str, Any], field: str) -> None:

@@ -1,4 +1,4 @@
-"""A latency target that a profile says this accelerator misses. No profile: nothing is said."""
+"""A latency target that this accelerator misses, by a profile or one request's roofline. Else nothing is said."""
 
 from placement_engine.domain.columns import Bools, View
 from placement_engine.domain.plugins import ByModel, Description
@@ -15,7 +15,7 @@ class LatencyTarget(ByModel):
     def describe(self, view: View, ask: Ask) -> Description:
         target = ask.shape.latency_target or 0.0
         numbers = {"target_seconds": target}
-        text = f"profiles show a p99 latency above the target of {target:g} s"
+        text = f"p99 latency is above the target of {target:g} s"
         slow = set(view.model.tolist())
         # Of the numbers of devices that may be given, the fastest; what the target is held against.
         known = [

@@ -21,7 +21,7 @@ from profile_store.domain.importers.torch_trace import read_torch_trace
 from profile_store.domain.importers.vllm import read_vllm
 from profile_store.domain.importers.vtune import read_vtune
 from profile_store.domain.importers.zeus import read_zeus
-from profile_store.domain.profile import encodable
+from profile_store.domain.validation import encodable
 
 __all__ = ["FORMATS", "LARGEST", "Format", "Hints", "Imported", "detect", "read", "unpacked"]
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from berth.errors import InvalidInput
 from profile_store.domain.importers.document import NO_HINTS, Hints, Imported, LeftOut, joined, json_of, number_at
-from profile_store.domain.profile import MAX_NAME, Profile, ProfileKey, Provenance
+from profile_store.domain.profile import Profile, ProfileKey, Provenance
+from profile_store.domain.validation import MAX_NAME
 
 __all__ = ["read_mlperf"]
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from berth.errors import InvalidInput
 from profile_store.domain.importers.document import Imported, LeftOut
-from profile_store.domain.profile import Catalogue, Profile, known_accelerator
+from profile_store.domain.profile import Profile
+from profile_store.domain.validation import Catalogue, known_accelerator
 
 __all__ = ["summary", "without_unknown"]
 

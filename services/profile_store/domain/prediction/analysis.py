@@ -7,11 +7,11 @@ from dataclasses import replace
 from berth.errors import FieldError, InvalidInput
 from profile_store.domain.prediction.question import Question
 from profile_store.domain.prediction.roofline import PRECISIONS
+from profile_store.domain.validation import SUM_TOLERANCE
 
 __all__ = ["checked"]
 
 MOST = {"operations": 1e30, "bytes_moved": 1e24, "memory_bytes": 1e14}
-SUM_TOLERANCE = 1.01
 
 
 def checked(question: Question) -> Question:

@@ -33,13 +33,19 @@ LATENCIES = (
     "latency_p95_seconds",
     "latency_p99_seconds",
 )
-TOKENS = ("first_token_p50_seconds", "first_token_p99_seconds", "token_p50_seconds", "token_p99_seconds")
+FIRST_TOKENS = ("first_token_p50_seconds", "first_token_p99_seconds")
+NEXT_TOKENS = ("token_p50_seconds", "token_p99_seconds")
+INFERENCE_TRANSFER = 0.21
+"""Latencies are of inference: the workloads of MLPerf inference, by throughput, each left out whole."""
 QUANTITIES = {
-    **{name: Quantity(name, sign=-1) for name in (*LATENCIES, *TOKENS)},
-    "memory_bytes": Quantity("memory_bytes", sign=-1, likeness="same", prior_error=0.1),
-    "power_watts": Quantity("power_watts", likeness="tdp", prior_error=0.08),
-    "peak_power_watts": Quantity("peak_power_watts", likeness="tdp", prior_error=0.08),
+    **{name: Quantity(name, sign=-1, transfer_error=INFERENCE_TRANSFER) for name in (*LATENCIES, *FIRST_TOKENS)},
+    # A decode step reads weights and cache once: bandwidth bounds it.
+    **{name: Quantity(name, sign=-1, likeness="bandwidth", transfer_error=INFERENCE_TRANSFER) for name in NEXT_TOKENS},
+    "memory_bytes": Quantity("memory_bytes", sign=-1, likeness="same", prior_error=0.1, transfer_error=0.18),
+    "power_watts": Quantity("power_watts", likeness="tdp", prior_error=0.08, transfer_error=0.144),
+    "peak_power_watts": Quantity("peak_power_watts", likeness="tdp", prior_error=0.08, transfer_error=0.144),
 }
+"""A transfer's error is to an interpolation's as with speed (1.8 times), of which more is known."""
 ASSUMED_TAIL = {"latency_p99_seconds": 1.5}
 """Seconds for each of a mean that was derived, where no tail was measured; no other percentile is made up."""
 TAIL_WIDTH = 0.4

@@ -6,17 +6,20 @@ other accelerators; a roofline. Each comes with an interval that holds the truth
 - Interpolation: what the family's own runs are off by when each is left out, drawn towards the
   quantity's prior error by PRIOR_RUNS of it where there are few.
 - Completion: the 90 % quantile of what runs in the library are off by when an eighth of them is left out, those on
-  the same accelerator and of the same unit counting more.
+  the same accelerator and of the same unit counting more. Where nothing of the workload ran on the accelerator: when
+  all of a workload there is left out, by workloads; in between by how many ran (kinds.py).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from berth.catalogue import Accelerator
-from profile_store.domain.prediction.completion import Completion
+from profile_store.domain.prediction import kinds
+from profile_store.domain.prediction.completion import Completed, Completion
 from profile_store.domain.prediction.interpolation import combined, interpolate, residuals
 from profile_store.domain.prediction.roofline import Roofs, Work, prior
 from profile_store.domain.prediction.runs import (
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Library", "Prediction", "interpolated", "likeness"]
 
-PRIOR_RUNS, WORST_ERROR = 4, 0.6
+WORST_ERROR = 0.6
 INSIDE, OUTSIDE = 1.54, 1.74
 """Half the interval in standard deviations; 9 of 10 of Gavel's and Splitwise's runs left out lie within."""
 FOLDS = 8
@@ -118,6 +121,7 @@ class Library:
             relative_uncertainty=answer.half_width / NINETY if known else None,
             operations=work.operations if work else None,
             bytes_moved=work.bytes_moved if work else None,
+            operations_by_precision=tuple(sorted(work.by_precision.items())) if work else (),
             **{name: getattr(target, name) for name in AXES[1:]},
         )
         if measured:
@@ -146,9 +150,10 @@ class Library:
             if run.place == place:
                 spread = run.profile.relative_uncertainty or 0.0
                 return Answer(run.speed, NINETY * spread, Provenance.MEASURED, "measured")
-        return interpolated(own, place, self.quantity.prior_error) or self._transferred(family, place, accelerator)
+        return interpolated(own, place, self.quantity.prior_error) or self.transferred(family, place, accelerator)
 
-    def _transferred(self, family: Family, place: Place, accelerator: str) -> Answer | None:
+    def transferred(self, family: Family, place: Place, accelerator: str) -> Answer | None:
+        """From what ran elsewhere, and from another count there."""
         own = self._scaled(family, place, accelerator)
         if own is not None:
             return own
@@ -176,8 +181,9 @@ class Library:
         completed = completion.predict(family, place, accelerator)
         if completed is None:
             return None
-        width = math.hypot(self.transfer_width(family.unit, accelerator), min(width for _, width in made))
-        if (family.unit, accelerator) not in self._seen:
+        width = math.hypot(self.completed_width(family, accelerator), min(width for _, width in made))
+        ran = self._ran[family.workload, accelerator]
+        if (family.unit, accelerator) not in self._seen or not (ran or completed.support):
             width = math.hypot(width, STRANGER)
         return Answer(
             completed.speed, width, Provenance.TRANSFERRED, f"transferred from {', '.join(completed.sources[:4])}"
@@ -191,6 +197,10 @@ class Library:
     @cached_property
     def _seen(self) -> frozenset[tuple[str, str]]:
         return frozenset((run.family.unit, run.accelerator) for run in self.runs)
+
+    @cached_property
+    def _ran(self) -> Counter[tuple[str, str]]:
+        return Counter((run.family.workload, run.accelerator) for run in self.runs)
 
     @cached_property
     def _comparable(self) -> tuple[Run, ...]:
@@ -239,21 +249,63 @@ class Library:
     @cached_property
     def transfer_errors(self) -> Sequence[tuple[Run, float]]:
         """Runs measured on several accelerators, and what completion without an eighth of them is off by."""
+        fold_of = {id(run): number * 5 % FOLDS for number, run in enumerate(self._several)}
+        return [(run, made.speed - run.speed) for run, made in self._left_out(fold_of)]
+
+    @cached_property
+    def kind_errors(self) -> Sequence[tuple[Run, float]]:
+        """The same without all of the run's workload on its accelerator, where other workloads ran there: a data
+        sheet's error is another one (STRANGER)."""
+        groups = list(dict.fromkeys((run.family.workload, run.accelerator) for run in self._several))
+        number = {group: place * 5 % FOLDS for place, group in enumerate(sorted(groups))}
+        fold_of = {
+            id(run): number[group]
+            for run in self._comparable
+            if (group := (run.family.workload, run.accelerator)) in number
+        }
+        return [(run, made.speed - run.speed) for run, made in self._left_out(fold_of) if made.support]
+
+    @cached_property
+    def _several(self) -> Sequence[Run]:
+        """Measured on several accelerators."""
         counts: dict[tuple[Family, Place], int] = {}
         for run in self._comparable:
             counts[run.family, run.place] = counts.get((run.family, run.place), 0) + 1
-        several = [run for run in self._comparable if counts[run.family, run.place] > 1]
-        found = []
+        return [run for run in self._comparable if counts[run.family, run.place] > 1]
+
+    def _left_out(self, fold_of: Mapping[int, int]) -> Iterable[tuple[Run, Completed]]:
+        """What completion says of each of these runs (by id) without all of its fold."""
         for fold in range(FOLDS):
-            left = {id(run) for number, run in enumerate(several) if number * 5 % FOLDS == fold}
-            completion = Completion([run for run in self._comparable if id(run) not in left], self._prior)
-            for run in several:
-                if id(run) in left and (made := completion.predict(run.family, run.place, run.accelerator)):
-                    found.append((run, made.speed - run.speed))
-        return found
+            rest = [run for run in self._comparable if fold_of.get(id(run)) != fold]
+            if len(rest) == len(self._comparable):
+                continue
+            completion = Completion(rest, self._prior)
+            for run in self._several:
+                if fold_of.get(id(run)) == fold and (
+                    made := completion.predict(run.family, run.place, run.accelerator)
+                ):
+                    yield run, made
+
+    def kind_width(self, unit: str, accelerator: str) -> float:
+        """Half the 90 % interval where nothing of the workload ran on the accelerator."""
+        left: dict[str, list[tuple[float, float]]] = {}
+        weights: dict[str, float] = {}
+        for run, error in self.kind_errors:
+            weight = SAME_ACCELERATOR if run.accelerator == accelerator else 1.0
+            left.setdefault(run.family.workload, []).append((error, weight))
+            own = 1.0 if run.family.unit == unit else OTHER_UNIT
+            weights[run.family.workload] = max(own, weights.get(run.family.workload, 0.0))
+        return kinds.half_width(left, weights, self.quantity.transfer_error)
+
+    def completed_width(self, family: Family, accelerator: str, without: Run | None = None) -> float:
+        """Half the 90 % interval of what completion says, by how many runs of the workload are known there."""
+        runs = self._ran[family.workload, accelerator] - (without is not None)
+        everything = self.transfer_width(family.unit, accelerator, without)
+        return kinds.narrowed(self.kind_width(family.unit, accelerator), everything, runs)
 
     def transfer_width(self, unit: str, accelerator: str, without: Run | None = None) -> float:
-        """Half the 90 % interval. `without`: a run whose own error must not count."""
+        """Half the 90 % interval where about all of the workload ran there. `without`: a run whose own error must not
+        count."""
         weighed = [(DOUBT_ERROR, DOUBT)]
         for run, error in self.transfer_errors:
             if run is not without:
@@ -272,6 +324,8 @@ def likeness(entries: Sequence[Accelerator], quantity: Quantity) -> dict[str, fl
     """What a quantity is expected to be on each accelerator, in logarithms up to a constant."""
     if quantity.likeness == "speed":
         return prior(entries)
+    if quantity.likeness == "bandwidth":
+        return {entry.name: math.log(entry.memory_bandwidth) for entry in entries if entry.memory_bandwidth}
     if quantity.likeness == "tdp":
         return {entry.name: math.log(entry.tdp_watts) for entry in entries if entry.tdp_watts}
     return dict.fromkeys((entry.name for entry in entries), 0.0)
@@ -284,7 +338,9 @@ def interpolated(own: Sequence[Run], place: Place, prior_error: float = THROUGHP
     outside = answers[0].outside
     speed, _ = combined(answers)
     errors = [min(abs(error), WORST_ERROR) for error, _ in residuals(own, outside)]
-    variance = (PRIOR_RUNS * prior_error**2 + sum(error**2 for error in errors)) / (PRIOR_RUNS + len(errors))
+    variance = (kinds.PRIOR_RUNS * prior_error**2 + sum(error**2 for error in errors)) / (
+        kinds.PRIOR_RUNS + len(errors)
+    )
     width = (OUTSIDE if outside else INSIDE) * math.sqrt(variance)
     parts = [
         f"beyond {one.axis.replace('_', ' ')} {one.below:g}"

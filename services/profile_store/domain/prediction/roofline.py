@@ -1,6 +1,7 @@
 """Speed from what one call of a program does, and what accelerators can do at most.
 
-    seconds = max(sum over precisions of operations / (peak x part), bytes / (bandwidth x part)) / devices^0.9 + launch
+    seconds = max(sum over precisions of operations / (peak x part) / devices^0.9,
+                  bytes / (bandwidth x part) / devices^0.5) + launch
 
 The parts of the data sheet are those that placement assumes for each device class. Where the catalogue lacks a figure,
 what `berth profiles bench` measured there stands for it. Where the same work was measured somewhere, the ratio of its
@@ -11,11 +12,12 @@ than the data sheet is not of that work and teaches nothing; no answer is faster
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from berth.catalogue import Accelerator
-from berth.models.roofline import COMPUTE, DEFAULT, STREAMING
-from berth.models.roofline import FROM_PEAKS as SHARED_PEAKS
+from berth.models.roofline import COMPUTE, DEFAULT, FROM_PEAKS, SMALL_PART, STREAMING, served
+from profile_store.domain.prediction.reached import Reached, alone, carried
 from profile_store.domain.profile import SEEN, Profile
 
 __all__ = ["COPY", "MATMUL", "PRECISIONS", "Bounded", "Roofs", "Work", "items_of", "known_work", "prior", "work_of"]
@@ -26,28 +28,25 @@ LAUNCH = {"CPU": 2e-5, "GPU": 5e-5}
 OTHER_LAUNCH = 1e-4
 """Seconds to start one call, whatever it does: assumed, and off by a factor of LAUNCH_FACTOR nine times of ten."""
 LAUNCH_FACTOR = 3.0
-SCALING = 0.9
-RAW, CORRECTED_ELSEWHERE, CORRECTED_IN_CLASS, CORRECTED_HERE = 1.1, 0.95, 0.7, 0.4
-"""Half of the 90 % interval, in logarithms; what the real data says of them stands in docs/adr/0032."""
+SCALING, MEMORY_SCALING = 0.9, 0.5
+"""Speed over devices. Work that is bound by memory does little between two exchanges, and each takes as long as what
+sharing saves: such work gains nothing to all of it, and half (in logarithms) stands in the middle."""
+RAW, CORRECTED_ELSEWHERE, CORRECTED_IN_CLASS, CORRECTED_HERE = 0.95, 0.95, 0.6, 0.4
+"""Half of the 90 % interval, in logarithms, until other programs were measured (reached.py, docs/adr/0037). RAW: five
+kinds of program are off by 0.47 (prompt and token of two language models on two GPUs, a small transformer on a CPU;
+root mean square), by Student's distribution for five. IN_CLASS: four of them on the other GPU, 0.28. The others are
+assumed."""
 ASSUMED_PEAK = 0.35
 """Added where the peak at that precision is assumed from another one's."""
 FASTER_THAN_SHEET = 1.1
 """A data sheet rounds, and chips boost: only beyond this a run is not believed to be of the work."""
-SMALL_PART = 0.05
-"""Of the operations: so few at precisions of which nothing is known there do not hide what the others say."""
 ELSEWHERE = 2
 """Distance of an accelerator of another class: the widths above, by distance from 0."""
 BYTES_AN_OPERATION = 1 / 250
 
-FROM_PEAKS: Mapping[str, tuple[tuple[str, float], ...]] = SHARED_PEAKS | {
-    "": SHARED_PEAKS["fp16"],
-    "mixed": SHARED_PEAKS["fp16"],
-    "tf32": SHARED_PEAKS["fp32"],
-    "uint8": SHARED_PEAKS["int8"],
-    "mxfp4": SHARED_PEAKS["fp4"],
-}
-"""What `berth model analyse` has, with the other names that profiles give to the same units."""
-PRECISIONS = tuple(name for name in FROM_PEAKS if name)
+SAME_UNITS = {"": "fp16", "mixed": "fp16", "tf32": "fp32", "uint8": "int8", "mxfp4": "fp4"}
+"""Other names that profiles give to what `berth model analyse` has: the same units compute it."""
+PRECISIONS = (*FROM_PEAKS, *(name for name in SAME_UNITS if name))
 MATMUL, COPY = "berth-matmul-", "berth-copy"
 """Workloads of `berth profiles bench` that measure a roof: the first is followed by its precision."""
 
@@ -114,10 +113,11 @@ def items_of(profile: Profile, work: Work | None = None) -> float | None:
 
 
 def work_of(profile: Profile) -> Work | None:
-    """What a profile says of one call, at one precision."""
+    """What a profile says of one call."""
     if not profile.operations and not profile.bytes_moved:
         return None
-    return Work(profile.operations, profile.bytes_moved, profile.memory_bytes, batch_size=profile.batch_size)
+    shares = dict(profile.operations_by_precision)
+    return Work(profile.operations, profile.bytes_moved, profile.memory_bytes, shares, profile.batch_size)
 
 
 def _of_batch(work: Work, target: Profile) -> bool:
@@ -133,7 +133,21 @@ def known_work(target: Profile, alike: Sequence[Profile]) -> Work | None:
         key=lambda one: (one.precision != target.precision, one.batch_size != target.batch_size, one.key),
         default=None,
     )
-    return work_of(like) if like is not None else None
+    work = work_of(like) if like is not None else None
+    if work is None or like is None or like.precision == target.precision:
+        return work
+    # The same operations, asked for at another precision than they were counted in.
+    return replace(work, by_precision={})
+
+
+def _program(profile: Profile) -> str:
+    return profile.model or profile.key.workload
+
+
+def _units(precision: str) -> str:
+    """The precision whose units compute it."""
+    wanted = precision.casefold()
+    return SAME_UNITS.get(wanted, wanted)
 
 
 def _bits(precision: str) -> int:
@@ -146,9 +160,10 @@ class Roofs:
 
     def __init__(self, entries: Iterable[Accelerator], profiles: Iterable[Profile] = ()) -> None:
         self._entries = {entry.name: entry for entry in entries}
+        self._profiles = tuple(profiles)
         self._peaks: dict[tuple[str, str], float] = {}
         self._bandwidths: dict[str, float] = {}
-        for one in profiles:
+        for one in self._profiles:
             if one.provenance not in SEEN or not one.throughput or one.key.co_located_with:
                 continue
             name, rate = one.key.accelerator, one.throughput / one.key.devices
@@ -191,12 +206,14 @@ class Roofs:
             left_out = f"; not as on {names}: faster than its data sheet, so it ran something else"
         if not ratios:
             basis = f"roofline: {bound.by} bound{bound.remark}{left_out}"
-            width = math.hypot(RAW, bound.width)
+            width = math.hypot(alone(self._others(target, accelerator), bound.by, RAW), bound.width)
             return Bounded(-math.log(bound.seconds / items), width, bound.seconds, bound.by, basis, most)
         nearest = min(ratios)
         slower = statistics.median(ratio for ratio, _ in ratios[nearest])
         seconds = max(bound.seconds * math.exp(slower), bound.least)
         width = (CORRECTED_HERE, CORRECTED_IN_CLASS, CORRECTED_ELSEWHERE)[nearest]
+        if nearest:
+            width = carried(self._others(target, accelerator), bound.by, width)
         where = ", ".join(sorted({name for _, name in ratios[nearest]})[:4])
         reached = f"{math.exp(-slower):.2f} of it" if slower > 0 else f"{math.exp(-slower):.1f} times it"
         if seconds == bound.least:
@@ -204,6 +221,28 @@ class Roofs:
         basis = f"roofline: {bound.by} bound{bound.remark}, as on {where}, which reached {reached}{left_out}"
         width = math.hypot(width, bound.width)
         return Bounded(-math.log(seconds / items), width, seconds, bound.by, basis, most, math.exp(slower))
+
+    def _others(self, target: Profile, accelerator: str) -> list[Reached]:
+        """What other programs reached where they were measured, from the accelerator's point of view."""
+        kind = _program(target)
+        return [
+            replace(one, distance=self._distance(one.accelerator, accelerator))
+            for one in self._reached
+            if one.kind != kind
+        ]
+
+    @cached_property
+    def _reached(self) -> tuple[Reached, ...]:
+        found = []
+        for one in self._profiles:
+            work = work_of(one)
+            if work is None or one.key.workload.startswith(MATMUL) or one.key.workload == COPY:
+                continue
+            taken = self._ratio(work, one)
+            if taken is not None and not math.isnan(taken[0]):
+                run = f"{one.key.workload} {one.key.configuration}", one.key.devices
+                found.append(Reached(_program(one), run, taken[1], taken[2], taken[0], 0))
+        return tuple(sorted(found, key=lambda one: (one.kind, one.run, one.accelerator)))
 
     def _distance(self, one: str, other: str) -> int:
         if one == other:
@@ -250,16 +289,19 @@ class Roofs:
         if unpriced:
             widest = self._widest(entry)
             small = sum(unpriced.values()) < SMALL_PART * sum(shares.values())
-            if widest is None or not small or "fp64" in unpriced:
+            if not small or "fp64" in unpriced:
                 return None
-            compute += sum(unpriced.values()) / (widest[0] * MEASURED_PART)
-            names = ", ".join(unpriced)
-            remarks.append(f"{names}, under {SMALL_PART:.0%} of the operations, as fast as {widest[1]} measured there")
+            how = "left out: no peak of theirs is known"
+            if widest is not None:
+                compute += sum(unpriced.values()) / (widest[0] * MEASURED_PART)
+                how = f"as fast as {widest[1]} measured there"
+            remarks.append(f"{', '.join(unpriced)}, under {SMALL_PART:.0%} of the operations, {how}")
         stream = self._stream(entry)
         if work.bytes_moved and stream is None:
             return None
         memory = (work.bytes_moved or 0.0) / stream if stream else 0.0
-        body = max(compute, memory) / devices**SCALING
+        compute, memory = compute / devices**SCALING, memory / devices**MEMORY_SCALING
+        body = max(compute, memory)
         launch = LAUNCH.get(entry.device_class, OTHER_LAUNCH)
         if not body:
             return None
@@ -276,7 +318,7 @@ class Roofs:
     def _sheet(self, entry: Accelerator, precision: str) -> float:
         """Operations a second that the data sheet allows: of units no wider than the work; infinite where it is silent
         of them, for narrower work may be faster there than wider work."""
-        wanted = precision.casefold()
+        wanted = _units(precision)
         for name, _ in FROM_PEAKS.get(wanted, ()):
             peak = entry.peak(name)
             if peak and _bits(name) <= _bits(wanted):
@@ -286,12 +328,12 @@ class Roofs:
     def _rate(self, entry: Accelerator, precision: str) -> tuple[float, str] | None:
         """Operations a second that work reaches, and what was assumed for it."""
         wanted = precision.casefold()
-        part = COMPUTE.get(entry.device_class, DEFAULT[0])
-        for number, (name, share) in enumerate(FROM_PEAKS.get(wanted, ())):
-            peak = entry.peak(name)
-            if peak:
-                assumed = f"{wanted} at {share:.2g} of {name}'s peak" if number or share != 1.0 else ""
-                return peak * 1e12 * part * share, assumed
+        sheet = served(entry, _units(precision))
+        if sheet is not None:
+            name, tera = sheet
+            share = tera / (entry.peak(name) or tera)
+            assumed = "" if name == _units(precision) else f"{wanted} at {share:.2g} of {name}'s peak"
+            return tera * 1e12 * COMPUTE.get(entry.device_class, DEFAULT[0]), assumed
         measured = self._peaks.get((entry.name, wanted))
         if measured:
             return measured * MEASURED_PART, ""

@@ -57,6 +57,7 @@ def test_the_table_is_all_that_is_known() -> None:
 def test_the_peak_is_that_of_the_precision() -> None:
     peaks = {name: a_picture("H100-SXM", precision=name).roofs[0].peak for name in ("bf16", "fp8", "int8", "fp32")}
     assert peaks == {"bf16": 989, "fp8": 1979, "int8": 1979, "fp32": 494.5}
+    assert a_picture("V100-32", precision="fp32").roofs == (), "its matrix units take 16 bits alone"
     assert a_picture("A100-80-SXM", precision="fp8").left_out == ("A100-80-SXM",)
 
 

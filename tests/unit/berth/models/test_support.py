@@ -131,6 +131,10 @@ def test_a_small_share_without_a_peak_leaves_the_estimate_known() -> None:
     norms, products = ({"bf16": 1e12 - wide, "fp32": wide} for wide in (1e10, 1e11))
     assert roofline.estimate(Analysis(1e12, 1e6, norms), entry("V100-32")) is not None
     assert roofline.estimate(Analysis(1e12, 1e6, products), entry("V100-32")) is None
+    together = {"bf16": 0.94e12, "fp32": 3e10, "int32": 3e10}
+    assert roofline.estimate(Analysis(1e12, 1e6, together), entry("V100-32")) is None, (
+        "small parts are weighed together"
+    )
     assert roofline.estimate(Analysis(1e12, 1e6, {"bf16": 0.99e12, "fp64": 1e10}), entry("T4")) is None
 
 

@@ -221,10 +221,25 @@ def test_a_missed_latency_target_is_told_with_the_best_that_is_known() -> None:
     told = engine.explain("j1", NOW)
     assert isinstance(told, Rejection)
     missed = next(one for one in told.reasons if one.code == "LATENCY_TARGET_MISSED")
-    assert missed.message == (
-        "profiles show a p99 latency above the target of 0.5 s: at best 0.945 s, its spread included, on H100"
-    )
+    assert missed.message == ("p99 latency is above the target of 0.5 s: at best 0.945 s, its spread included, on H100")
     assert missed.numbers["best_p99_seconds"] == pytest.approx(0.945)
+
+
+def test_a_latency_target_is_held_against_the_roofline_of_one_call() -> None:
+    """1e13 operations take 22 ms on an H100 and 71 ms on an A100; a p99 is taken at 1.5 of that, up to half more."""
+    old = a_fleet(a_node("a", 1, "A100"))
+    call = Character(1e13, 1e9, calls=1.0)
+    assert set(why(old, a_job("one", character=call, latency_target_seconds=0.1))) == {"LATENCY_TARGET_MISSED"}
+    # Who does not say what one call is, is not kept away: what is unknown excludes nothing.
+    assert placed(old, a_job("work", character=Character(1e13, 1e9), latency_target_seconds=0.1)) == {"work": ["a"]}
+    both = a_fleet(a_node("h", 1, "H100"), a_node("a", 1, "A100"))
+    decision = decided(both, character=call, latency_target_seconds=0.1, objective=Objective.COST)
+    assert decision.expectation.accelerator == "H100"
+    assert decision.expectation.latency_seconds == pytest.approx(1.5 * 1e13 / (989e12 * 0.45))
+    # Ten calls take ten times as long, and each as long as before.
+    ten = Character(1e14, 1e10, calls=10.0)
+    fast = a_fleet(a_node("h", 1, "H100"))
+    assert placed(fast, a_job("ten", character=ten, latency_target_seconds=0.1)) == {"ten": ["h"]}
 
 
 # -- roofline ------------------------------------------------------------------------------------

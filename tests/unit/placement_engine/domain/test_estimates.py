@@ -361,6 +361,17 @@ def test_more_devices_are_faster_but_cost_more(work: Character, chip: Accelerato
     assert many.relative_uncertainty > one.relative_uncertainty
 
 
+def test_a_profile_says_a_latency_and_no_call_of_the_character() -> None:
+    call = Character(1e13, 1e9, calls=1.0)
+    estimator = an_estimator(Profile("w", "H100", 1, 10.0))
+    bare, profiled, transferred = (
+        estimator.estimate(workload, name, 1, call).latency_seconds
+        for workload, name in (("", H100.name), ("w", H100.name), ("w", A100.name))
+    )
+    assert bare == pytest.approx(1.5 * 1e13 / (989e12 * 0.45))
+    assert (profiled, transferred) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("precision", "tera"),
     [("fp16", 989.0), ("BF16", 989.0), ("fp8", 1979.0), ("fp4", 1979.0), ("int8", 1979.0), ("fp32", None)],
