@@ -8,11 +8,11 @@ they would an interpolation.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from scipy.special import stdtrit
 
-__all__ = ["NINETY", "PRIOR_RUNS", "Left", "half_width", "narrowed"]
+__all__ = ["NINETY", "PRIOR_RUNS", "Left", "half_width", "narrowed", "ninetieth"]
 
 PRIOR_WORKLOADS = PRIOR_RUNS = 4
 NINETY = float(stdtrit(PRIOR_WORKLOADS, 0.95))
@@ -33,13 +33,18 @@ def half_width(left: Left, weights: Mapping[str, float], spread: float) -> float
     for workload, runs in left.items():
         total = sum(weight for _, weight in runs)
         weighed += [(abs(error), weights[workload] * weight / total) for error, weight in runs]
-    weighed.sort(reverse=True)
-    beyond, whole = 0.0, sum(weight for _, weight in weighed)
-    for error, weight in weighed:
+    return ninetieth(weighed)
+
+
+def ninetieth(weighed: Iterable[tuple[float, float]]) -> float:
+    """The error that a tenth of the weight reaches, of (error, weight) with some weight."""
+    falling = sorted(weighed, reverse=True)
+    beyond, whole = 0.0, sum(weight for _, weight in falling)
+    for error, weight in falling:
         beyond += weight
         if beyond > TENTH * whole:
             return error
-    raise AssertionError("the prior alone weighs more than nothing")
+    raise ValueError("errors without any weight")
 
 
 def narrowed(nothing: float, everything: float, runs: int) -> float:

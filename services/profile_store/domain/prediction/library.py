@@ -52,7 +52,6 @@ SCALING, SCALING_ERROR = 0.9, 0.1
 STRANGER = 0.7
 """Added for an accelerator of which the library has no run of that unit: its data sheet alone speaks."""
 NINETY = 1.645
-TENTH = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,13 +310,7 @@ class Library:
             if run is not without:
                 weight = 1.0 if run.family.unit == unit else OTHER_UNIT
                 weighed.append((abs(error), weight * (SAME_ACCELERATOR if run.accelerator == accelerator else 1.0)))
-        weighed.sort(reverse=True)
-        beyond, total = 0.0, sum(weight for _, weight in weighed)
-        for error, weight in weighed:
-            beyond += weight
-            if beyond > TENTH * total:
-                return error
-        return DOUBT_ERROR
+        return kinds.ninetieth(weighed)
 
 
 def likeness(entries: Sequence[Accelerator], quantity: Quantity) -> dict[str, float]:
