@@ -82,11 +82,31 @@ class TritonPythonModel:
         ]
 """
 
+SLEEPER = """
+import os, sys, time
+sys.path[:0] = os.environ["BERTH_TRITON_PYTHONPATH"].split(":")
+import numpy
+import triton_python_backend_utils as triton
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep(SECONDS)
+        ones = [numpy.ones(3, dtype=numpy.float32) for _ in requests]
+        return [triton.InferenceResponse([triton.Tensor.from_dlpack("y", one)]) for one in ones]
+"""
+
 
 def model_folder(folder: Path) -> Path:
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text(FOLDER_CONFIGURATION)
     (folder / "1" / "model.py").write_text(FOLDER_MODEL)
+    return folder
+
+
+def sleeping_folder(folder: Path, *, seconds: float) -> Path:
+    """A model whose every execution takes so long, and answers ones."""
+    (model_folder(folder) / "1" / "model.py").write_text(SLEEPER.replace("SECONDS", repr(seconds)))
     return folder
 
 

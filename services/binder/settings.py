@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from berth.backends.declaration import read_backends
@@ -78,20 +78,11 @@ class BinderSettings(ServiceSettings):
                 raise ValueError(f"BERTH_MODEL_FOLDERS: {folder!r}: write absolute paths, without ..")
         return value
 
-    @field_validator("triton_servers")
+    @field_validator("triton_servers", "triton_metrics")
     @classmethod
-    def _servers(cls, value: str) -> str:
+    def _servers(cls, value: str, info: ValidationInfo) -> str:
         try:
-            read_servers(value)
-        except InvalidInput as error:
-            raise ValueError(str(error)) from error
-        return value
-
-    @field_validator("triton_metrics")
-    @classmethod
-    def _pages(cls, value: str) -> str:
-        try:
-            read_pages(value)
+            (read_pages if info.field_name == "triton_metrics" else read_servers)(value)
         except InvalidInput as error:
             raise ValueError(str(error)) from error
         return value

@@ -17,22 +17,9 @@ from berth.v1 import binding_pb2 as pb
 from binder.adapters.store import PostgresStore
 from binder.adapters.wire import command_of
 from tests.chaos.test_process_executor import ROOT, end, reaches, release, state_of
+from tests.chaos.test_process_executor import database as database
 from tests.chaos.triton_binder_process import POINTS
-from tests.serving import ask, model_folder, triton_server
-
-SLEEPER = """
-import os, sys, time
-sys.path[:0] = os.environ["BERTH_TRITON_PYTHONPATH"].split(":")
-import numpy
-import triton_python_backend_utils as triton
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        time.sleep(0.25)
-        ones = [numpy.ones(3, dtype=numpy.float32) for _ in requests]
-        return [triton.InferenceResponse([triton.Tensor.from_dlpack("y", one)]) for one in ones]
-"""
+from tests.serving import ask, sleeping_folder, triton_server
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +32,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Trit
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = model_folder(tmp_path_factory.mktemp("models") / "sleeper")
-    (made / "1" / "model.py").write_text(SLEEPER)
-    return made
-
-
-@pytest.fixture
-async def database(database_dsn: str) -> AsyncIterator[Database]:
-    opened = await Database.open(database_dsn, "binder")
-    await opened.migrate("berth", "binder")
-    yield opened
-    await opened.close()
+    return sleeping_folder(tmp_path_factory.mktemp("models") / "sleeper", seconds=0.25)
 
 
 async def decide(database: Database, message: pb.PlacementDecided) -> None:

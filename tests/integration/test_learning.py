@@ -24,7 +24,7 @@ from tests.integration.test_binder import running as running_binder
 from tests.integration.test_binder import settings as settings
 from tests.integration.test_profile_store import a_message, a_put, records_of, running, settings_for
 from tests.services import System
-from tests.serving import ask, model_folder, triton_server
+from tests.serving import ask, sleeping_folder, triton_server
 
 OBSERVED = binding_pb2.LIFECYCLE_EVENT_OBSERVED
 
@@ -132,29 +132,13 @@ async def test_a_new_binder_goes_on_where_the_last_one_had_read(
     assert [(one.version, one.observation.units) for one in observations(records, job_id)] == [(1, 1.0), (2, 10.0)]
 
 
-SLEEPER = """
-import os, sys, time
-sys.path[:0] = os.environ["BERTH_TRITON_PYTHONPATH"].split(":")
-import numpy
-import triton_python_backend_utils as triton
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        time.sleep(0.1)
-        ones = [numpy.ones(3, dtype=numpy.float32) for _ in requests]
-        return [triton.InferenceResponse([triton.Tensor.from_dlpack("y", one)]) for one in ones]
-"""
-
-
 @pytest.mark.timeout(120)
 async def test_a_served_models_speed_comes_back_as_a_profile(
     settings: BinderSettings, database_dsn: str, producer: AIOKafkaProducer, tmp_path: Path
 ) -> None:
     if missing := unavailable():
         pytest.skip(f"Triton cannot run here: {missing}")
-    folder = model_folder(tmp_path / "sleeper")
-    (folder / "1" / "model.py").write_text(SLEEPER)
+    folder = sleeping_folder(tmp_path / "sleeper", seconds=0.1)
     job_id, workload = new_id(), f"served-{time.time_ns()}"
     decided = binding_pb2.PlacementDecided(job_id=job_id, attempt=1, version=1)
     decided.bind.executor, decided.bind.spec.workload = "triton", workload
