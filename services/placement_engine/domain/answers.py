@@ -19,7 +19,7 @@ from placement_engine.domain.model import Claim, Decision, Job, Member, Rejectio
 from placement_engine.domain.prospects import Prospects
 from placement_engine.domain.quota_accounts import quota_exceeded
 from placement_engine.domain.quotas import within_quota
-from placement_engine.domain.readouts import DeviceVerdicts, MatchingCapacity, NodeView, QueueUsage
+from placement_engine.domain.readouts import DeviceVerdicts, GangSize, MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reserve import Reservation
 from placement_engine.domain.scores.objective import cautions
 from placement_engine.domain.shapes import Ask, Shape, lead_job, least_milli, shape_of
@@ -250,6 +250,18 @@ class Answers(Intake):
         """What a job holds, or None."""
         return self._claims.get(job_id)
 
+    def gang_size(self, job_id: str, now: float) -> GangSize | None:
+        """How many of its wished members an elastic gang that runs has, and why not more; None: it is none."""
+        if job_id not in self._claims:
+            return None
+        self._fleet.age(now)
+        with self._bookings.as_of_last_cycle(""):
+            return self._resizer.size(job_id, now, self._totals)
+
+    def grows_with_time(self, now: float) -> bool:
+        """Whether a gang that runs may get more members for no other reason than that time passes."""
+        return self._resizer.waits_for_time(now)
+
     def node_names(self) -> Sequence[str]:
         """Names of known nodes, sorted."""
         return sorted(self._fleet.nodes)
@@ -282,4 +294,6 @@ class Answers(Intake):
     def state_digest(self) -> bytes:
         """A hash of all facts and columns, free of caches and of the order of arrival."""
         kept = [repr(self._bookings.nominations[job_id]) for job_id in sorted(self._bookings.nominations)]
-        return views.digest(self._fleet, self._queues, self._claims, (*kept, *sorted(self._ending)))
+        return views.digest(
+            self._fleet, self._queues, self._claims, (*kept, *sorted(self._ending), *sorted(self._leaving))
+        )

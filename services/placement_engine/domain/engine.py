@@ -9,11 +9,13 @@ from placement_engine.domain.answers import Answers
 from placement_engine.domain.asks import with_deadline
 from placement_engine.domain.gang_reasons import not_together
 from placement_engine.domain.intake import Why
-from placement_engine.domain.model import Advice, Claim, CycleResult, Decision, Job, Preemption, Rejection
+from placement_engine.domain.model import Advice, Claim, CycleResult, Decision, Job, Preemption, Rejection, Resize
 from placement_engine.domain.queues import Group
 from placement_engine.domain.reserve import Reservation
 from placement_engine.domain.shapes import Ask, gang_of
 from placement_engine.domain.tables import Table
+
+Stops = tuple[Preemption | Resize, ...]
 
 
 class Engine(Answers):
@@ -28,7 +30,7 @@ class Engine(Answers):
         limit = self._policy.max_jobs_per_cycle if limit is None else limit
         decisions: list[Decision] = []
         rejections: list[Rejection] = []
-        preemptions: list[Preemption] = []
+        stops: list[Preemption | Resize] = []
         considered = 0
         # 1. Drain: facts were applied as they came; what time alone changes is applied here.
         self._fleet.age(now)
@@ -60,7 +62,7 @@ class Engine(Answers):
                     stopped = self._make_room(job, table, now, advice)
                     why = self._blocked(job, group, ask, now)
                     if stopped is not None:
-                        preemptions.extend(stopped)
+                        stops.extend(stopped)
                         rejections.extend(self._tell_one(group, job, why, now, bool(stopped)))
                         turn.fits(group)
                         continue
@@ -69,14 +71,17 @@ class Engine(Answers):
                 # Backfill: jobs alike are passed over, others behind them may fit.
                 rejections.extend(self._tell(group, why, now))
                 turn.skip(group)
-        # 8. Publish.
-        return CycleResult(tuple(decisions), tuple(rejections), considered, tuple(preemptions), tuple(advice))
+            # 8. Grow: what nobody who waits could use goes to gangs that run with fewer members than they wish for.
+            resizes = (*(one for one in stops if isinstance(one, Resize)), *self._resizer.grow(now, self._totals))
+        # 9. Publish.
+        preemptions = tuple(one for one in stops if isinstance(one, Preemption))
+        return CycleResult(tuple(decisions), tuple(rejections), considered, preemptions, tuple(advice), resizes)
 
-    def _make_room(self, job: Job, table: Table, now: float, advice: list[Advice]) -> tuple[Preemption, ...] | None:
+    def _make_room(self, job: Job, table: Table, now: float, advice: list[Advice]) -> Stops | None:
         """Who is stopped for a job that does not fit, by preemption or else by moves; None: no place is kept."""
         # Without its queue's quotas: who is stopped may free what the queue is short of.
         ask = with_deadline(self._fleet, table.ask, job, now)
-        stopped = self._preemptor.preempt(job, ask, self._totals, now)
+        stopped: Stops | None = self._preemptor.preempt(job, ask, self._totals, now)
         if stopped is None and self._defragmenter.may_look(job, now) and not self._over_quota(job, ask):
             moves = self._defragmenter.propose(job, ask, self._preemptor.by_harm(now), now)
             if moves is not None:

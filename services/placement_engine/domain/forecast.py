@@ -57,7 +57,10 @@ class Ends:
         end, began = None, began_at(claim)
         if began is not None:
             seconds = self._seconds(claim)
-            end = None if seconds is None else began + seconds
+            # A gang that was resized has done what it did with the members that it had.
+            since = began if claim.resized_at is None else claim.resized_at
+            done = claim.worked / max(1, len(claim.members))
+            end = None if seconds is None else since + max(0.0, seconds - done)
         self._claims[claim.job.job_id] = claim, end
         if end is not None:
             bisect.insort(self._order, (end, claim.job.job_id))

@@ -4,7 +4,7 @@ Events are taken as they come, in any order; what they mean for scores is found 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from placement_engine.domain.advising import Adviser
@@ -27,13 +27,16 @@ from placement_engine.domain.model import (
     Profile,
     Queue,
     Reason,
+    Resize,
 )
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.preemption import Preemptor
 from placement_engine.domain.queues import PastUse, Queues, Totals
 from placement_engine.domain.reservations import Bookings
+from placement_engine.domain.resizing import Resizer
 from placement_engine.domain.shapes import Shape, shape_of, shapes_of
 from placement_engine.domain.sharing import most_milli
+from placement_engine.domain.surplus import part_key, part_of, worked_until
 from placement_engine.domain.survey import Surveyor
 from placement_engine.domain.tables import Pipeline, Table, Tables
 from placement_engine.domain.topology import Topology
@@ -61,6 +64,8 @@ class Intake:
         self._surveyor = Surveyor(self._fleet, self._explainer)
         self._claims: dict[str, Claim] = {}
         self._ending: set[str] = set()
+        self._leaving: dict[str, Claim] = {}
+        """Members that gangs give up, by `surplus.part_key`; they are still in the claims of their jobs."""
         self._ends = Ends(self._fleet)
         self._bookings = Bookings(
             self._fleet,
@@ -70,6 +75,7 @@ class Intake:
             policy,
             claims=self._claims,
             ending=self._ending,
+            leaving=self._leaving,
         )
         self._preemptor = Preemptor(
             self._fleet,
@@ -80,6 +86,7 @@ class Intake:
             policy,
             claims=self._claims,
             ending=self._ending,
+            leaving=self._leaving,
             charge=self._charge,
         )
         self._defragmenter = Defragmenter(
@@ -90,6 +97,20 @@ class Intake:
             policy,
             claims=self._claims,
             ending=self._ending,
+        )
+        self._resizer = Resizer(
+            self._fleet,
+            self._tables,
+            self._pipeline,
+            topology,
+            self._bookings,
+            self._queues,
+            policy,
+            claims=self._claims,
+            ending=self._ending,
+            leaving=self._leaving,
+            member_milli=self._member_milli,
+            put=self._resized,
         )
         self._totals = Totals()
         self._why: dict[Shape, tuple[float, tuple[object, ...], Why]] = {}
@@ -194,6 +215,9 @@ class Intake:
             self._fleet.let_go_all(job_id, claim.members, ended=ended)
             self._ends.drop(job_id)
             self._ending.discard(job_id)
+            if self._leaving:
+                for member in claim.members:
+                    self._leaving.pop(part_key(job_id, member.member), None)
             before = self._queues.shares_with(claim.job.queue, self._totals) if now is not None else {}
             self._charge(claim, -1)
             if now is not None:
@@ -235,6 +259,52 @@ class Intake:
         """The claims of this job are being released: it was told to stop. Ignored if it holds nothing."""
         if job_id in self._claims:
             self._ending.add(job_id)
+
+    def leaving(self, job_id: str, members: Collection[int]) -> None:
+        """These members of a gang are being released: it was told to run on without them. Ignored where they hold
+        nothing."""
+        claim = self._claims.get(job_id)
+        for member in claim.members if claim is not None else ():
+            if claim is not None and member.member in members:
+                self._leaving[part_key(job_id, member.member)] = part_of(claim, (member,))
+
+    def members_gone(self, job_id: str, attempt: int, members: Collection[int], now: float) -> None:
+        """Frees what these members of a gang held: they have left, and it runs on since `now`. Ignored for another
+        attempt, and for members that were not told to leave."""
+        claim = self._claims.get(job_id)
+        if claim is None or claim.job.attempt != attempt:
+            return
+        keys = {member.member: part_key(job_id, member.member) for member in claim.members}
+        gone = tuple(m for m in claim.members if m.member in members and keys[m.member] in self._leaving)
+        if not gone:
+            return
+        for member in gone:
+            del self._leaving[keys[member.member]]
+        left = tuple(member for member in claim.members if member not in gone)
+        before = self._queues.shares_with(claim.job.queue, self._totals)
+        self._fleet.let_go_all(job_id, gone, ended=True)
+        self._resized(replace(claim, members=left, resized_at=now, worked=worked_until(claim, now)))
+        self._queues.ended(before, now, self._totals)
+
+    def undo_resize(self, resize: Resize) -> None:
+        """Takes back a resize that could not be committed: the gang has the members that it had. Ignored if that
+        attempt holds nothing."""
+        claim = self._claims.get(resize.job_id)
+        if claim is None or claim.job.attempt != resize.attempt:
+            return
+        for member in resize.removed:
+            key = part_key(resize.job_id, member.member)
+            if self._leaving.pop(key, None) is not None:
+                self._bookings.stays(key)
+        self._resizer.undo(claim, resize.added)
+
+    def _resized(self, claim: Claim) -> None:
+        """A gang has other members than before: what they hold is in the fleet already."""
+        job_id = claim.job.job_id
+        self._charge(self._claims[job_id], -1)
+        self._claims[job_id] = claim
+        self._charge(claim, 1)
+        self._ends.put(claim)
 
     def undo_preemption(self, job_id: str, attempt: int) -> None:
         """Takes back a preemption that could not be committed: the job runs on, what was kept in its place

@@ -1,0 +1,331 @@
+"""Growing: a running elastic gang gets more of the members that it wishes for, of what nobody who waits could use.
+
+A gang grows when it has run for `Policy.grow_after_seconds` with the members that it has, gives none up and is not
+being stopped. Steps of one member (of one group where it has groups) go to the gang that would be served first if it
+waited: priority, what stays within its queue's own before what borrows, the standing of its queue, submit time, id;
+so gangs of one standing grow in turn. New members are placed as the others were: on the same model, in the required
+domain, near those that run where a level is preferred, within device limits and quotas, on what is free beside what is
+kept for others.
+
+Jobs that wait go first: a device that one of them may have by its model, its constraints, its quota and its limit is
+not given to a gang that runs, whatever the priorities, unless the job asks for more of the model than the fleet has.
+So growing takes nothing from anybody. Members are taken away only for a job that waits (`preemption`); until it is
+placed it waits, and what was freed is no gang's to grow into: that the same state grows and shrinks in turn is
+impossible.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from placement_engine.domain.columns import Bools, Ints
+from placement_engine.domain.device_counts import held_shape
+from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Member, Reason, Resize
+from placement_engine.domain.part_claims import Part, PartClaims
+from placement_engine.domain.policy import Policy
+from placement_engine.domain.queues import Queues, Totals
+from placement_engine.domain.quotas import least_milli, within_nominal, within_quota
+from placement_engine.domain.readouts import GangSize
+from placement_engine.domain.reservations import Bookings
+from placement_engine.domain.shapes import Ask, Reach, Shape, shape_of, shapes_of
+from placement_engine.domain.spreading import Need
+from placement_engine.domain.surplus import is_elastic, numbers_for, size_of, staying, worked_until
+from placement_engine.domain.tables import EXCLUDED, Pipeline, Tables
+from placement_engine.domain.topology import NODE, Topology, Wishes, wishes_of
+
+MOST_STEPS = 256
+"""Most steps in a cycle, over all gangs."""
+
+Rank = tuple[int, bool, tuple[float, ...], float, str]
+
+
+class Resizer:
+    """Grows the gangs of one engine. `claims`, `ending` and `leaving` are the engine's own; `member_milli`: thousandths
+    of devices of a member; `put` takes a gang's claim anew, and charges it."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        tables: Tables,
+        pipeline: Pipeline,
+        topology: Topology,
+        bookings: Bookings,
+        queues: Queues,
+        policy: Policy,
+        *,
+        claims: Mapping[str, Claim],
+        ending: set[str],
+        leaving: Mapping[str, Claim],
+        member_milli: Callable[[Job], int],
+        put: Callable[[Claim], None],
+    ) -> None:
+        self._fleet = fleet
+        self._tables = tables
+        self._topology = topology
+        self._bookings = bookings
+        self._queues = queues
+        self._policy = policy
+        self._claims = claims
+        self._ending = ending
+        self._leaving = leaving
+        self._member_milli = member_milli
+        self._put = put
+        self._parts = PartClaims(fleet, policy, pipeline, topology)
+        self._before: dict[str, Claim] = {}
+        """Claims of those that grew in the last cycle, as they were before."""
+
+    def grow(self, now: float, totals: Totals) -> tuple[Resize, ...]:
+        """Within a cycle, when all who wait had their turn: members are claimed at once."""
+        self._before = {}
+        if not self._policy.resize_gangs:
+            return ()
+        gangs = {job_id: claim for job_id, claim in self._claims.items() if self._why_not(claim, now) is None}
+        if not gangs:
+            return ()
+        free = ~self._wanted(now)
+        added: dict[str, list[Member]] = {}
+        ranked = {job_id: self._rank(claim.job, totals) for job_id, claim in gangs.items()}
+        steps = MOST_STEPS
+        while ranked and steps:
+            job_id = min(ranked, key=lambda one: ranked[one])
+            members = self._step(self._claims[job_id], free, now)
+            if not members:
+                del ranked[job_id]
+                continue
+            steps -= 1
+            added.setdefault(job_id, []).extend(members)
+            if len(self._claims[job_id].members) == gangs[job_id].job.replicas:
+                del ranked[job_id]
+            # What one holds moves its queue, and those of all others in it.
+            ranked = {one: self._rank(self._claims[one].job, totals) for one in ranked}
+        self._before = {job_id: gangs[job_id] for job_id in added}
+        return tuple(self._resize(self._claims[job_id], added[job_id]) for job_id in added)
+
+    def undo(self, claim: Claim, added: tuple[Member, ...]) -> None:
+        """The gang has not got these members: its claim is what it was before the last cycle."""
+        before = self._before.pop(claim.job.job_id, None)
+        if not added or before is None:
+            return
+        self._fleet.let_go_all(claim.job.job_id, added)
+        self._put(replace(before, started_at=claim.started_at))
+
+    def waits_for_time(self, now: float) -> bool:
+        """Whether a gang may grow later for no other reason than that time passes."""
+        if not self._policy.resize_gangs:
+            return False
+        known = (self._why_not(claim, now) for claim in self._claims.values())
+        return any(why is not None and why.code == "GROWS_LATER" for why in known)
+
+    def size(self, job_id: str, now: float, totals: Totals) -> GangSize | None:
+        """How many members an elastic gang that runs has, and what stands in the way of more; None: it is none."""
+        claim = self._claims.get(job_id)
+        if claim is None or not is_elastic(claim.job):
+            return None
+        held, least = len(staying(claim, self._leaving)), size_of(claim.job).least
+        why = self._why_not(claim, now)
+        if why is None:
+            wanted = self._wanted(now)
+            why = self._in_the_way(claim, wanted, now)
+        words = f"holds {held} of {claim.job.replicas} wished members, at least {least}"
+        summary = words if why is None or not why.message else f"{words}: {why.message}"
+        return GangSize(job_id, held, least, claim.job.replicas, len(claim.members) - held, why, summary)
+
+    # -- who may grow ----------------------------------------------------------------------------
+
+    def _why_not(self, claim: Claim, now: float) -> Reason | None:
+        """Why the gang itself does not grow now, whatever is free; None: it may."""
+        job_id = claim.job.job_id
+        if not is_elastic(claim.job) or len(claim.members) >= claim.job.replicas:
+            return _reason("WHOLE", "")
+        if not self._policy.resize_gangs:
+            return _reason("RESIZING_OFF", "gangs keep their size here (policy resize_gangs)")
+        if job_id in self._ending:
+            return _reason("ENDING", "it is being stopped")
+        if len(staying(claim, self._leaving)) < len(claim.members):
+            return _reason("SHRINKING", "it gives members up")
+        if claim.started_at is None:
+            return _reason("NOT_STARTED", "it has not started yet")
+        since = max(claim.started_at, claim.resized_at or claim.started_at)
+        wait = since + self._policy.grow_after_seconds - now
+        if wait > 0:
+            numbers = {"wait_seconds": wait}
+            return _reason("GROWS_LATER", f"it may grow in {wait:.0f} s, if there is room then", numbers)
+        return None
+
+    def _rank(self, job: Job, totals: Totals) -> Rank:
+        """The least first: as jobs that wait are ordered, for one more step."""
+        step = replace(job, replicas=size_of(job).group_size, min_replicas=0)
+        borrows = not within_nominal(self._queues.quotas.needs(step))
+        standing = tuple(self._queues.standing(name, totals) for name in self._queues.path(job.queue))
+        return -job.priority, borrows, standing, job.submitted_at, job.job_id
+
+    # -- what nobody waits for -------------------------------------------------------------------
+
+    def _wanted(self, now: float) -> Bools:
+        """By row, whether a job that waits, or will when its back-off is over, may have something there."""
+        columns = self._fleet.columns
+        wanted = np.zeros(columns.rows, dtype=np.bool_)
+        seen: set[tuple[object, ...]] = set()
+        for job in self._queues.jobs.values():
+            shapes = shapes_of(job)
+            key = job.queue, shapes, job.replicas, job.min_replicas, job.groups
+            if key in seen or (job.deadline is not None and now > job.deadline):
+                continue
+            seen.add(key)
+            least = sum(self._least(job))
+            if least and self._queues.limit_hit(job.queue, least) is not None:
+                continue
+            may = self._queues.quotas.mask(job)
+            for shape in shapes:
+                wanted |= self._usable(job, within_quota(self._tables.get(shape).ask, may))
+        return wanted
+
+    def _least(self, job: Job) -> Iterator[int]:
+        if job.groups:
+            yield sum(g.min_replicas * (g.devices * WHOLE_DEVICE + g.device_milli) for g in job.groups)
+        else:
+            yield (job.min_replicas or job.replicas) * self._member_milli(job)
+
+    def _usable(self, job: Job, ask: Ask) -> Bools:
+        columns, models = self._fleet.columns, self._fleet.models
+        there = np.zeros(len(models), dtype=np.bool_)
+        for number in range(len(models)):
+            enough = not ask.shape.needs_devices or least_milli(job, models, number) <= (
+                models.counts[number] * WHOLE_DEVICE
+            )
+            there[number] = enough and (not ask.shape.needs_devices or bool(ask.allowed[number] & ask.in_time[number]))
+        rows = there.take(columns.model[: columns.rows])
+        return rows & _reached(ask.reach, columns.node[: columns.rows])
+
+    # -- a step ----------------------------------------------------------------------------------
+
+    def _step(self, claim: Claim, free: Bools, now: float) -> tuple[Member, ...]:
+        """One more member, or group of them, on rows that are `free` to take; (): there is none."""
+        job = claim.job
+        first, count = numbers_for(job, {member.member for member in claim.members})
+        found = self._limits(job, count) is None and self._rows_near(claim, free)
+        if not count or not found:
+            return ()
+        ask, wishes = self._ask(claim, count), wishes_of(job)
+        inside = replace(wishes, required="", preferred=tuple(filter(None, (*wishes.preferred, wishes.required))))
+        table, model = self._tables.get(ask.shape), self._model(claim)
+        part = Part("", job, ask, table, Need(count, count, size_of(job).group_size))
+        able = table.score > EXCLUDED
+        if model:
+            able &= self._fleet.columns.model[: able.shape[0]] == model
+        for rows in found:
+            if not (rows & able).any():
+                continue
+            with self._fleet.power_domains_later():
+                claimed = self._parts.claim(part, part.need, inside, first, now, rows, model)
+            if claimed is not None:
+                members = tuple(sorted((*claim.members, *claimed.members), key=lambda member: member.member))
+                self._put(replace(claim, members=members, resized_at=now, worked=worked_until(claim, now)))
+                self._bookings.resized()
+                return claimed.members
+        return ()
+
+    def _limits(self, job: Job, count: int) -> Reason | None:
+        """The device limit of a queue that so many more members would break."""
+        milli = count * self._member_milli(job)
+        queue = self._queues.limit_hit(job.queue, milli) if milli else None
+        if queue is None:
+            return None
+        return _reason("QUEUE_DEVICE_LIMIT", f"queue {queue.name!r} may hold no more than {queue.device_limit} devices")
+
+    def _ask(self, claim: Claim, count: int) -> Ask:
+        """What a member asks for, as those that run, where the queue's quotas leave room for so many more."""
+        shape: Shape = held_shape(shape_of(claim.job), claim.members[0])
+        step = replace(claim.job, replicas=count, min_replicas=0)
+        if shape.flexible:
+            step = replace(step, devices=shape.whole)
+        return within_quota(self._tables.get(shape).ask, self._queues.quotas.mask(step))
+
+    def _model(self, claim: Claim) -> int:
+        """Number of the model that the gang runs on; 0 where it needs no devices."""
+        devices = claim.members[0].devices
+        if not devices:
+            return 0
+        facts = self._fleet.nodes.get(claim.members[0].node)
+        device = facts.devices.get(devices[0].device_id) if facts is not None else None
+        return -1 if device is None else self._fleet.by_row[device.row][1].model
+
+    def _rows_near(self, claim: Claim, free: Bools) -> tuple[Bools, ...]:
+        """Of the rows that the gang may grow into, those of the tightest domain that it sits in first, then ever
+        looser ones. (): it is not known where it sits."""
+        wishes, held = wishes_of(claim.job), self._rows_held(claim)
+        if held is None:
+            return ()
+        names = self._topology.chain(wishes.named) if wishes.named else (NODE,)
+        levels = [self._same_domain(name, held) & free for name in names]
+        if not wishes.required:
+            return (*levels, free)
+        inside = self._same_domain(wishes.required, held) & free
+        return (*(rows & inside for rows in levels), inside)
+
+    def _rows_held(self, claim: Claim) -> list[int] | None:
+        found: list[int] = []
+        for member in claim.members:
+            facts = self._fleet.nodes.get(member.node)
+            if facts is None or not facts.rows:
+                return None
+            found += [row.row for row in facts.rows]
+        return found
+
+    def _same_domain(self, level: str, held: list[int]) -> Bools:
+        domain = self._topology.level(level).domain[: self._fleet.columns.rows]
+        return np.isin(domain, domain[held])
+
+    def _in_the_way(self, claim: Claim, wanted: Bools, now: float) -> Reason | None:
+        """Of a gang that may grow: a limit, a quota, jobs that wait, or no room; None: it grows next."""
+        _, count = numbers_for(claim.job, {member.member for member in claim.members})
+        limit = self._limits(claim.job, count)
+        if limit is not None:
+            return limit
+        ask, model = self._ask(claim, count), self._model(claim)
+        if model < 0 or not (found := self._rows_near(claim, np.ones_like(wanted))):
+            return _reason("NODE_UNKNOWN", "a node that it sits on is not known")
+        if model and not ask.in_time[model]:
+            message = f"queue {claim.job.queue!r} has no room in its quotas for more"
+            return _reason("QUEUE_QUOTA_EXCEEDED", message)
+        table = self._tables.get(ask.shape)
+        able = (table.score > EXCLUDED) & found[-1]
+        if model:
+            able &= self._fleet.columns.model[: wanted.shape[0]] == model
+        if not able.any():
+            where = "" if not self._required(claim.job) else f" in its {self._required(claim.job)}"
+            return _reason("NO_ROOM", f"nothing that it could grow into is free{where}")
+        if not (able & ~wanted).any():
+            return _reason("WANTED_BY_OTHERS", "what is free could serve jobs that wait: they go first")
+        return None
+
+    def _required(self, job: Job) -> str:
+        wishes: Wishes = wishes_of(job)
+        return wishes.required
+
+    def _resize(self, claim: Claim, added: list[Member]) -> Resize:
+        size, wished = len(claim.members), claim.job.replicas
+        return Resize(
+            job_id=claim.job.job_id,
+            attempt=claim.job.attempt,
+            size=size,
+            wished=wished,
+            added=tuple(added),
+            message=f"grows to {size} of {wished} wished members",
+        )
+
+
+def _reached(reach: Reach, node: Ints) -> Bools:
+    """By row, whether the constraints admit its node; `node` is its number, below 0 for none."""
+    admitted: Bools = node >= 0
+    if reach.selected is not None:
+        admitted &= reach.selected[np.clip(node, 0, len(reach.selected) - 1)]
+    if reach.barred is not None:
+        admitted &= reach.barred[np.clip(node, 0, len(reach.barred) - 1)] < 0
+    return admitted
+
+
+def _reason(code: str, message: str, numbers: Mapping[str, float] | None = None) -> Reason:
+    return Reason("Resize", code, 0, 0, message, numbers or {})
