@@ -513,3 +513,18 @@ def test_a_gang_of_several_shapes_or_of_a_fixed_size_is_none() -> None:
     engine = running(a_node(devices=8), jobs=[a_job("one", replicas=2, devices=1)])
     assert engine.gang_size("one", LATER) is None
     assert engine.gang_size("nobody", LATER) is None
+
+
+@pytest.mark.parametrize(
+    ("owned", "placed_size"),
+    [(1, 0), (2, 2), (3, 2), (5, 4), (7, 7)],
+)
+@pytest.mark.parametrize("by", ["quota", "limit"])
+def test_a_quota_cuts_a_gang_to_whole_groups(owned: int, placed_size: int, by: str) -> None:
+    queue = (
+        Queue("default", quotas=(Quota("", 1000 * owned),)) if by == "quota" else Queue("default", device_limit=owned)
+    )
+    engine = an_engine(a_node(devices=8))
+    engine.set_queues([queue])
+    engine.submit(a_gang(wished=7, least=1, group_size=2, group_level="node"))
+    assert [len(one.members) for one in engine.cycle(NOW).decisions] == ([placed_size] if placed_size else [])
