@@ -337,7 +337,7 @@ class History:
             if not job_id.startswith("e") and job_id not in self.oracle.ending and dice.random() < 0.5:
                 self._end(job_id)
         self.start()
-        self.now += 45.0
+        self.now += dice.choice((1.0, 45.0))
 
     def members_leave(self, dice: random.Random | None = None) -> None:
         for job_id in sorted(self.oracle.leaving):

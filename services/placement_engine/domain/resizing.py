@@ -14,7 +14,7 @@ placed it waits, and what was freed is no gang's to grow into: that the same sta
 impossible.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -35,8 +35,8 @@ from placement_engine.domain.surplus import is_elastic, numbers_for, size_of, st
 from placement_engine.domain.tables import EXCLUDED, Pipeline, Tables
 from placement_engine.domain.topology import NODE, Topology, Wishes, wishes_of
 
-MOST_STEPS = 256
-"""Most steps in a cycle, over all gangs."""
+MOST_STEPS = 128
+"""Most steps in a cycle, over all gangs: the others grow in the next."""
 
 Rank = tuple[int, bool, tuple[float, ...], float, str]
 
@@ -86,11 +86,11 @@ class Resizer:
             return ()
         free = ~self._wanted(now)
         added: dict[str, list[Member]] = {}
-        ranked = {job_id: self._rank(claim.job, totals) for job_id, claim in gangs.items()}
-        steps = MOST_STEPS
+        full: set[tuple[Shape, int]] = set()
+        ranked, steps = self._ranked(gangs, totals), MOST_STEPS
         while ranked and steps:
             job_id = min(ranked, key=lambda one: ranked[one])
-            members = self._step(self._claims[job_id], free, now)
+            members = self._step(self._claims[job_id], free, full, now)
             if not members:
                 del ranked[job_id]
                 continue
@@ -98,8 +98,7 @@ class Resizer:
             added.setdefault(job_id, []).extend(members)
             if len(self._claims[job_id].members) == gangs[job_id].job.replicas:
                 del ranked[job_id]
-            # What one holds moves its queue, and those of all others in it.
-            ranked = {one: self._rank(self._claims[one].job, totals) for one in ranked}
+            ranked = self._ranked(ranked, totals)  # what one holds moves its queue, and all in it
         self._before = {job_id: gangs[job_id] for job_id in added}
         return tuple(self._resize(self._claims[job_id], added[job_id]) for job_id in added)
 
@@ -154,12 +153,23 @@ class Resizer:
             return _reason("GROWS_LATER", f"it may grow in {wait:.0f} s, if there is room then", numbers)
         return None
 
-    def _rank(self, job: Job, totals: Totals) -> Rank:
-        """The least first: as jobs that wait are ordered, for one more step."""
+    def _ranked(self, job_ids: Iterable[str], totals: Totals) -> dict[str, Rank]:
+        """The least goes first: as jobs that wait are ordered, for one more step."""
+        standing: dict[str, tuple[float, ...]] = {}
+        ranked: dict[str, Rank] = {}
+        for job_id in job_ids:
+            job = self._claims[job_id].job
+            if job.queue not in standing:
+                path = self._queues.path(job.queue)
+                standing[job.queue] = tuple(self._queues.standing(name, totals) for name in path)
+            ranked[job_id] = -job.priority, self._borrows(job), standing[job.queue], job.submitted_at, job_id
+        return ranked
+
+    def _borrows(self, job: Job) -> bool:
+        if not self._queues.quotas.limits(job.queue):
+            return True
         step = replace(job, replicas=size_of(job).group_size, min_replicas=0)
-        borrows = not within_nominal(self._queues.quotas.needs(step))
-        standing = tuple(self._queues.standing(name, totals) for name in self._queues.path(job.queue))
-        return -job.priority, borrows, standing, job.submitted_at, job.job_id
+        return not within_nominal(self._queues.quotas.needs(step))
 
     # -- what nobody waits for -------------------------------------------------------------------
 
@@ -201,12 +211,12 @@ class Resizer:
 
     # -- a step ----------------------------------------------------------------------------------
 
-    def _step(self, claim: Claim, free: Bools, now: float) -> tuple[Member, ...]:
-        """One more member, or group of them, on rows that are `free` to take; (): there is none."""
+    def _step(self, claim: Claim, free: Bools, full: set[tuple[Shape, int]], now: float) -> tuple[Member, ...]:
+        """One more member, or group of them, on rows that are `free` to take; (): there is none. `full`: shapes, by
+        model, for a member of which nothing is free any more in this cycle."""
         job = claim.job
         first, count = numbers_for(job, {member.member for member in claim.members})
-        found = self._limits(job, count) is None and self._rows_near(claim, free)
-        if not count or not found:
+        if not count or self._limits(job, count) is not None:
             return ()
         ask, wishes = self._ask(claim, count), wishes_of(job)
         inside = replace(wishes, required="", preferred=tuple(filter(None, (*wishes.preferred, wishes.required))))
@@ -215,8 +225,11 @@ class Resizer:
         able = table.score > EXCLUDED
         if model:
             able &= self._fleet.columns.model[: able.shape[0]] == model
-        for rows in found:
-            if not (rows & able).any():
+        if (ask.shape, model) in full or not (free & able).any():
+            full.add((ask.shape, model))
+            return ()
+        for rows in self._rows_near(claim, free & able):
+            if not rows.any():
                 continue
             with self._fleet.power_domains_later():
                 claimed = self._parts.claim(part, part.need, inside, first, now, rows, model)

@@ -1,12 +1,15 @@
 """Gangs that grow and shrink while they run: who gives, who gets, and that it comes to rest."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from placement_engine.domain.encoding import Reader, Writer
 from placement_engine.domain.engine import Engine
+from placement_engine.domain.journal import Journal, Recorder, replay
 from placement_engine.domain.model import Claim, CycleResult, Job, Node, PreemptionKind, Queue, Quota, Resize
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.surplus import numbers_for, surplus, worked_until
@@ -528,3 +531,29 @@ def test_a_quota_cuts_a_gang_to_whole_groups(owned: int, placed_size: int, by: s
     engine.set_queues([queue])
     engine.submit(a_gang(wished=7, least=1, group_size=2, group_level="node"))
     assert [len(one.members) for one in engine.cycle(NOW).decisions] == ([placed_size] if placed_size else [])
+
+
+def test_resizes_are_replayed_byte_for_byte() -> None:
+    """From a picture taken while members leave, and through JSON."""
+    recorder = Recorder(RESIZING, limit=8)
+    recorder.apply_node(a_node(devices=8))
+    for job in (a_job("full", devices=6), a_gang()):
+        recorder.submit(job)
+        recorder.cycle(NOW)
+        recorder.started(job.job_id, 0, NOW)
+    recorder.release("full", NOW)
+    seen = [recorder.cycle(LATER)]
+    recorder.submit(a_job("high", devices=4, priority=1))
+    seen.append(recorder.cycle(LATER + 1))
+    for second in range(2, 6):
+        seen.append(recorder.cycle(LATER + second))
+    recorder.members_gone("gang", 0, [4, 5], LATER + 6)
+    seen.append(recorder.cycle(LATER + 6))
+    assert [told(one) for one in seen if one.resizes] == [[("gang", [2, 3, 4, 5], [], 6)], [("gang", [], [4, 5], 4)]]
+    writer = Writer()
+    written = json.loads(json.dumps({"journal": recorder.journal.write(writer), **writer.tables()}))
+    reader = Reader(written)
+    done = replay(Journal.read(written["journal"], reader))
+    assert done.equal, done.difference
+    assert done.engine.state_digest() == recorder.state_digest()
+    assert sizes(done.engine, "gang", "high") == [4, 1]
