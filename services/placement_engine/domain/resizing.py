@@ -187,7 +187,9 @@ class Resizer:
             least = sum(self._least(job))
             if least and self._queues.limit_hit(job.queue, least) is not None:
                 continue
-            may = self._queues.quotas.mask(job)
+            # Who asks for its queue's own wants it also while others hold what it is to come from.
+            own = within_nominal(self._queues.quotas.needs(job))
+            may = None if own else self._queues.quotas.mask(job)
             for shape in shapes:
                 wanted |= self._usable(job, within_quota(self._tables.get(shape).ask, may))
         return wanted

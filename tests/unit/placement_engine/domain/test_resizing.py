@@ -10,7 +10,7 @@ import pytest
 from placement_engine.domain.encoding import Reader, Writer
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.journal import Journal, Recorder, replay
-from placement_engine.domain.model import Claim, CycleResult, Job, Node, PreemptionKind, Queue, Quota, Resize
+from placement_engine.domain.model import Claim, CycleResult, Job, Node, PreemptionKind, Queue, Quota, Reclaim, Resize
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.surplus import numbers_for, surplus, worked_until
 from tests.unit.placement_engine.domain.builders import NOW, a_job, a_node, an_engine, device_ids
@@ -287,6 +287,18 @@ def test_who_waits_goes_first(waits: dict[str, Any], grows: int) -> None:
         assert size.summary == (
             "holds 2 of 6 wished members, at least 2: what is free could serve jobs that wait: they go first"
         )
+
+
+@pytest.mark.parametrize(("asked", "grows"), [(4, 0), (5, 2)], ids=["its-own", "beyond-its-own"])
+def test_who_waits_for_its_queues_own_goes_first_though_others_hold_it(asked: int, grows: int) -> None:
+    """`mine` never takes back, and `theirs` has borrowed: what becomes free is not borrowed on top."""
+    queues = (replace(QUEUES[0], reclaim=Reclaim.NEVER), QUEUES[1])
+    jobs = [a_job("full", devices=2, queue="mine"), a_gang(wished=8, queue="theirs")]
+    engine = running(a_node(devices=8), jobs=jobs, queues=queues)
+    engine.release("full", NOW)
+    result = arrive(engine, a_job("own", devices=asked, queue="mine"))
+    assert sum(len(one.added) for one in result.resizes) == grows
+    assert sizes(engine, "gang") == [6 + grows]
 
 
 def test_gangs_of_one_standing_grow_in_turn_and_by_weight() -> None:
