@@ -318,6 +318,8 @@ class History:
                 attempt=1,
                 **dice.choice(shapes) | dice.choice(near),
             )
+            if dice.random() < 0.25:
+                job = self._led(job, dice)
             self.oracle.submit(job)
             self.engine.submit(job)
         if dice.random() < 0.5:
@@ -326,6 +328,16 @@ class History:
             self.members_leave(dice)
         if dice.random() < 0.3:
             self._calm(dice)
+
+    @staticmethod
+    def _led(job: Job, dice: random.Random) -> Job:
+        """A leader and workers."""
+        leader = MemberGroup("leader", 1, 1, cpu_milli=1_000)
+        worker = MemberGroup("worker", job.replicas, dice.randint(1, job.replicas), devices=dice.choice((1, 1, 2)))
+        return replace(
+            job, replicas=1 + job.replicas, min_replicas=0, groups=(leader, worker), group_size=0, group_level="",
+            devices=0, device_milli=0, partition="", max_devices=0, cpu_milli=0,
+        )  # fmt: skip
 
     def _calm(self, dice: random.Random) -> None:
         """Most who wait are withdrawn and some devices become free: then there is room to grow."""

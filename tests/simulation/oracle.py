@@ -154,7 +154,8 @@ class Oracle:
         sizes.check(claim.job, members, where)
         sizes.check_together(claim.job, members, self._domain, where)
         for member in resize.added:
-            self._shape(claim.job, the_group_of(claim.job), member)
+            groups = claim.job.groups or (the_group_of(claim.job),)
+            self._shape(claim.job, next(one for one in groups if one.name == member.group), member)
             self._member(claim.job, member, now)
         self.held[resize.job_id] = replace(claim, members=members, resized_at=now)
         self._capacity()

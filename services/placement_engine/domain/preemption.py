@@ -33,7 +33,7 @@ from placement_engine.domain.quotas import least_milli
 from placement_engine.domain.reservations import Bookings
 from placement_engine.domain.reserve import Reserver
 from placement_engine.domain.shapes import Ask
-from placement_engine.domain.surplus import part_key, part_of, staying, surplus
+from placement_engine.domain.surplus import part_key, part_of, staying, surplus, wished_of
 from placement_engine.domain.tables import Tables
 from placement_engine.domain.victims import Allow, Plan, Victim, disjoint, find_plan, work_lost
 
@@ -363,12 +363,12 @@ def _resize(claim: Claim, parts: list[Victim], left: tuple[Member, ...], job: Jo
         job_id=claim.job.job_id,
         attempt=claim.job.attempt,
         size=len(left),
-        wished=claim.job.replicas,
+        wished=wished_of(claim.job),
         removed=tuple(removed),
         for_job_id=job.job_id,
         kind=parts[0].kind,
         work_lost_seconds=sum(work_lost(part.claim, now) for part in parts),
-        message=f"runs on with {len(left)} of {claim.job.replicas} members: {why}",
+        message=f"runs on with {len(left)} of {wished_of(claim.job)} members: {why}",
     )
 
 

@@ -29,9 +29,17 @@ from placement_engine.domain.queues import Queues, Totals
 from placement_engine.domain.quotas import least_milli, within_nominal, within_quota
 from placement_engine.domain.readouts import GangSize
 from placement_engine.domain.reservations import Bookings
-from placement_engine.domain.shapes import Ask, Reach, Shape, shape_of, shapes_of
+from placement_engine.domain.shapes import Ask, Reach, Shape, shapes_of
 from placement_engine.domain.spreading import Need
-from placement_engine.domain.surplus import is_elastic, numbers_for, size_of, staying, worked_until
+from placement_engine.domain.surplus import (
+    Opening,
+    is_elastic,
+    least_of,
+    openings,
+    staying,
+    wished_of,
+    worked_until,
+)
 from placement_engine.domain.tables import EXCLUDED, Pipeline, Tables
 from placement_engine.domain.topology import NODE, Topology, Wishes, wishes_of
 
@@ -96,7 +104,7 @@ class Resizer:
                 continue
             steps -= 1
             added.setdefault(job_id, []).extend(members)
-            if len(self._claims[job_id].members) == gangs[job_id].job.replicas:
+            if len(self._claims[job_id].members) == wished_of(gangs[job_id].job):
                 del ranked[job_id]
             ranked = self._ranked(ranked, totals)  # what one holds moves its queue, and all in it
         self._before = {job_id: gangs[job_id] for job_id in added}
@@ -122,21 +130,22 @@ class Resizer:
         claim = self._claims.get(job_id)
         if claim is None or not is_elastic(claim.job):
             return None
-        held, least = len(staying(claim, self._leaving)), size_of(claim.job).least
+        held = len(staying(claim, self._leaving))
+        least, wished = least_of(claim.job), wished_of(claim.job)
         why = self._why_not(claim, now)
         if why is None:
             wanted = self._wanted(now)
-            why = self._in_the_way(claim, wanted, now)
-        words = f"holds {held} of {claim.job.replicas} wished members, at least {least}"
+            why = self._in_the_way(claim, wanted)
+        words = f"holds {held} of {wished} wished members, at least {least}"
         summary = words if why is None or not why.message else f"{words}: {why.message}"
-        return GangSize(job_id, held, least, claim.job.replicas, len(claim.members) - held, why, summary)
+        return GangSize(job_id, held, least, wished, len(claim.members) - held, why, summary)
 
     # -- who may grow ----------------------------------------------------------------------------
 
     def _why_not(self, claim: Claim, now: float) -> Reason | None:
         """Why the gang itself does not grow now, whatever is free; None: it may."""
         job_id = claim.job.job_id
-        if not is_elastic(claim.job) or len(claim.members) >= claim.job.replicas:
+        if not is_elastic(claim.job) or len(claim.members) >= wished_of(claim.job):
             return _reason("WHOLE", "")
         if not self._policy.resize_gangs:
             return _reason("RESIZING_OFF", "gangs keep their size here (policy resize_gangs)")
@@ -162,14 +171,17 @@ class Resizer:
             if job.queue not in standing:
                 path = self._queues.path(job.queue)
                 standing[job.queue] = tuple(self._queues.standing(name, totals) for name in path)
-            ranked[job_id] = -job.priority, self._borrows(job), standing[job.queue], job.submitted_at, job_id
+            borrows = self._borrows(self._claims[job_id])
+            ranked[job_id] = -job.priority, borrows, standing[job.queue], job.submitted_at, job_id
         return ranked
 
-    def _borrows(self, job: Job) -> bool:
-        if not self._queues.quotas.limits(job.queue):
+    def _borrows(self, claim: Claim) -> bool:
+        """Whether the next members would be beyond what the queue owns."""
+        quotas = self._queues.quotas
+        if not quotas.limits(claim.job.queue):
             return True
-        step = replace(job, replicas=size_of(job).group_size, min_replicas=0)
-        return not within_nominal(self._queues.quotas.needs(step))
+        steps = (replace(one.of.job, replicas=one.count, min_replicas=0) for one in openings(claim))
+        return not any(within_nominal(quotas.needs(step)) for step in steps)
 
     # -- what nobody waits for -------------------------------------------------------------------
 
@@ -209,6 +221,9 @@ class Resizer:
             )
             there[number] = enough and (not ask.shape.needs_devices or bool(ask.allowed[number] & ask.in_time[number]))
         rows = there.take(columns.model[: columns.rows])
+        if ask.executor_bit:
+            executors = columns.executors[: columns.rows]
+            rows &= (executors & ask.executor_bit) != 0 if ask.executor_bit > 0 else executors < 0
         return rows & _reached(ask.reach, columns.node[: columns.rows])
 
     # -- a step ----------------------------------------------------------------------------------
@@ -216,14 +231,18 @@ class Resizer:
     def _step(self, claim: Claim, free: Bools, full: set[tuple[Shape, int]], now: float) -> tuple[Member, ...]:
         """One more member, or group of them, on rows that are `free` to take; (): there is none. `full`: shapes, by
         model, for a member of which nothing is free any more in this cycle."""
-        job = claim.job
-        first, count = numbers_for(job, {member.member for member in claim.members})
-        if not count or self._limits(job, count) is not None:
+        return next(filter(None, (self._fill(claim, one, free, full, now) for one in openings(claim))), ())
+
+    def _fill(
+        self, claim: Claim, opening: Opening, free: Bools, full: set[tuple[Shape, int]], now: float
+    ) -> tuple[Member, ...]:
+        if self._limits(opening) is not None:
             return ()
-        ask, wishes = self._ask(claim, count), wishes_of(job)
+        ask, wishes = self._ask(claim, opening), wishes_of(claim.job)
         inside = replace(wishes, required="", preferred=tuple(filter(None, (*wishes.preferred, wishes.required))))
-        table, model = self._tables.get(ask.shape), self._model(claim)
-        part = Part("", job, ask, table, Need(count, count, size_of(job).group_size))
+        table, model = self._tables.get(ask.shape), self._model(claim, opening.of.name)
+        need = Need(opening.count, opening.count, opening.of.need.group_size)
+        part = Part(opening.of.name, opening.of.job, ask, table, need)
         able = table.score > EXCLUDED
         if model:
             able &= self._fleet.columns.model[: able.shape[0]] == model
@@ -234,7 +253,7 @@ class Resizer:
             if not rows.any():
                 continue
             with self._fleet.power_domains_later():
-                claimed = self._parts.claim(part, part.need, inside, first, now, rows, model)
+                claimed = self._parts.claim(part, need, inside, opening.first, now, rows, model)
             if claimed is not None:
                 members = tuple(sorted((*claim.members, *claimed.members), key=lambda member: member.member))
                 self._put(replace(claim, members=members, resized_at=now, worked=worked_until(claim, now)))
@@ -242,28 +261,31 @@ class Resizer:
                 return claimed.members
         return ()
 
-    def _limits(self, job: Job, count: int) -> Reason | None:
-        """The device limit of a queue that so many more members would break."""
-        milli = count * self._member_milli(job)
-        queue = self._queues.limit_hit(job.queue, milli) if milli else None
+    def _limits(self, opening: Opening) -> Reason | None:
+        """The device limit of a queue that these members would break."""
+        milli = opening.count * self._member_milli(opening.of.job)
+        queue = self._queues.limit_hit(opening.of.job.queue, milli) if milli else None
         if queue is None:
             return None
         return _reason("QUEUE_DEVICE_LIMIT", f"queue {queue.name!r} may hold no more than {queue.device_limit} devices")
 
-    def _ask(self, claim: Claim, count: int) -> Ask:
+    def _ask(self, claim: Claim, opening: Opening) -> Ask:
         """What a member asks for, as those that run, where the queue's quotas leave room for so many more."""
-        shape: Shape = held_shape(shape_of(claim.job), claim.members[0])
-        step = replace(claim.job, replicas=count, min_replicas=0)
+        shape = shapes_of(claim.job)[opening.of.index]
+        if shape.flexible:
+            shape = held_shape(shape, claim.members[0])
+        step = replace(opening.of.job, replicas=opening.count, min_replicas=0)
         if shape.flexible:
             step = replace(step, devices=shape.whole)
         return within_quota(self._tables.get(shape).ask, self._queues.quotas.mask(step))
 
-    def _model(self, claim: Claim) -> int:
-        """Number of the model that the gang runs on; 0 where it needs no devices."""
-        devices = claim.members[0].devices
-        if not devices:
-            return 0
-        facts = self._fleet.nodes.get(claim.members[0].node)
+    def _model(self, claim: Claim, name: str) -> int:
+        """Number of the model that the members of that shape run on; 0 where they need no devices, -1: not known."""
+        member = next((member for member in claim.members if member.group == name), None)
+        devices = member.devices if member is not None else ()
+        if member is None or not devices:
+            return 0 if member is not None else -1
+        facts = self._fleet.nodes.get(member.node)
         device = facts.devices.get(devices[0].device_id) if facts is not None else None
         return -1 if device is None else self._fleet.by_row[device.row][1].model
 
@@ -293,13 +315,16 @@ class Resizer:
         domain = self._topology.level(level).domain[: self._fleet.columns.rows]
         return np.isin(domain, domain[held])
 
-    def _in_the_way(self, claim: Claim, wanted: Bools, now: float) -> Reason | None:
+    def _in_the_way(self, claim: Claim, wanted: Bools) -> Reason | None:
         """Of a gang that may grow: a limit, a quota, jobs that wait, or no room; None: it grows next."""
-        _, count = numbers_for(claim.job, {member.member for member in claim.members})
-        limit = self._limits(claim.job, count)
+        found = [self._against(claim, one, wanted) for one in openings(claim)]
+        return None if None in found else found[0]
+
+    def _against(self, claim: Claim, opening: Opening, wanted: Bools) -> Reason | None:
+        limit = self._limits(opening)
         if limit is not None:
             return limit
-        ask, model = self._ask(claim, count), self._model(claim)
+        ask, model = self._ask(claim, opening), self._model(claim, opening.of.name)
         if model < 0 or not (found := self._rows_near(claim, np.ones_like(wanted))):
             return _reason("NODE_UNKNOWN", "a node that it sits on is not known")
         if model and not ask.in_time[model]:
@@ -321,7 +346,7 @@ class Resizer:
         return wishes.required
 
     def _resize(self, claim: Claim, added: list[Member]) -> Resize:
-        size, wished = len(claim.members), claim.job.replicas
+        size, wished = len(claim.members), wished_of(claim.job)
         return Resize(
             job_id=claim.job.job_id,
             attempt=claim.job.attempt,

@@ -1,33 +1,63 @@
 """The members of an elastic gang above its minimum: what can be taken from it while it runs on.
 
-The surplus is the members of the highest numbers beyond the least; each is a unit by itself, so that only what is
-needed is taken, wherever it sits. A gang in groups (`group_size`) gives whole groups, and one whose last group is
-smaller all of its surplus at once, since only a gang of its wished size has such a group. A gang of several shapes
-keeps its size.
+The surplus is, of each shape, the members of the highest numbers beyond the least; each is a unit by itself, so that
+only what is needed is taken, wherever it sits. A gang in groups (`group_size`) gives whole groups, and one whose last
+group is smaller all of its surplus at once, since only a gang of its wished size has such a group.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from placement_engine.domain.gangs import need_of
 from placement_engine.domain.model import Claim, Job, Member
+from placement_engine.domain.shapes import jobs_of, lead_of
 from placement_engine.domain.spreading import Need
 from placement_engine.domain.topology import wishes_of
 
 Units = tuple[tuple[Member, ...], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Shaped:
+    """The members of one shape of a gang: `job` is they alone; `index` counts the shapes."""
+
+    index: int
+    name: str
+    job: Job
+    need: Need
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """`count` members of one shape that a gang wishes for and has not, numbered from `first`."""
+
+    of: Shaped
+    first: int
+    count: int
+
+
+def shaped(job: Job) -> tuple[Shaped, ...]:
+    """By shape, in the job's order: the least (of whole groups) and the wished number, and how many go together."""
+    names, wishes = [group.name for group in job.groups] or [""], wishes_of(job)
+    parts = zip(names, jobs_of(job), strict=True)
+    return tuple(Shaped(index, name, one, need_of(one, wishes)) for index, (name, one) in enumerate(parts))
+
+
 def is_elastic(job: Job) -> bool:
-    """Whether a running gang may have more or fewer members."""
-    if job.groups or not job.min_replicas:
+    """Whether a running gang may have more or fewer members. One of several shapes in groups keeps its size."""
+    if not job.min_replicas and not job.groups:
         return False
-    need = size_of(job)
-    return need.least < need.wished
+    if job.groups and wishes_of(job).group_size > 1:
+        return False
+    return any(one.need.least < one.need.wished for one in shaped(job))
 
 
-def size_of(job: Job) -> Need:
-    """The least (of whole groups), the wished number, and how many go together. `job` is of one shape."""
-    return need_of(job, wishes_of(job))
+def least_of(job: Job) -> int:
+    return sum(one.need.least for one in shaped(job))
+
+
+def wished_of(job: Job) -> int:
+    return sum(one.need.wished for one in shaped(job))
 
 
 def part_key(job_id: str, member: int) -> str:
@@ -55,7 +85,15 @@ def surplus(claim: Claim, leaving: Mapping[str, Claim]) -> Units:
     """What can be taken: units of members, those that are on their way out not counted."""
     if not is_elastic(claim.job):
         return ()
-    need, members = size_of(claim.job), staying(claim, leaving)
+    members = staying(claim, leaving)
+    return tuple(
+        unit
+        for one in shaped(claim.job)
+        for unit in _beyond(tuple(member for member in members if member.group == one.name), one.need)
+    )
+
+
+def _beyond(members: tuple[Member, ...], need: Need) -> Units:
     beyond = members[need.least :]
     size = need.group_size
     if size == 1 or len(members) % size == 0:
@@ -63,19 +101,31 @@ def surplus(claim: Claim, leaving: Mapping[str, Claim]) -> Units:
     return (beyond,) if beyond else ()
 
 
-def numbers_for(job: Job, taken: Collection[int]) -> tuple[int, int]:
-    """First number and how many members join next: the lowest free numbers, a whole group where it has groups."""
-    need = size_of(job)
-    size = need.group_size
-    for first in range(0, need.wished, size):
-        numbers = range(first, min(first + size, need.wished))
-        if not any(number in taken for number in numbers):
-            return first, len(numbers)
-    return need.wished, 0
+def openings(claim: Claim) -> Iterator[Opening]:
+    """What the gang may get next, by shape: the lowest free numbers, a whole group where it has groups."""
+    taken = {member.member for member in claim.members}
+    for one in shaped(claim.job):
+        size = one.need.group_size
+        if sum(1 for member in claim.members if member.group == one.name) >= one.need.wished:
+            continue
+        # Of one shape in groups the numbers are the places in groups; else any free number will do.
+        for first in range(0, wished_of(claim.job), size):
+            numbers = range(first, min(first + size, wished_of(claim.job)))
+            if not any(number in taken for number in numbers):
+                yield Opening(one, first, len(numbers))
+                break
+
+
+def working(claim: Claim) -> int:
+    """The members by whose number the time of the work is told: those of the lead shape."""
+    if not claim.job.groups:
+        return len(claim.members)
+    lead = claim.job.groups[lead_of(claim.job)].name
+    return sum(1 for member in claim.members if member.group == lead)
 
 
 def worked_until(claim: Claim, now: float) -> float:
-    """Member-seconds of work done: all members work alike."""
+    """Member-seconds of work done: all members of the lead shape work alike."""
     began = claim.placed_at if claim.started_at is None else claim.started_at
     since = claim.resized_at if claim.resized_at is not None else began
-    return claim.worked + len(claim.members) * (0.0 if since is None else max(0.0, now - since))
+    return claim.worked + working(claim) * (0.0 if since is None else max(0.0, now - since))

@@ -20,6 +20,7 @@ from placement_engine.domain.engine import Engine
 from placement_engine.domain.estimates import Estimator
 from placement_engine.domain.model import Claim, CycleResult, Decision, Job, Node, NodeSample, Rejection, Resize
 from placement_engine.domain.situation import Situation
+from placement_engine.domain.surplus import working
 
 __all__ = ["Arrival", "Clock", "Ending", "Fact", "History", "JobHistory", "Span", "build"]
 
@@ -288,7 +289,8 @@ class Clock:
         left = self._left.get(job_id, 1.0)
         self._left_at_start.setdefault(job_id, left)
         self._left[job_id] = max(0.0, left - (self._now - span.started) / self._whole[job_id])
-        self._whole[job_id] *= span.replicas / len(claim.members)
+        now_working, change = working(claim), working(replace(claim, members=resize.added or resize.removed))
+        self._whole[job_id] *= (now_working + (-change if resize.added else change)) / now_working
         span.ended, span.ending = self._now, Ending.GROWN if resize.added else Ending.SHRUNK
         span.message = resize.message
         history.spans.append(self._span(claim.job, claim, self._now))

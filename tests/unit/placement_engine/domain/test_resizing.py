@@ -10,9 +10,20 @@ import pytest
 from placement_engine.domain.encoding import Reader, Writer
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.journal import Journal, Recorder, replay
-from placement_engine.domain.model import Claim, CycleResult, Job, Node, PreemptionKind, Queue, Quota, Reclaim, Resize
+from placement_engine.domain.model import (
+    Claim,
+    CycleResult,
+    Job,
+    MemberGroup,
+    Node,
+    PreemptionKind,
+    Queue,
+    Quota,
+    Reclaim,
+    Resize,
+)
 from placement_engine.domain.policy import Policy
-from placement_engine.domain.surplus import numbers_for, surplus, worked_until
+from placement_engine.domain.surplus import is_elastic, openings, surplus, worked_until
 from tests.unit.placement_engine.domain.builders import NOW, a_job, a_node, an_engine, device_ids
 
 RESIZING = Policy(
@@ -498,16 +509,18 @@ def test_units_of_the_surplus(size: int, numbers: Sequence[int], units: list[tup
 @pytest.mark.parametrize(
     ("wished", "size", "taken", "following"),
     [
-        (6, 0, (0, 1), (2, 1)),
-        (6, 0, (0, 2), (1, 1)),
-        (6, 0, range(6), (6, 0)),
-        (7, 2, (0, 1, 4, 5), (2, 2)),
-        (7, 2, range(6), (6, 1)),
+        (6, 0, (0, 1), [(2, 1)]),
+        (6, 0, (0, 2), [(1, 1)]),
+        (6, 0, range(6), []),
+        (7, 2, (0, 1, 4, 5), [(2, 2)]),
+        (7, 2, range(6), [(6, 1)]),
     ],
 )
-def test_numbers_of_those_who_join(wished: int, size: int, taken: Sequence[int], following: tuple[int, int]) -> None:
+def test_numbers_of_those_who_join(
+    wished: int, size: int, taken: Sequence[int], following: list[tuple[int, int]]
+) -> None:
     job = a_gang(wished=wished, group_size=size, group_level="node" if size else "")
-    assert numbers_for(job, taken) == following
+    assert [(one.first, one.count) for one in openings(claim_of(job, taken))] == following
 
 
 def test_work_done_counts_by_member() -> None:
@@ -524,10 +537,57 @@ def test_the_expected_end_follows_the_size() -> None:
     assert engine._ends.of("gang", LATER) == pytest.approx(LATER + (3600 - 200) / 6)
 
 
-def test_a_gang_of_several_shapes_or_of_a_fixed_size_is_none() -> None:
+def test_a_gang_of_a_fixed_size_has_no_size_to_tell() -> None:
     engine = running(a_node(devices=8), jobs=[a_job("one", replicas=2, devices=1)])
     assert engine.gang_size("one", LATER) is None
     assert engine.gang_size("nobody", LATER) is None
+
+
+# -- several shapes ----------------------------------------------------------------------------------
+
+
+def a_led_gang(**changes: Any) -> Job:
+    groups = (
+        MemberGroup("leader", 1, 1, cpu_milli=1000),
+        MemberGroup("worker", 5, 2, devices=1),
+        MemberGroup("store", 2, 1, cpu_milli=2000),
+    )
+    return a_job("led", devices=0, replicas=8, groups=groups, preemptible=True, **changes)
+
+
+def groups_of(engine: Engine, job_id: str = "led") -> list[tuple[int, str]]:
+    claim = engine.holds(job_id)
+    assert claim is not None
+    return [(member.member, member.group) for member in claim.members]
+
+
+def test_workers_come_and_go_beside_their_leader() -> None:
+    engine = running(a_node(devices=6), jobs=[a_job("full", devices=3), a_led_gang()])
+    # The work is told by the workers, who are the lead: three of five take five thirds of the time.
+    assert groups_of(engine) == [
+        (0, "leader"), (1, "worker"), (2, "worker"), (3, "worker"), (4, "store"), (5, "store"),
+    ]  # fmt: skip
+    engine.release("full", NOW)
+    result = engine.cycle(LATER)
+    assert told(result) == [("led", [6, 7], [], 8)]
+    assert [(member.group, len(member.devices)) for member in result.resizes[0].added] == [("worker", 1), ("worker", 1)]
+    assert worked_until(engine.holds("led"), LATER + 10) == 3 * 100.0 + 5 * 10.0  # type: ignore[arg-type]
+    # All above two workers and one store may go: of devices three.
+    result = arrive(engine, a_job("high", devices=4, priority=1), now=LATER + 1)
+    assert told(result) == [("led", [], [3, 6, 7], 5)]
+    gone(engine, result, LATER + 1)
+    assert [one.job_id for one in engine.cycle(LATER + 1).decisions] == ["high"]
+    assert groups_of(engine) == [(0, "leader"), (1, "worker"), (2, "worker"), (4, "store"), (5, "store")]
+    size = engine.gang_size("led", LATER + 100)
+    assert size is not None
+    assert (size.members, size.least, size.wished) == (5, 4, 8)
+    assert size.summary.endswith("nothing that it could grow into is free")
+
+
+def test_several_shapes_in_groups_keep_their_size() -> None:
+    job = a_led_gang(group_size=2, group_level="node")
+    assert not is_elastic(job)
+    assert is_elastic(replace(job, group_size=0, group_level=""))
 
 
 @pytest.mark.parametrize(
