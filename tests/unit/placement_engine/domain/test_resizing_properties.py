@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from placement_engine.domain.engine import Engine
-from placement_engine.domain.model import Claim, CycleResult, Job, Queue, Quota, Reclaim
+from placement_engine.domain.model import Claim, CycleResult, Job, MemberGroup, Queue, Quota, Reclaim
 from placement_engine.domain.policy import Policy
+from tests.simulation.sizes import bounds
 from tests.unit.placement_engine.domain.builders import NOW, a_job, a_node, an_engine
 
 POLICY = Policy(resize_gangs=True, grow_after_seconds=20.0, plan_retry_seconds=0.0, reservation_after_seconds=0.0)
@@ -62,6 +63,15 @@ class Gangs(RuleBasedStateMachine):
         job = a_job(
             f"g{self.serial}", queue=queue, replicas=wished, min_replicas=max(1, wished - short), priority=priority,
             group_size=group, group_level="node" if group else "", preemptible=preemptible,
+            topology_level="rack" if near else "", topology_required=near, submitted_at=self.now,
+        )  # fmt: skip
+        self._submit(job)
+
+    @rule(queue=st.sampled_from("abc"), wished=st.integers(2, 6), least=st.integers(1, 2), near=st.booleans())
+    def a_leader_with_workers_comes(self, queue: str, wished: int, least: int, near: bool) -> None:
+        groups = (MemberGroup("leader", cpu_milli=1000), MemberGroup("worker", wished, least, devices=1))
+        job = a_job(
+            f"l{self.serial}", queue=queue, devices=0, replicas=1 + wished, groups=groups, preemptible=True,
             topology_level="rack" if near else "", topology_required=near, submitted_at=self.now,
         )  # fmt: skip
         self._submit(job)
@@ -225,11 +235,10 @@ class Gangs(RuleBasedStateMachine):
     @invariant()
     def nobody_is_too_small_or_too_large(self) -> None:
         for job_id, claim in self.claims.items():
-            job = claim.job
-            staying = len(claim.members) - len(self.leaving.get(job_id, ()))
-            size = max(1, job.group_size)
-            least = min(job.replicas, -(-(job.min_replicas or job.replicas) // size) * size)
-            assert job_id in self.ending or least <= staying <= job.replicas, f"{job_id}: {staying} of {least}"
+            leaving = self.leaving.get(job_id, set())
+            for name, (least, wished) in bounds(claim.job).items():
+                staying = sum(1 for m in claim.members if m.group == name and m.member not in leaving)
+                assert job_id in self.ending or least <= staying <= wished, f"{job_id}: {staying} of {least}"
 
     @invariant()
     def no_device_is_held_twice(self) -> None:
