@@ -31,7 +31,7 @@ from placement_engine.domain.policy import Policy, UnknownPolicy
 from placement_engine.domain.readouts import MatchingCapacity
 from placement_engine.handlers import Admission, Cancellation, Outcomes
 from placement_engine.planner import Planner
-from placement_engine.policies import parse_policy
+from placement_engine.policies import service_policy
 from placement_engine.settings import EngineSettings
 from placement_engine.world import World
 
@@ -52,7 +52,7 @@ class Pools:
         self._database = database
         self._world = world
         self._relay = relay
-        self._policy = parse_policy(settings.policy, Policy(unknown_heat=UnknownPolicy(settings.unknown_heat)))
+        self._policy = service_policy(settings.policy, Policy(unknown_heat=UnknownPolicy(settings.unknown_heat)))
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._name = settings.instance or f"{socket.gethostname()}-{os.getpid()}"
         self.planners: dict[str, Planner] = {}

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from berth.errors import InvalidInput
 from placement_engine.domain.policy import Policy, Weights
 
-__all__ = ["parse_policy"]
+__all__ = ["parse_policy", "service_policy"]
 
 
 def parse_policy(given: Mapping[str, Any], base: Policy = Policy()) -> Policy:  # noqa: B008
@@ -31,6 +31,15 @@ def parse_policy(given: Mapping[str, Any], base: Policy = Policy()) -> Policy:  
         return replace(base, **changes)
     except ValueError as error:
         raise InvalidInput.of("policy", ", ".join(changes), str(error)) from error
+
+
+def service_policy(given: Mapping[str, Any], base: Policy) -> Policy:
+    """The policy of a running service: that which it can carry out. Raises InvalidInput."""
+    policy = parse_policy(given, base)
+    if policy.resize_gangs:
+        remedy = "leave it out: a running service does not carry out changes of a gang's size; `berth simulate` does"
+        raise InvalidInput.of("policy.resize_gangs", "true", remedy)
+    return policy
 
 
 def _field_value(kind: type, where: str, name: str, value: Any) -> Any:

@@ -26,8 +26,13 @@ from placement_engine.domain.model import (
 )
 from placement_engine.domain.node_constraints import NodeConstraints, NodeRequirement, Taint, Toleration
 from placement_engine.domain.policy import Policy
-from tests.simulation.oracle import Oracle, require
-from tests.simulation.progress import must_be_placed_on_an_empty_fleet, passed_over_for_lower
+from tests.simulation.broken import require
+from tests.simulation.oracle import Oracle
+from tests.simulation.progress import (
+    grown_past_who_waits,
+    must_be_placed_on_an_empty_fleet,
+    passed_over_for_lower,
+)
 
 __all__ = ["History", "run"]
 
@@ -58,6 +63,9 @@ class History:
         self.dice = random.Random(seed)
         self.make = make
         self.policy = self.dice.choice(POLICIES)
+        self.resizes = random.Random(f"resizes {seed}") if seed % 5 == 2 else None
+        if self.resizes is not None:
+            self.policy = replace(self.policy, resize_gangs=True, grow_after_seconds=self.resizes.choice((0.0, 40.0)))
         self.oracle = Oracle(self.policy)
         self.now = START
         self.serial = 0
@@ -183,6 +191,7 @@ class History:
             engine.restore(claim)
             if job_id in self.oracle.ending:
                 engine.ending(job_id)
+            engine.leaving(job_id, self.oracle.leaving.get(job_id, ()))
         for job in self.oracle.waiting.values():
             engine.submit(job)
         return engine
@@ -271,11 +280,85 @@ class History:
             changed = self.pods.choice(sorted(self.oracle.nodes))
             self.steps.append(f"         pods of {changed}")
             self._declare(self._crowded(self.oracle.nodes[changed], self.pods))
+        if self.resizes is not None:
+            self._elastic(self.resizes)
         self.cycle()
         if name == "pass_time" and not self.domains:
             # A plan that found nothing is not tried again at once: time has to pass first.
             unfair = passed_over_for_lower(self.oracle, self.now)
             require(not unfair, unfair)
+
+    def _elastic(self, dice: random.Random) -> None:
+        """An elastic gang comes, or who may take of one; who is placed starts, who was told to leave has left."""
+        if dice.random() < 0.3:
+            self.serial += 1
+            high = Job(f"j{self.serial:03d}", queue="plain", devices=dice.choice((1, 1, 2, 3)), priority=3, attempt=1)
+            self.oracle.submit(replace(high, submitted_at=self.now))
+            self.engine.submit(replace(high, submitted_at=self.now))
+        if dice.random() < 0.6:
+            self.serial += 1
+            wished = dice.randint(2, 6)
+            shapes: tuple[dict[str, Any], ...] = (
+                {"devices": 1}, {"devices": 1}, {"devices": 2}, {"device_milli": 500}, {"cpu_milli": 1_000},
+                {"partition": "1g.10gb"}, {"devices": 1, "max_devices": 2},
+            )  # fmt: skip
+            near: tuple[dict[str, Any], ...] = (
+                {}, {}, {"topology_level": dice.choice(("rack", "node")), "topology_required": dice.random() < 0.6},
+                {"group_size": 2, "group_level": dice.choice(("node", "rack"))},
+            )  # fmt: skip
+            job = Job(
+                job_id=f"e{self.serial:03d}",
+                queue=dice.choice(("a", "b", "c", "plain")),
+                priority=dice.choice((0, 0, 1)),
+                preemptible=dice.random() < 0.8,
+                replicas=wished,
+                min_replicas=dice.randint(1, wished - 1),
+                expected_duration_seconds=dice.choice((None, 60.0)),
+                submitted_at=self.now,
+                attempt=1,
+                **dice.choice(shapes) | dice.choice(near),
+            )
+            if dice.random() < 0.25:
+                job = self._led(job, dice)
+            self.oracle.submit(job)
+            self.engine.submit(job)
+        if dice.random() < 0.5:
+            self.start()
+        if dice.random() < 0.5:
+            self.members_leave(dice)
+        if dice.random() < 0.3:
+            self._calm(dice)
+
+    @staticmethod
+    def _led(job: Job, dice: random.Random) -> Job:
+        """A leader and workers."""
+        leader = MemberGroup("leader", 1, 1, cpu_milli=1_000)
+        worker = MemberGroup("worker", job.replicas, dice.randint(1, job.replicas), devices=dice.choice((1, 1, 2)))
+        return replace(
+            job, replicas=1 + job.replicas, min_replicas=0, groups=(leader, worker), group_size=0, group_level="",
+            devices=0, device_milli=0, partition="", max_devices=0, cpu_milli=0,
+        )  # fmt: skip
+
+    def _calm(self, dice: random.Random) -> None:
+        """Most who wait are withdrawn and some devices become free: then there is room to grow."""
+        for job_id in sorted(self.oracle.waiting):
+            if dice.random() < 0.8:
+                del self.oracle.waiting[job_id]
+                self.engine.withdraw(job_id)
+        for job_id in sorted(self.oracle.held):
+            if not job_id.startswith("e") and job_id not in self.oracle.ending and dice.random() < 0.5:
+                self._end(job_id)
+        self.start()
+        self.now += dice.choice((1.0, 45.0))
+
+    def members_leave(self, dice: random.Random | None = None) -> None:
+        for job_id in sorted(self.oracle.leaving):
+            members = sorted(self.oracle.leaving[job_id])
+            if dice is not None and len(members) > 1 and dice.random() < 0.4:
+                members = members[:-1]
+            attempt = self.oracle.held[job_id].job.attempt
+            self.oracle.members_gone(job_id, members, self.now)
+            self.engine.members_gone(job_id, attempt, members, self.now)
 
     def submit(self) -> None:
         for _ in range(self.dice.randint(1, 3)):
@@ -359,8 +442,10 @@ class History:
     def fail_to_commit(self) -> None:
         """Decisions and preemptions of a cycle are taken back: nothing of them stays."""
         self.dice.choice((self.submit, self.submit, self.finish, self.stop_those_told))()
-        before, ending = self.engine.state_digest(), bool(self.oracle.ending)
+        before, ending = self.engine.state_digest(), bool(self.oracle.ending or self.oracle.leaving)
         result = self.engine.cycle(self.now)
+        for resize in reversed(result.resizes):
+            self.engine.undo_resize(resize)
         for preemption in result.preemptions:
             self.engine.undo_preemption(preemption.job_id, preemption.attempt)
         for decision in reversed(result.decisions):
@@ -377,12 +462,19 @@ class History:
             rejection = self.engine.explain(job_id, self.now)
             require(rejection is not None and rejection.job_id == job_id, f"no explanation of {job_id}")
         self.engine.dry_run(self._job(), self.now)
+        for job_id, claim in self.oracle.held.items():
+            size = self.engine.gang_size(job_id, self.now)
+            leaving = len(self.oracle.leaving.get(job_id, ()))
+            require(size is None or (size.members, size.leaving) == (len(claim.members) - leaving, leaving), f"{size}")
         require(self.engine.state_digest() == before, "a question changed the state")
 
     def cycle(self) -> None:
         result = self.engine.cycle(self.now)
         self.results.append(result)
         self.oracle.check(result, self.now)
+        if not self.domains:
+            past = grown_past_who_waits(self.oracle, result)
+            require(not past, past)
         for job_id, claim in self.oracle.held.items():
             known = self.engine.holds(job_id)
             require(known is not None and known.members == claim.members, f"the core holds otherwise for {job_id}")
@@ -395,6 +487,7 @@ class History:
 
     def the_end(self) -> None:
         """When all ends and all is well, all is free again and whoever waits is served in turn, or says why not."""
+        self.members_leave()
         self.stop_those_told()
         for job_id in sorted(self.oracle.held):
             self._end(job_id)
@@ -421,6 +514,7 @@ class History:
             self.all_well()
             self.cycle()
             idle = 0 if self.results[-1].decisions else idle + 1
+            self.members_leave()
             for job_id in sorted(self.oracle.held):
                 self._end(job_id)
         for job in () if self.domains else self.oracle.waiting.values():  # budgets of racks bind in their own way
@@ -470,7 +564,7 @@ EVENTS = {
 def run(seed: int, steps: int = 14, make: Callable[[Policy], Engine] = Engine) -> History:
     """Raises Broken where a rule does not hold."""
     history = History(seed, make)
-    for _ in range(steps):
+    for _ in range(steps if history.resizes is None else 2 * steps):
         history.step()
     history.the_end()
     return history

@@ -22,26 +22,21 @@ from placement_engine.domain.model import (
     Queue,
     Quota,
     Reclaim,
+    Resize,
 )
 from placement_engine.domain.node_constraints import NodeConstraints
 from placement_engine.domain.policy import Policy
+from tests.simulation import sizes
+from tests.simulation.broken import require
 from tests.simulation.health import Health
 
-__all__ = ["Broken", "Oracle"]
-
-
-class Broken(AssertionError):
-    """An invariant does not hold."""
-
-
-def require(sound: bool, message: str) -> None:
-    if not sound:
-        raise Broken(message)
+__all__ = ["Oracle"]
 
 
 @dataclass(slots=True)
 class Oracle:
-    """`held`: what each job holds; `ending`: those of them that were told to stop, and for whom."""
+    """`held`: what each job holds; `ending`: those of them that were told to stop, and for whom; `leaving`: members
+    of others that were told to leave."""
 
     policy: Policy
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -50,6 +45,7 @@ class Oracle:
     waiting: dict[str, Job] = field(default_factory=dict)
     held: dict[str, Claim] = field(default_factory=dict)
     ending: dict[str, str] = field(default_factory=dict)
+    leaving: dict[str, set[int]] = field(default_factory=dict)
     health: dict[str, Health] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
     reclaimed: dict[str, int] = field(default_factory=dict)
@@ -65,10 +61,20 @@ class Oracle:
         """Gives the job that held something."""
         claim = self.held.pop(job_id, None)
         self.ending.pop(job_id, None)
+        self.leaving.pop(job_id, None)
         return None if claim is None else claim.job
 
     def started(self, job_id: str, at: float) -> None:
         self.held[job_id] = replace(self.held[job_id], started_at=at)
+
+    def members_gone(self, job_id: str, members: list[int], now: float) -> None:
+        """Members that were told to leave have left."""
+        claim = self.held[job_id]
+        left = tuple(member for member in claim.members if member.member not in members)
+        self.held[job_id] = replace(claim, members=left, resized_at=now)
+        self.leaving[job_id] -= set(members)
+        if not self.leaving[job_id]:
+            del self.leaving[job_id]
 
     def hear(self, sample: NodeSample) -> None:
         self.samples[sample.node] = sample
@@ -98,6 +104,63 @@ class Oracle:
         for preemption in result.preemptions:
             require(preemption.job_id not in placed, f"{preemption.job_id} is placed and stopped in one cycle")
             self._preemption(preemption, now)
+        for resize in result.resizes:
+            require(resize.job_id not in placed, f"{resize.job_id} is placed and resized in one cycle")
+            if resize.removed:
+                # Who gave members first may have been stopped whole for another in the same cycle.
+                stopped = {one.job_id for one in result.preemptions}
+                require(
+                    resize.job_id not in self.ending or resize.job_id in stopped, f"{resize.job_id} is being stopped"
+                )
+                self._shrinks(resize, now)
+            else:
+                self._grows(resize, now)
+
+    def _shrinks(self, resize: Resize, now: float) -> None:
+        claim, winner = self.held.get(resize.job_id), self.waiting.get(resize.for_job_id)
+        where = f"{resize.job_id} gives members to {resize.for_job_id}"
+        require(claim is not None, f"{where}, and holds nothing")
+        require(winner is not None, f"{where}, which does not wait")
+        assert claim is not None
+        assert winner is not None
+        require(self.policy.resize_gangs, f"{where}, against the policy")
+        require(resize.attempt == claim.job.attempt, f"{where}, of another attempt")
+        leaving = self.leaving.setdefault(resize.job_id, set())
+        numbers = {member.member for member in resize.removed}
+        require(not numbers & leaving, f"{where}: {sorted(numbers & leaving)} leave already")
+        known = {member.member: member for member in claim.members}
+        require(all(known.get(m.member) == m for m in resize.removed), f"{where}: members that it has not")
+        leaving |= numbers
+        left = tuple(member for member in claim.members if member.member not in leaving)
+        require(len(left) == resize.size, f"{where}: {len(left)} are left, not {resize.size}")
+        sizes.check(claim.job, left, where)
+        part = replace(claim, members=resize.removed)
+        self._right_to(resize.kind, part, winner, where)
+        require(not self.is_protected(claim, now), f"{where} in its protected time")
+
+    def _grows(self, resize: Resize, now: float) -> None:
+        claim, where = self.held.get(resize.job_id), f"{resize.job_id} grows"
+        require(claim is not None, f"{where}, and holds nothing")
+        assert claim is not None
+        require(self.policy.resize_gangs, f"{where}, against the policy")
+        require(bool(resize.added), f"{where} by nothing")
+        require(resize.attempt == claim.job.attempt, f"{where}, of another attempt")
+        require(resize.job_id not in self.ending and resize.job_id not in self.leaving, f"{where} while it gives up")
+        require(claim.started_at is not None, f"{where} before it has started")
+        since = max(claim.started_at or 0.0, claim.resized_at or 0.0)
+        require(now - since >= self.policy.grow_after_seconds, f"{where} {now - since:g} s after its last change")
+        members = tuple(sorted((*claim.members, *resize.added), key=lambda member: member.member))
+        require(len(members) == resize.size, f"{where}: {len(members)} members, not {resize.size}")
+        sizes.check(claim.job, members, where)
+        sizes.check_together(claim.job, members, self._domain, where)
+        for member in resize.added:
+            groups = claim.job.groups or (the_group_of(claim.job),)
+            self._shape(claim.job, next(one for one in groups if one.name == member.group), member)
+            self._member(claim.job, member, now)
+        self.held[resize.job_id] = replace(claim, members=members, resized_at=now)
+        self._capacity()
+        self._beside_others(resize.added)
+        self._quotas(claim.job)
 
     def _decision(self, decision: Decision, now: float) -> None:
         job = self.waiting.pop(decision.job_id, None)
@@ -310,15 +373,18 @@ class Oracle:
         assert winner is not None
         require(preemption.job_id not in self.ending, f"{where}, and was told already")
         require(preemption.attempt == victim.job.attempt, f"{where}, of another attempt")
-        if preemption.kind is PreemptionKind.PRIORITY:
-            require(victim.job.priority < winner.priority, f"{where}, which has no higher priority")
-            require(victim.job.preemptible, f"{where}, and is not preemptible")
-        else:
-            self._reclaim(victim, winner, where)
+        self._right_to(preemption.kind, victim, winner, where)
         require(not self.is_protected(victim, now), f"{where} in its protected time")
         self.ending[preemption.job_id] = preemption.for_job_id
         self.stopped[preemption.job_id, preemption.attempt] += 1
         require(self.stopped[preemption.job_id, preemption.attempt] == 1, f"{where}, a second time in one attempt")
+
+    def _right_to(self, kind: PreemptionKind | None, victim: Claim, winner: Job, where: str) -> None:
+        if kind is PreemptionKind.PRIORITY:
+            require(victim.job.priority < winner.priority, f"{where}, which has no higher priority")
+            require(victim.job.preemptible, f"{where}, and is not preemptible")
+        else:
+            self._reclaim(victim, winner, where)
 
     def is_protected(self, claim: Claim, now: float) -> bool:
         """Protection counts from the start of its work: what was placed and does not run yet loses nothing."""
@@ -341,12 +407,15 @@ class Oracle:
                 least = 1000 * winner.devices * (winner.min_replicas or winner.replicas)
                 used = self.used(mine.name, quota.accelerator) + least
                 require(used <= quota.milli, f"{where}: {mine.name} would have {used} of its {quota.milli} milli")
-        self.reclaimed[victim.job.job_id] = victim.job.attempt
+        if len(victim.members) == len(self.held[victim.job.job_id].members):
+            self.reclaimed[victim.job.job_id] = victim.job.attempt
         for quota in theirs.quotas:
             gone = [
                 claim
+                if self.reclaimed.get(job_id) == claim.job.attempt
+                else replace(claim, members=tuple(m for m in claim.members if m.member in self.leaving.get(job_id, ())))
                 for job_id, claim in self.held.items()
-                if self.reclaimed.get(job_id) == claim.job.attempt and claim.job.queue == theirs.name
+                if claim.job.queue == theirs.name
             ]
             left = self.used(theirs.name, quota.accelerator) - sum(self.milli(one, quota.accelerator) for one in gone)
             if self.milli(victim, quota.accelerator):

@@ -1,9 +1,9 @@
 """What must not wait: conditions that suffice, for the plainest of jobs only, so that they are beyond doubt."""
 
-from placement_engine.domain.model import Claim, Job, Node
+from placement_engine.domain.model import Claim, CycleResult, Job, Node
 from tests.simulation.oracle import Oracle
 
-__all__ = ["must_be_placed_on_an_empty_fleet", "passed_over_for_lower"]
+__all__ = ["grown_past_who_waits", "must_be_placed_on_an_empty_fleet", "passed_over_for_lower"]
 
 
 def is_plain(oracle: Oracle, job: Job) -> bool:
@@ -37,9 +37,22 @@ def could_hold(node: Node, job: Job) -> bool:
     return enough and all(taint.effect == "PreferNoSchedule" for taint in node.taints)
 
 
+def grown_past_who_waits(oracle: Oracle, result: CycleResult) -> str:
+    """A member that a running gang got, though a job waits that could have the same once more is free. "": none."""
+    plain = [job for job in oracle.waiting.values() if is_plain(oracle, job)]
+    for resize in result.resizes:
+        for member in resize.added:
+            models = {claim.model for claim in member.devices}
+            for job in plain:
+                wants = models & set(job.models) if job.models else models
+                if wants and could_hold(oracle.nodes[member.node], job):
+                    return f"{resize.job_id} grows on {member.node}, and {job.job_id} waits for {sorted(wants)}"
+    return ""
+
+
 def passed_over_for_lower(oracle: Oracle, now: float) -> str:
     """Of the first job of the queue: what it could have had by stopping one job of lower priority. "": nothing."""
-    if oracle.ending or not oracle.waiting:
+    if oracle.ending or oracle.leaving or not oracle.waiting:
         return ""  # what is being freed may be for it
     top = max(job.priority for job in oracle.waiting.values())
     first = [job for job in oracle.waiting.values() if job.priority == top]

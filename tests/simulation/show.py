@@ -20,7 +20,7 @@ def main(seed: int) -> None:
     for queue in history.oracle.queues.values():
         print(queue)
     seen_jobs: set[str] = set()
-    for _ in range(14):
+    for _ in range(14 if history.resizes is None else 28):
         seen = len(history.results)
         try:
             history.step()
@@ -36,6 +36,8 @@ def main(seed: int) -> None:
                     print(f"    placed  {decision.job_id}.{decision.attempt} on {where}")
                 for preemption in result.preemptions:
                     print(f"    stopped {preemption}")
+                for resize in result.resizes:
+                    print(f"    resized {resize}")
     history.the_end()
 
 

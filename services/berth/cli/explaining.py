@@ -94,7 +94,8 @@ def describe_job(job: Any) -> list[str]:
             for member in job.members
         ]  # fmt: skip
         table = render_table(("MEMBER", "NODE", "DEVICES", "CPU", "MEMORY"), rows, right=(True,))
-        lines += ["Members:", *indented(table)]
+        fewer = f" ({len(job.members)} of {job.spec.replicas} wished)" if len(job.members) < job.spec.replicas else ""
+        lines += [f"Members{fewer}:", *indented(table)]
     return lines
 
 

@@ -683,7 +683,9 @@ class JobSpec(_message.Message):
     Default: the name.
     """
     min_replicas: _builtins.int
-    """Fewest members that will do; `replicas` is what is wished. 0: all of them."""
+    """Fewest members that will do; `replicas` is what is wished. 0: all of them. How many it gets is settled when it is
+    placed: a running service does not change the size of a running gang.
+    """
     @_builtins.property
     def resources(self) -> Global___Resources: ...
     @_builtins.property

@@ -194,6 +194,10 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
         explanation.state = int(row.state)  # type: ignore[assignment]
         if is_over(row.state) or not explanation.summary:
             explanation.summary = row.message or explanation.summary or "not looked at yet"
+        elif planner is not None and planner.active:
+            size = planner.engine.gang_size(row.job_id, time.time())
+            if size is not None:
+                explanation.summary += f"; {size.summary}"
         return explanation
 
     async def _row(self, job_id: str) -> JobRow:

@@ -107,7 +107,7 @@ class Defragmenter:
                     ask=ask,
                     now=now,
                     candidates=candidates,
-                    ending=(),
+                    ending={},
                     allow=lambda _, chosen: len(chosen) < self._policy.defragment_moves,
                     accept=accept,
                 )

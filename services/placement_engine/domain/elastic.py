@@ -11,7 +11,9 @@ from placement_engine.domain.queues import Queues
 from placement_engine.domain.quotas import within_quota
 from placement_engine.domain.reserve import Reservation, Reserve, Reserver
 from placement_engine.domain.shapes import Ask, cut_to, least_replicas
+from placement_engine.domain.spreading import Need
 from placement_engine.domain.tables import Table
+from placement_engine.domain.topology import wishes_of
 
 
 class LimitedReserver(Reserver):
@@ -52,12 +54,18 @@ def within_limits(job: Job, ask: Ask, queues: Queues, member_milli: Callable[[Jo
     if _is_fixed(job):
         yield job, ask
         return
+    group = 1 if job.groups else wishes_of(job).group_size
+    wished, least = job.replicas, Need.of(least_replicas(job), job.replicas, group).least
     job = cut_to(job, member_milli, lambda milli: queues.limit_hit(job.queue, milli) is None)
+    if not job.groups and job.replicas < wished:
+        job = replace(job, replicas=job.replicas - job.replicas % group)  # less than is wished are whole groups
+        if job.replicas < least:
+            return
     if not queues.quotas.limits(job.queue):
         yield job, ask
         return
     seen: Bools | None = None
-    for sized in _sizes(job):
+    for sized in _sizes(job, least, group):
         may = queues.quotas.mask(_fixed(sized))
         narrowed = within_quota(ask, may)
         if bool(narrowed.in_time.any()) and (seen is None or bool((narrowed.in_time & ~seen).any())):
@@ -72,14 +80,16 @@ def _is_fixed(job: Job) -> bool:
     return not job.groups and (not job.min_replicas or least_replicas(job) == job.replicas)
 
 
-def _sizes(job: Job) -> Iterator[Job]:
-    """From the wished size down to the least. Groups are cut together: all at their wish, or all at their least."""
+def _sizes(job: Job, least: int, group: int) -> Iterator[Job]:
+    """From the wished size down to the least, then in whole groups of members. Groups of several shapes are cut
+    together: all at their wish, or all at their least."""
     if job.groups:
         yield job
         yield replace(job, groups=tuple(replace(group, replicas=group.min_replicas) for group in job.groups))
         return
-    for size in range(job.replicas, least_replicas(job) - 1, -1):
-        yield replace(job, replicas=size)
+    for size in range(job.replicas, least - 1, -1):
+        if size == job.replicas or size % group == 0:
+            yield replace(job, replicas=size)
 
 
 def _fixed(job: Job) -> Job:

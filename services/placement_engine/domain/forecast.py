@@ -23,6 +23,7 @@ from placement_engine.domain.model import Claim, Expectation, Job, Member
 from placement_engine.domain.reserve import Reserver
 from placement_engine.domain.shapes import Ask, Shape, gang_of, lead_job, shape_of
 from placement_engine.domain.supposition import Supposition
+from placement_engine.domain.surplus import working
 from placement_engine.domain.tables import Tables
 
 OVERDUE_FRACTION = 0.1
@@ -57,7 +58,10 @@ class Ends:
         end, began = None, began_at(claim)
         if began is not None:
             seconds = self._seconds(claim)
-            end = None if seconds is None else began + seconds
+            # A gang that was resized has done what it did with the members that it had.
+            since = began if claim.resized_at is None else claim.resized_at
+            done = claim.worked / max(1, working(claim))
+            end = None if seconds is None else since + max(0.0, seconds - done)
         self._claims[claim.job.job_id] = claim, end
         if end is not None:
             bisect.insort(self._order, (end, claim.job.job_id))

@@ -37,6 +37,9 @@ INPUTS = (
     "started",
     "ending",
     "undo_preemption",
+    "leaving",
+    "members_gone",
+    "undo_resize",
     "restore_usage",
     "cycle",
 )
@@ -52,6 +55,8 @@ READOUTS = (
     "waiting",
     "is_waiting",
     "holds",
+    "gang_size",
+    "grows_with_time",
     "node_names",
     "node_view",
     "queue_usage",

@@ -475,6 +475,29 @@ class Preemption:
 
 
 @dataclass(frozen=True, slots=True)
+class Resize:
+    """A running elastic gang gets members, or gives some of those above its minimum to `for_job_id`; it runs on.
+
+    Members keep their numbers, and a new one takes the lowest that is free. What is `added` is claimed at once; what
+    is `removed` holds its claims until `Engine.members_gone`. One of both is empty.
+    """
+
+    job_id: str
+    attempt: int
+    size: int
+    """Members once this is done, from the gang's least to its `wished` number."""
+    wished: int
+    added: tuple[Member, ...] = ()
+    removed: tuple[Member, ...] = ()
+    for_job_id: str = ""
+    kind: PreemptionKind | None = None
+    """By which right members are taken."""
+    work_lost_seconds: float = 0.0
+    """Run time times devices of the removed members since their last checkpoint, else since they began."""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """A running job that would sit elsewhere in a plan: node names by member."""
 
@@ -512,6 +535,8 @@ class CycleResult:
     preemptions: tuple[Preemption, ...] = ()
     """Jobs to stop. Their claims stay until `release`."""
     advice: tuple[Advice, ...] = ()
+    resizes: tuple[Resize, ...] = ()
+    """Running gangs that change their size. In the order in which they were decided, those that give first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -527,3 +552,7 @@ class Claim:
     started_at: float | None = None
     stoppable: bool = True
     """False: nobody here can stop it, such as a pod that another scheduler bound."""
+    resized_at: float | None = None
+    """When it got or lost members last; None: it has those that it was placed with."""
+    worked: float = 0.0
+    """Member-seconds of work done until `resized_at`."""

@@ -130,6 +130,11 @@ class Policy:
     """Most running jobs that one plan moves."""
     defragment_after_seconds: float = 60.0
     """Moves are looked for once a job has waited so long, and at most once in that time."""
+    resize_gangs: bool = False
+    """Whether running elastic gangs give members above their minimum before a job is stopped whole, and get more of
+    those they wish for. See resizing.py; the service does not carry it out yet and refuses it."""
+    grow_after_seconds: float = 60.0
+    """A gang grows only when it has run so long with the members that it has."""
     plan_retry_seconds: float = 1.0
     """A forecast or a preemption that found no way is not tried again before this."""
 
@@ -169,6 +174,7 @@ class Policy:
             "reservation_after_seconds",
             "plan_retry_seconds",
             "protected_seconds",
+            "grow_after_seconds",
             "defragment_after_seconds",
         ):
             if getattr(self, name) < 0:

@@ -6,7 +6,8 @@ Who may be stopped:
   asks (`entitlement`). Preemptible jobs go first. One that is not preemptible is stopped only where a queue
   above it has quotas, so that what it borrowed was borrowed knowingly: that is the price of borrowing.
 Nobody is stopped within the protected seconds of its start, nor what nobody here can stop (`Claim.stoppable`). A job
-is stopped whole, with all its members.
+is stopped whole, with all its members; but before anybody is, the same rights are tried on what gangs can do without
+(`surplus`), where the policy has it so.
 Whom of them: `victims`. Until they are gone a nomination keeps their place (`reservations`).
 
 Why it comes to rest. By priority a preemption exchanges lower for strictly higher: a job is stopped by
@@ -25,23 +26,24 @@ import numpy as np
 from placement_engine.domain.columns import Bools
 from placement_engine.domain.entitlement import entitled, may_take_from
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.model import Claim, Job, Member, Preemption, PreemptionKind
+from placement_engine.domain.model import Claim, Job, Member, Preemption, PreemptionKind, Resize
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Queues, Totals
 from placement_engine.domain.quotas import least_milli
 from placement_engine.domain.reservations import Bookings
 from placement_engine.domain.reserve import Reserver
 from placement_engine.domain.shapes import Ask
+from placement_engine.domain.surplus import part_key, part_of, staying, surplus, wished_of
 from placement_engine.domain.tables import Tables
-from placement_engine.domain.victims import Allow, Plan, Victim, find_plan, work_lost
+from placement_engine.domain.victims import Allow, Plan, Victim, disjoint, find_plan, work_lost
 
 Milli = dict[int, int]
 """Thousandths of devices by model number."""
 
 
 class Preemptor:
-    """Plans preemptions for one engine. `claims` and `ending` are the engine's own; `charge` counts a claim to its
-    queue (1) or takes it back (-1)."""
+    """Plans preemptions for one engine. `claims`, `ending` and `leaving` are the engine's own; `charge` counts a claim
+    to its queue (1) or takes it back (-1)."""
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Preemptor:
         *,
         claims: Mapping[str, Claim],
         ending: set[str],
+        leaving: dict[str, Claim],
         charge: Callable[[Claim, int], None],
     ) -> None:
         self._fleet = fleet
@@ -64,12 +67,14 @@ class Preemptor:
         self._policy = policy
         self._claims = claims
         self._ending = ending
+        self._leaving = leaving
         self._charge = charge
         self._plans_left = 0
         self._not_before: dict[str, tuple[float, Job]] = {}
         self._order: list[Victim] = []
         self._ordered_at = float("-inf")
         self._candidates: list[Victim] = []
+        self._surplus: list[Victim] = []
         self._sifted = -1
         """How many were being stopped when the candidates were sifted in this cycle; -1: not yet."""
         self._placed: set[str] = set()
@@ -96,7 +101,7 @@ class Preemptor:
             if not self._preemptible[job.priority]:
                 del self._preemptible[job.priority]
 
-    def preempt(self, job: Job, ask: Ask, totals: Totals, now: float) -> tuple[Preemption, ...] | None:
+    def preempt(self, job: Job, ask: Ask, totals: Totals, now: float) -> tuple[Preemption | Resize, ...] | None:
         """Stops who must be stopped, and keeps the place for the job. (): all that it needs is on its way
         already. None: nothing can be freed for it."""
         if self._bookings.is_nominated(job.job_id, now):
@@ -108,28 +113,60 @@ class Preemptor:
         if plan is None:
             self._not_before[job.job_id] = now + self._policy.plan_retry_seconds, job
             return None
-        leaving = [j for j in sorted(self._ending) if _overlap(self._claims[j], plan)]
-        self._bookings.nominate(job, ask, plan.members, (*(v.job_id for v in plan.victims), *leaving), now)
-        self._ending.update(victim.job_id for victim in plan.victims)
-        return tuple(_preemption(victim, job, now) for victim in plan.victims)
+        stopped = tuple(_preemption(victim, job, now) for victim in plan.victims if victim.whole)
+        ids = {one.job_id for one in stopped}
+        on_their_way = self._on_their_way().items()
+        gone = [key for key, claim in on_their_way if claim.job.job_id not in ids and _overlap(claim, plan)]
+        parts = [victim for victim in plan.victims if not victim.whole]
+        leaving = {part_key(v.job_id, m.member): part_of(v.claim, (m,)) for v in parts for m in v.claim.members}
+        self._bookings.nominate(job, ask, plan.members, (*(one.job_id for one in stopped), *leaving, *gone), now)
+        self._ending.update(ids)
+        self._leaving.update(leaving)
+        return (*stopped, *self._shrunk(parts, job, now))
+
+    def _on_their_way(self) -> dict[str, Claim]:
+        """By key, what is being stopped or given up: jobs, and members of gangs that run on."""
+        found = {job_id: self._claims[job_id] for job_id in sorted(self._ending)}
+        for key in sorted(self._leaving):
+            if self._leaving[key].job.job_id not in found:
+                found[key] = self._leaving[key]
+        return found
+
+    def _shrunk(self, parts: list[Victim], job: Job, now: float) -> tuple[Resize, ...]:
+        """One for each gang."""
+        by_gang: dict[str, list[Victim]] = {}
+        for part in parts:
+            by_gang.setdefault(part.job_id, []).append(part)
+        return tuple(
+            _resize(self._claims[job_id], of_gang, staying(self._claims[job_id], self._leaving), job, now)
+            for job_id, of_gang in sorted(by_gang.items())
+        )
 
     def _plan(self, job: Job, ask: Ask, totals: Totals, now: float) -> Plan | None:
         """By priority alone if that does, else with reclaim too."""
         lowest = min(self._preemptible, default=None)
-        if not self._ending and (lowest is None or lowest > job.priority) and not self._quotas():
+        nothing_leaves = not self._ending and not self._leaving
+        if nothing_leaves and (lowest is None or lowest > job.priority) and not self._quotas():
             return None
         if ask.shape.needs_devices and not bool((ask.allowed & ask.in_time).any()):
             return None  # a quota or the deadline leaves no accelerator
         self._plans_left -= 1
-        plan = None
-        if self._ending or (lowest is not None and lowest < job.priority):
-            lower = [v for v in self.by_harm(now) if v.claim.job.priority < job.priority and v.claim.job.preemptible]
-            plan = self._find(job, ask, now, lower, _anyone, {})
-        if plan is None and (entitlement := self._entitlement(job, ask, totals)):
-            owned = replace(ask, in_time=ask.in_time & np.logical_or.reduce(list(entitlement.values())))
-            candidates, allow = self._reclaim(job, entitlement, totals, now)
-            plan = self._find(job, owned, now, candidates, allow, entitlement)
-        return plan
+        by_priority = not nothing_leaves or (lowest is not None and lowest < job.priority)
+        entitlement: dict[str, Bools] | None = None
+        spared = self.spared(now)
+        for victims in (spared, [*spared, *self.by_harm(now)]) if spared else (self.by_harm(now),):
+            if by_priority:
+                lower = [v for v in victims if v.claim.job.priority < job.priority and v.claim.job.preemptible]
+                if (plan := self._find(job, ask, now, lower, _anyone, {})) is not None:
+                    return plan
+            if entitlement is None:
+                entitlement = self._entitlement(job, ask, totals)
+            if entitlement:
+                owned = replace(ask, in_time=ask.in_time & np.logical_or.reduce(list(entitlement.values())))
+                candidates, allow = self._reclaim(job, victims, entitlement, totals)
+                if (plan := self._find(job, owned, now, candidates, allow, entitlement)) is not None:
+                    return plan
+        return None
 
     def _quotas(self) -> bool:
         return any(queue.quotas for queue in self._queues.known.values())
@@ -143,7 +180,7 @@ class Preemptor:
         allow: Allow,
         entitlement: Mapping[str, Bools],
     ) -> Plan | None:
-        if not candidates and not self._ending:
+        if not candidates and not self._ending and not self._leaving:
             return None
         with self._bookings.without(self._bookings.yielding_to(job)), self._bookings.in_full():
             return find_plan(
@@ -155,7 +192,7 @@ class Preemptor:
                 ask=ask,
                 now=now,
                 candidates=candidates,
-                ending=[self._claims[job_id] for job_id in sorted(self._ending)],
+                ending=self._on_their_way(),
                 allow=allow,
                 accept=lambda plan: self._accepted(job, plan, entitlement),
             )
@@ -166,8 +203,9 @@ class Preemptor:
             self._ordered_at = now
             victims = (Victim(claim, work_lost(claim, now), PreemptionKind.PRIORITY) for claim in self._claims.values())
             self._order = sorted(victims, key=lambda victim: victim.harm)
-        if self._sifted != len(self._ending):
-            self._sifted = len(self._ending)
+        leaving = len(self._ending) + len(self._leaving)
+        if self._sifted != leaving:
+            self._sifted = leaving
             self._candidates = [
                 victim
                 for victim in self._order
@@ -177,7 +215,21 @@ class Preemptor:
                 and self._claims.get(victim.job_id) is victim.claim
                 and not self._protected(victim.claim, now)
             ]
+            self._surplus = self._parts(now) if self._policy.resize_gangs else []
         return self._candidates
+
+    def spared(self, now: float) -> list[Victim]:
+        """What running gangs can do without, of those that nothing protects, the least harm first."""
+        self.by_harm(now)
+        return self._surplus
+
+    def _parts(self, now: float) -> list[Victim]:
+        found = []
+        for victim in self._candidates:
+            for members in surplus(victim.claim, self._leaving):
+                part = part_of(victim.claim, members)
+                found.append(Victim(part, work_lost(part, now), victim.kind, victim.claim))
+        return sorted(found, key=lambda part: part.harm)
 
     def _protected(self, claim: Claim, now: float) -> bool:
         if claim.started_at is None:
@@ -225,7 +277,7 @@ class Preemptor:
             return False
         if not self._queues.quotas.limits(job.queue):
             return True
-        gone = [*(victim.claim for victim in plan.victims), *(self._claims[job_id] for job_id in sorted(self._ending))]
+        gone = [*(victim.claim for victim in plan.victims), *self._on_their_way().values()]
         for claim in gone:
             self._charge(claim, -1)
         may = self._queues.quotas.mask(job)
@@ -234,12 +286,11 @@ class Preemptor:
         return may is None or all(may[m] for m in models)
 
     def _reclaim(
-        self, job: Job, entitlement: Mapping[str, Bools], totals: Totals, now: float
+        self, job: Job, victims: list[Victim], entitlement: Mapping[str, Bools], totals: Totals
     ) -> tuple[list[Victim], Allow]:
         """Candidates, with those of lower priority among them, and the rule by which they add up."""
         leaving: dict[str, Milli] = {}
-        for job_id in sorted(self._ending):
-            claim = self._claims[job_id]
+        for claim in self._on_their_way().values():
             self._add(leaving.setdefault(self._queues.path(claim.job.queue)[0], {}), claim.members)
 
         def allow(victim: Victim, chosen: list[Victim]) -> bool:
@@ -248,7 +299,7 @@ class Preemptor:
             other = victim.claim.job
             top = self._queues.path(other.queue)[0]
             freed = dict(leaving.get(top, {}))
-            for one in (*chosen, victim):
+            for one in disjoint((*chosen, victim)):
                 if self._queues.path(one.claim.job.queue)[0] == top:
                     self._add(freed, one.claim.members)
             return may_take_from(
@@ -263,7 +314,7 @@ class Preemptor:
 
         candidates = []
         known: dict[tuple[str, int, tuple[tuple[int, int], ...]], bool] = {}
-        for victim in self.by_harm(now):
+        for victim in victims:
             other = victim.claim.job
             if other.preemptible and other.priority < job.priority:
                 candidates.append(victim)
@@ -303,6 +354,22 @@ def _anyone(victim: Victim, chosen: list[Victim]) -> bool:
 def _overlap(claim: Claim, plan: Plan) -> bool:
     nodes = {member.node for member in plan.members}
     return any(member.node in nodes for member in claim.members)
+
+
+def _resize(claim: Claim, parts: list[Victim], left: tuple[Member, ...], job: Job, now: float) -> Resize:
+    removed = sorted((member for part in parts for member in part.claim.members), key=lambda member: member.member)
+    why = _preemption(parts[0], job, now).message
+    return Resize(
+        job_id=claim.job.job_id,
+        attempt=claim.job.attempt,
+        size=len(left),
+        wished=wished_of(claim.job),
+        removed=tuple(removed),
+        for_job_id=job.job_id,
+        kind=parts[0].kind,
+        work_lost_seconds=sum(work_lost(part.claim, now) for part in parts),
+        message=f"runs on with {len(left)} of {wished_of(claim.job)} members: {why}",
+    )
 
 
 def _preemption(victim: Victim, job: Job, now: float) -> Preemption:

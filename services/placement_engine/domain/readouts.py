@@ -3,7 +3,21 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from placement_engine.domain.model import Device, DeviceSample, Node, NodeSample
+from placement_engine.domain.model import Device, DeviceSample, Node, NodeSample, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class GangSize:
+    """An elastic gang that runs: members that it holds and keeps, at least and at most; `leaving` are on their way out.
+    `why`: what stands in the way of more of them; None: nothing that is known."""
+
+    job_id: str
+    members: int
+    least: int
+    wished: int
+    leaving: int
+    why: Reason | None
+    summary: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Booking:
 
 
 class Bookings:
-    """The reservations and nominations of one engine. `claims` and `ending` are the engine's own."""
+    """The reservations and nominations of one engine. `claims`, `ending` and `leaving` are the engine's own."""
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class Bookings:
         *,
         claims: Mapping[str, Claim],
         ending: Collection[str],
+        leaving: Mapping[str, Claim],
     ) -> None:
         self._fleet = fleet
         self._tables = tables
@@ -71,6 +72,7 @@ class Bookings:
         self._policy = policy
         self._claims = claims
         self._ending = ending
+        self._parting = leaving
         self.nominations: dict[str, Booking] = {}
         self._freed_at: dict[str, float] = {}
         self._given_up: dict[str, list[tuple[Booking, float | None]]] = {}
@@ -165,7 +167,7 @@ class Bookings:
         milli: dict[tuple[str, str], int] = {}
         host: dict[str, tuple[int, int, int]] = {}
         for job_id in booking.after if booking.keep is Keep.RESERVED else self._leaving(booking):
-            claim = self._claims.get(job_id)
+            claim = self._claim(job_id)
             for member in claim.members if claim is not None else ():
                 cpu, memory, pods = host.get(member.node, (0, 0, 0))
                 host[member.node] = cpu + member.cpu_milli, memory + member.memory_bytes, pods + member.pods
@@ -284,7 +286,15 @@ class Bookings:
 
     def _leaving(self, booking: Booking) -> list[str]:
         """Those whose end the job still waits for. One that was stopped may have been placed again since."""
-        return [job_id for job_id in booking.after if job_id in self._ending]
+        return [key for key in booking.after if key in self._ending or key in self._parting]
+
+    def _claim(self, key: str) -> Claim | None:
+        """Of a job, or of members of one that are on their way out."""
+        return self._claims.get(key) or self._parting.get(key)
+
+    def resized(self) -> None:
+        """A gang has got members: what was forecast is to be looked at again."""
+        self._generation += 1
 
     def is_nominated(self, job_id: str, now: float) -> bool:
         """Whether a place is kept for the job. Where it does not fit there though all are gone (what they did
@@ -403,7 +413,7 @@ class Bookings:
                 if after
                 else "its devices are kept for it"
             )
-            stopped = [claim for job_id in after if (claim := self._claims.get(job_id)) is not None]
+            stopped = [claim for job_id in after if (claim := self._claim(job_id)) is not None]
             # As of when they were told: what is said stays the same while they end.
             lost = sum(work_lost(claim, booking.at) for claim in stopped)
             numbers["work_lost_seconds"] = lost
@@ -414,10 +424,13 @@ class Bookings:
 
     def _named(self, job_ids: Collection[str]) -> str:
         """By their names where they are known."""
-        claims = [(job_id, self._claims.get(job_id)) for job_id in list(job_ids)[:MOST_NAMED]]
-        names = [job_id if claim is None else claim.job.name or job_id for job_id, claim in claims]
-        more = len(job_ids) - len(names)
-        return f"{'job' if len(job_ids) == 1 else 'jobs'} {', '.join(names)}" + (f" and {more} more" if more else "")
+        jobs: dict[str, str] = {}  # members of one gang are named once, by the gang
+        for key in job_ids:
+            claim = self._claim(key)
+            jobs[key if claim is None else claim.job.job_id] = key if claim is None else claim.job.name or key
+        names = list(jobs.values())[:MOST_NAMED]
+        more = len(jobs) - len(names)
+        return f"{'job' if len(jobs) == 1 else 'jobs'} {', '.join(names)}" + (f" and {more} more" if more else "")
 
     def kept_on(self, nodes: Collection[str]) -> dict[str, Reason]:
         """Those nodes on which something is kept for a job, with a sentence that names it."""

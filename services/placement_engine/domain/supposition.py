@@ -18,7 +18,8 @@ from placement_engine.domain.tables import EXCLUDED, Table, Tables
 
 
 class Supposition:
-    """Running jobs are taken out with `end` and put back with `resume`, in any order."""
+    """Running jobs, or members of them, are taken out with `end` and put back with `resume`, in any order. A `key`
+    stands for what was taken out; it is the job's id where it is the whole job."""
 
     def __init__(self, fleet: Fleet, tables: Tables, reserver: Reserver) -> None:
         self._fleet = fleet
@@ -39,23 +40,24 @@ class Supposition:
         for job_id in reversed(list(self._ended)):
             self.resume(job_id)
 
-    def end(self, claim: Claim) -> None:
-        """Supposes that the job has ended. Ignored where that is supposed already."""
+    def end(self, claim: Claim, key: str = "") -> None:
+        """Supposes that the job has ended, or those members of it under a `key` of theirs. Ignored where that is
+        supposed already; members that are out under another key stay so."""
         job_id = claim.job.job_id
-        if job_id in self._ended:
+        if (key or job_id) in self._ended:
             return
         with self._fleet.power_domains_later(), self._fleet.written_once():
             taken = [self._fleet.suppose_ended(job_id, member) for member in claim.members]
-        self._ended[job_id] = [hold for hold in taken if hold is not None]
+        self._ended[key or job_id] = [hold for hold in taken if hold is not None]
 
-    def resume(self, job_id: str) -> None:
-        """Supposes that the job runs on."""
+    def resume(self, key: str) -> None:
+        """Supposes that the job, or the members of that key, run on."""
         with self._fleet.power_domains_later(), self._fleet.written_once():
-            for hold in self._ended.pop(job_id, ()):
+            for hold in self._ended.pop(key, ()):
                 self._fleet.put_back(hold)
 
-    def is_ended(self, job_id: str) -> bool:
-        return job_id in self._ended
+    def is_ended(self, key: str) -> bool:
+        return key in self._ended
 
     def start(self, job: Job, ask: Ask, now: float) -> tuple[Member, ...] | None:
         """Supposes that the job starts where it fits; None: it does not. It is held until `stop`."""

@@ -8,7 +8,7 @@ not fit. Whether it fits is asked of the reserver on a supposition: every filter
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from placement_engine.domain.policy import Policy
 from placement_engine.domain.reserve import Reserver
 from placement_engine.domain.shapes import Ask
 from placement_engine.domain.supposition import Supposition
+from placement_engine.domain.surplus import part_key
 from placement_engine.domain.tables import Tables
 
 CPU_ONLY = 0.001
@@ -28,26 +29,53 @@ CPU_ONLY = 0.001
 MOST_SCOPES = 8
 """Nodes, or domains, that are tried in earnest: the cheapest by estimate."""
 
-Harm = tuple[int, float, int, float, str]
+Harm = tuple[bool, int, float, int, float, str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """A running job that may be stopped. `lost`: device-seconds of work."""
+    """A running job that may be stopped, or else members of the gang `of` that it can do without: those are the
+    `claim`. `lost`: device-seconds of work."""
 
     claim: Claim
     lost: float
     kind: PreemptionKind
+    of: Claim | None = None
 
     @property
     def job_id(self) -> str:
         return self.claim.job.job_id
 
     @property
+    def whole(self) -> bool:
+        """It is stopped."""
+        return self.of is None
+
+    @property
+    def key(self) -> str:
+        """Names it among jobs and parts of jobs that are taken out."""
+        return self.job_id if self.of is None else part_key(self.job_id, self.claim.members[0].member)
+
+    @property
+    def reluctant(self) -> bool:
+        """It is stopped and is not preemptible."""
+        return self.of is None and not self.claim.job.preemptible
+
+    @property
     def harm(self) -> Harm:
-        """Order of stopping: the preemptible, then by work lost, then the lower priority, then the younger."""
+        """Order of taking: who runs on before who is stopped, the preemptible, then by work lost, then the lower
+        priority, then the younger; of one gang the last member first."""
         job, began = self.claim.job, self.claim.started_at
-        return int(not job.preemptible), self.lost, job.priority, -math.inf if began is None else -began, job.job_id
+        age = -math.inf if began is None else -began
+        last = 0 if self.of is None else -self.claim.members[0].member
+        return self.whole, int(not job.preemptible), self.lost, job.priority, age, job.job_id, last
+
+
+def disjoint(victims: Iterable[Victim]) -> tuple[Victim, ...]:
+    """Without parts of gangs that are stopped whole."""
+    found = tuple(victims)
+    stopped = {victim.job_id for victim in found if victim.whole}
+    return tuple(victim for victim in found if victim.whole or victim.job_id not in stopped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +87,9 @@ class Plan:
 
     @property
     def harm(self) -> tuple[int, float, int, tuple[str, ...]]:
-        reluctant = sum(1 for victim in self.victims if not victim.claim.job.preemptible)
+        reluctant = sum(1 for victim in self.victims if victim.reluctant)
         lost = math.fsum(victim.lost for victim in self.victims)
-        return reluctant, lost, len(self.victims), tuple(victim.job_id for victim in self.victims)
+        return reluctant, lost, len(self.victims), tuple(victim.key for victim in self.victims)
 
 
 Allow = Callable[[Victim, list[Victim]], bool]
@@ -101,15 +129,15 @@ def find_plan(
     ask: Ask,
     now: float,
     candidates: Iterable[Victim],
-    ending: Collection[Claim],
+    ending: Mapping[str, Claim],
     allow: Allow,
     accept: Callable[[Plan], bool] = lambda plan: True,
 ) -> Plan | None:
-    """`candidates` in order of harm; `ending` are on their way out. None: not even all of them would do.
+    """`candidates` in order of harm; `ending`, by key, are on their way out. None: not even all of them would do.
     A plan that is not accepted is passed over."""
     with Supposition(fleet, tables, reserver) as suppose:
-        for claim in ending:
-            suppose.end(claim)
+        for key, claim in ending.items():
+            suppose.end(claim, key)
         members = suppose.placement(job, ask, now)
         if members is not None and accept(Plan((), members)):
             return Plan((), members)
@@ -149,18 +177,18 @@ class Attempt:
             for batch in batches:
                 before = len(chosen)
                 for victim in batch:
-                    if not self._suppose.is_ended(victim.job_id) and self._allow(victim, chosen):
-                        self._suppose.end(victim.claim)
+                    if not self._suppose.is_ended(victim.key) and self._allow(victim, chosen):
+                        self._suppose.end(victim.claim, victim.key)
                         chosen.append(victim)
                 if len(chosen) > before and (members := self._placement(chosen)) is not None:
                     break
             if members is None:
                 return None
             members = self._trimmed(chosen, members)
-            return Plan(tuple(sorted(chosen, key=lambda v: v.harm)), members)
+            return _plan(chosen, members)
         finally:
             for victim in chosen:
-                self._suppose.resume(victim.job_id)
+                self._suppose.resume(victim.key)
 
     def _trimmed(self, chosen: list[Victim], members: tuple[Member, ...]) -> tuple[Member, ...]:
         """Drops from `chosen` who is not needed, the costliest first. Gangs are counted first, which is quick,
@@ -174,21 +202,21 @@ class Attempt:
                 return found
             chosen[:] = everyone
             for victim in everyone:
-                self._suppose.end(victim.claim)
+                self._suppose.end(victim.claim, victim.key)
         self._trim(chosen, by_cost, lambda rest: self._placement(rest) is not None)
         return self._placement(chosen) or members
 
     def _trim(self, chosen: list[Victim], group: list[Victim], fits: Callable[[list[Victim]], bool]) -> None:
         """Drops all of the group, or else who is not needed of one half and then of the other."""
-        ids = {victim.job_id for victim in group}
-        rest = [victim for victim in chosen if victim.job_id not in ids]
+        keys = {victim.key for victim in group}
+        rest = [victim for victim in chosen if victim.key not in keys]
         for victim in group:
-            self._suppose.resume(victim.job_id)
+            self._suppose.resume(victim.key)
         if fits(rest):
             chosen[:] = rest
             return
         for victim in group:
-            self._suppose.end(victim.claim)
+            self._suppose.end(victim.claim, victim.key)
         if len(group) > 1:
             half = len(group) // 2
             self._trim(chosen, group[:half], fits)
@@ -197,7 +225,11 @@ class Attempt:
     def _placement(self, victims: list[Victim]) -> tuple[Member, ...] | None:
         """Devices alone do not do: without these victims the quotas must hold the job too."""
         members = self._suppose.placement(self._job, self._ask, self._now)
-        return members if members is not None and self._accept(Plan(tuple(victims), members)) else None
+        return members if members is not None and self._accept(_plan(victims, members)) else None
+
+
+def _plan(victims: Sequence[Victim], members: tuple[Member, ...]) -> Plan:
+    return Plan(tuple(sorted(disjoint(victims), key=lambda v: v.harm)), members)
 
 
 def _doubling(victims: list[Victim]) -> Iterator[list[Victim]]:
@@ -223,7 +255,7 @@ class Step:
 def _cost(victims: Iterable[Victim], gain: int = 1) -> Cost:
     reluctant, lost = 0, 0.0
     for victim in victims:
-        reluctant += not victim.claim.job.preemptible
+        reluctant += victim.reluctant
         lost += victim.lost
     return reluctant, lost / max(1, gain)
 

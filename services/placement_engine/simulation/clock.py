@@ -2,9 +2,10 @@
 
 Time jumps from event to event. At one instant facts come first, then ends, then arrivals; then the engine plans
 until it decides nothing more. While jobs wait it also plans every `tick_seconds`, since protected run times and
-reservations pass with time alone. A job that the engine stops loses its work since its last checkpoint and waits
-again with the next attempt; so does one whose node is removed. No random number is drawn: the same situation and
-events give the same run.
+reservations pass with time alone, and while a gang is to grow by and by. A job that the engine stops loses its work
+since its last checkpoint and waits again with the next attempt; so does one whose node is removed. A gang that gets or
+gives members does so at once and loses nothing: its members share alike what work is left. No random number is drawn:
+the same situation and events give the same run.
 """
 
 import heapq
@@ -17,8 +18,9 @@ from enum import Enum
 
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.estimates import Estimator
-from placement_engine.domain.model import Claim, CycleResult, Decision, Job, Node, NodeSample, Rejection
+from placement_engine.domain.model import Claim, CycleResult, Decision, Job, Node, NodeSample, Rejection, Resize
 from placement_engine.domain.situation import Situation
+from placement_engine.domain.surplus import working
 
 __all__ = ["Arrival", "Clock", "Ending", "Fact", "History", "JobHistory", "Span", "build"]
 
@@ -50,11 +52,17 @@ class Ending(Enum):
     FINISHED = "finished"
     PREEMPTED = "preempted"
     NODE_LOST = "node lost"
+    GROWN = "grown"
+    SHRUNK = "shrunk"
+
+
+RESIZED = (Ending.GROWN, Ending.SHRUNK)
+"""The attempt runs on in the next span, with other members."""
 
 
 @dataclass(slots=True)
 class Span:
-    """One attempt on its devices, from `started` to `ended` (None: it still runs).
+    """One attempt on its devices, from `started` to `ended` (None: it still runs): an end or a change of its size.
 
     `milli`: thousandths of devices held, by accelerator. `lost_seconds`: run time whose work was lost.
     """
@@ -142,6 +150,7 @@ class Clock:
         self._start = self._now = situation.now
         self._default, self._tick = default_seconds, tick_seconds
         self._events: list[tuple[float, int, int, Fact | Arrival | tuple[str, int]]] = []
+        """The end of a job is (its id, number of the span)."""
         self._tickets = itertools.count()
         self._estimator = Estimator()
         self._estimator.set_profiles(situation.profiles)
@@ -155,6 +164,8 @@ class Clock:
         """Part of the job's work that is not done."""
         self._whole: dict[str, float] = {}
         """Seconds of all its work where it runs now."""
+        self._left_at_start: dict[str, float] = {}
+        """Part that was not done when the attempt began."""
         self._seconds = {arrival.job.job_id: arrival.seconds for arrival in arrivals}
         self.jobs = {job.job_id: JobHistory(job, job.submitted_at) for job in situation.waiting}
         self._defaulted = 0
@@ -178,7 +189,7 @@ class Clock:
         span = self._span(job, claim, began)
         self.jobs[job.job_id] = JobHistory(job, job.submitted_at, True, [span])
         self._whole[job.job_id] = max(end - began, 1e-9)
-        self._push(max(end, self._now), 1, (job.job_id, job.attempt))
+        self._push(max(end, self._now), 1, (job.job_id, 0))
 
     # -- the run ---------------------------------------------------------------------------------
 
@@ -194,7 +205,8 @@ class Clock:
             if not self._events and (stuck or not self.engine.waiting()):
                 break
             next_event = self._events[0][0] if self._events else math.inf
-            at = min(next_event, at + self._tick if self.engine.waiting() else math.inf)
+            passes = self.engine.waiting() or self.engine.grows_with_time(self._now)
+            at = min(next_event, at + self._tick if passes else math.inf)
         else:
             self._pass_to(until)
             self._worked = (self._now, self._capacity.copy())
@@ -212,9 +224,9 @@ class Clock:
         elif isinstance(event, Fact):
             self._hear(event.fact)
         else:
-            job_id, attempt = event
-            span = self.jobs[job_id].spans[-1]
-            if span.ended is None and span.attempt == attempt:
+            job_id, number = event
+            spans = self.jobs[job_id].spans
+            if spans[-1].ended is None and number == len(spans) - 1:
                 self._close(job_id, Ending.FINISHED)
 
     def _hear(self, fact: Node | NodeSample | str) -> None:
@@ -242,9 +254,11 @@ class Clock:
             result: CycleResult = self.engine.cycle(self._now)
             for preemption in result.preemptions:
                 self._stop(preemption.job_id, Ending.PREEMPTED, preemption.message)
+            for resize in result.resizes:
+                self._change(resize)
             for decision in result.decisions:
                 self._begin(decision)
-            if not result.decisions and not result.preemptions:
+            if not result.decisions and not result.preemptions and not result.resizes:
                 return decided > 0
         raise RuntimeError(f"the engine decided {MOST_ROUNDS} times at {self._now} without coming to rest")
 
@@ -255,9 +269,32 @@ class Clock:
             return
         self.engine.started(job_id, decision.attempt, self._now)
         history.spans.append(self._span(claim.job, claim, self._now))
-        whole = self._true_seconds(claim.job, decision)
-        self._whole[job_id] = whole
-        self._push(self._now + whole * self._left.get(job_id, 1.0), 1, (job_id, decision.attempt))
+        self._whole[job_id] = self._true_seconds(claim.job, decision)
+        self._left_at_start[job_id] = self._left.get(job_id, 1.0)
+        self._expect_end(job_id)
+
+    def _expect_end(self, job_id: str) -> None:
+        at = self._now + self._whole[job_id] * self._left.get(job_id, 1.0)
+        self._push(at, 1, (job_id, len(self.jobs[job_id].spans) - 1))
+
+    def _change(self, resize: Resize) -> None:
+        """A gang gets or gives members, and its work takes the less or the more time for it."""
+        job_id, history = resize.job_id, self.jobs[resize.job_id]
+        span = history.spans[-1]
+        if span.ended is not None:
+            return  # stopped whole in the same cycle
+        self.engine.members_gone(job_id, resize.attempt, [member.member for member in resize.removed], self._now)
+        claim = self.engine.holds(job_id)
+        assert claim is not None
+        left = self._left.get(job_id, 1.0)
+        self._left_at_start.setdefault(job_id, left)
+        self._left[job_id] = max(0.0, left - (self._now - span.started) / self._whole[job_id])
+        now_working, change = working(claim), working(replace(claim, members=resize.added or resize.removed))
+        self._whole[job_id] *= (now_working + (-change if resize.added else change)) / now_working
+        span.ended, span.ending = self._now, Ending.GROWN if resize.added else Ending.SHRUNK
+        span.message = resize.message
+        history.spans.append(self._span(claim.job, claim, self._now))
+        self._expect_end(job_id)
 
     def _true_seconds(self, job: Job, decision: Decision) -> float:
         declared, here = job.expected_duration_seconds, decision.expectation.duration_seconds
@@ -277,6 +314,12 @@ class Clock:
         saved = 0.0
         if job.checkpoint_seconds:
             saved = ran - math.fmod(ran, job.checkpoint_seconds)
+        elif job_id in self._left_at_start:
+            # Without checkpoints all is lost, also what was done with fewer or more members.
+            self._left[job_id] = self._left_at_start[job_id]
+            for before in history.spans[:-1]:
+                if before.attempt == span.attempt:
+                    before.lost_seconds = before.seconds(self._now)
         span.lost_seconds, span.message = ran - saved, message
         self._left[job_id] = max(0.0, self._left.get(job_id, 1.0) - saved / self._whole[job_id])
         self._close(job_id, ending)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from placement_engine.simulation.clock import Ending, History, JobHistory
+from placement_engine.simulation.clock import RESIZED, Ending, History, JobHistory
 from placement_engine.simulation.outcome import outcome_of
 
 __all__ = ["EVENT_COLUMNS", "JOB_COLUMNS", "as_text", "clock_text", "events", "figures", "job_rows", "report"]
@@ -12,7 +12,13 @@ __all__ = ["EVENT_COLUMNS", "JOB_COLUMNS", "as_text", "clock_text", "events", "f
 EVENT_COLUMNS = ("at", "event", "job", "attempt", "queue", "devices", "accelerator", "nodes", "note")
 JOB_COLUMNS = ("job", "queue", "arrived", "started", "finished", "wait", "run", "attempts")
 NODES_NAMED = 4
-_WORDS = {Ending.FINISHED: "end", Ending.PREEMPTED: "preempt", Ending.NODE_LOST: "lose"}
+_WORDS = {
+    Ending.FINISHED: "end",
+    Ending.PREEMPTED: "preempt",
+    Ending.NODE_LOST: "lose",
+    Ending.GROWN: "grow",
+    Ending.SHRUNK: "shrink",
+}
 
 
 def report(history: History) -> dict[str, Any]:
@@ -35,11 +41,13 @@ def report(history: History) -> dict[str, Any]:
 
 
 def events(history: History) -> list[dict[str, Any]]:
-    """Starts and ends in order of time; at one time ends first, then names."""
+    """Starts, changes of size and ends in order of time; at one time ends first, then names. A change is told with
+    what the job has from then on."""
     found: list[tuple[float, int, str, int, dict[str, Any]]] = []
     for job_id in sorted(history.jobs):
         job = history.jobs[job_id]
-        for span in job.spans:
+        for number, span in enumerate(job.spans):
+            before = job.spans[number - 1] if number else None
             row = {
                 "job": job_id,
                 "attempt": span.attempt,
@@ -49,10 +57,16 @@ def events(history: History) -> list[dict[str, Any]]:
                 "accelerator": "+".join(span.milli),
                 "nodes": list(span.nodes),
             }
-            if span.started >= history.start and not (job.before and span is job.spans[0]):
+            if before is not None and before.ending in RESIZED:
+                at, word = span.started - history.start, _WORDS[before.ending]
+                order = int(before.ending is Ending.GROWN)
+                found.append(
+                    (at, order, job_id, span.attempt, {"at_seconds": at, "event": word, **row, "note": before.message})
+                )
+            elif span.started >= history.start and not (job.before and span is job.spans[0]):
                 at = span.started - history.start
                 found.append((at, 1, job_id, span.attempt, {"at_seconds": at, "event": "start", **row, "note": ""}))
-            if span.ended is not None and span.ending is not None:
+            if span.ended is not None and span.ending is not None and span.ending not in RESIZED:
                 at = span.ended - history.start
                 note = span.message
                 if span.lost_seconds:
@@ -77,7 +91,7 @@ def job_rows(history: History) -> list[dict[str, Any]]:
             "finished_seconds": since(job.finished),
             "wait_seconds": None if job.started is None or job.before else job.started - job.arrived,
             "run_seconds": sum(span.seconds(history.end) for span in job.spans),
-            "attempts": len(job.spans),
+            "attempts": len({span.attempt for span in job.spans}),
         }
         for job_id, job in sorted(history.jobs.items(), key=_by_arrival)
     ]

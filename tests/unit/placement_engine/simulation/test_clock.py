@@ -17,6 +17,7 @@ from placement_engine.domain.model import (
     PreemptionKind,
     Profile,
 )
+from placement_engine.domain.policy import Policy
 from placement_engine.domain.situation import Situation
 from placement_engine.simulation.clock import Arrival, Clock, Ending, Fact, History
 from placement_engine.simulation.outcome import outcome_of
@@ -200,5 +201,58 @@ def test_the_same_run_twice_is_the_same_to_the_letter() -> None:
     assert run() == run()
 
 
-def test_an_end_is_one_of_three() -> None:
-    assert {one.value for one in Ending} == {"finished", "preempted", "node lost"}
+def test_an_end_is_one_of_three_or_a_change_of_size() -> None:
+    assert {one.value for one in Ending} == {"finished", "preempted", "node lost", "grown", "shrunk"}
+
+
+RESIZING = Policy(resize_gangs=True, grow_after_seconds=10.0)
+
+
+def a_gang(job_id: str = "gang", **changes: Any) -> Job:
+    facts: dict[str, Any] = {"devices": 1, "replicas": 4, "min_replicas": 2, "preemptible": True}
+    return a_job(job_id, **(facts | {"expected_duration_seconds": 100.0} | changes))
+
+
+def test_a_gang_that_grows_shares_the_work_that_is_left() -> None:
+    """400 member-seconds: 100 s by two, then four do the rest in 50 s."""
+    jobs = arrivals((0, a_job("first", devices=2), 100.0), (0, a_gang(), None))
+    history = Clock(a_situation(a_node("n1", 4), policy=RESIZING), jobs).run()
+    assert spans(history) == {"first": [(0, 100, "finished")], "gang": [(0, 100, "grown"), (100, 150, "finished")]}
+    assert [span.replicas for span in history.jobs["gang"].spans] == [2, 4]
+    outcome = outcome_of(history)
+    assert (outcome.utilisation, outcome.preemptions, outcome.lost_device_seconds) == (1.0, 0, 0.0)
+    assert outcome.jobs_finished == 2
+
+
+def test_it_grows_when_its_time_has_come_though_nothing_else_happens() -> None:
+    jobs = arrivals((0, a_job("first", devices=2), 5.0), (0, a_gang(), None))
+    history = Clock(a_situation(a_node("n1", 4), policy=RESIZING), jobs, tick_seconds=10.0).run()
+    assert spans(history)["gang"] == [(0, 15, "grown"), (15, 15 + (400 - 30) / 4, "finished")]
+
+
+def test_a_gang_that_gives_members_takes_the_longer() -> None:
+    """Four for 40 s, two for the 20 s of the other, then four again once they may."""
+    jobs = arrivals((0, a_gang(), None), (40, a_job("high", devices=2, priority=1), 20.0))
+    history = Clock(a_situation(a_node("n1", 4), policy=RESIZING), jobs).run()
+    assert spans(history) == {
+        "gang": [(0, 40, "shrunk"), (40, 60, "grown"), (60, 110, "finished")],
+        "high": [(40, 60, "finished")],
+    }
+    assert outcome_of(history).preemptions == 0
+
+
+def test_a_gang_that_is_stopped_loses_what_it_did_at_every_size() -> None:
+    jobs = arrivals(
+        (0, a_gang(), None),
+        (40, a_job("high", devices=2, priority=1), 20.0),
+        (80, a_job("all", devices=4, priority=1), 10.0),
+    )
+    history = Clock(a_situation(a_node("n1", 4), policy=RESIZING), jobs).run()
+    assert spans(history)["gang"] == [
+        (0, 40, "shrunk"), (40, 60, "grown"), (60, 80, "preempted"), (90, 190, "finished"),
+    ]  # fmt: skip
+    assert outcome_of(history).lost_device_seconds == 4 * 40 + 2 * 20 + 4 * 20
+    checked = [replace(one, job=replace(one.job, checkpoint_seconds=20.0)) for one in jobs]
+    history = Clock(a_situation(a_node("n1", 4), policy=RESIZING), checked).run()
+    assert spans(history)["gang"][-1] == (90, 90 + (400 - 160 - 40 - 80) / 4, "finished")
+    assert outcome_of(history).lost_device_seconds == 0

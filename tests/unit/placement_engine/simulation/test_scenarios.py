@@ -9,8 +9,8 @@ import yaml
 
 from berth.errors import InvalidInput
 from placement_engine.domain.model import Node, NodeSample, Objective
-from placement_engine.domain.policy import UnknownPolicy
-from placement_engine.policies import parse_policy
+from placement_engine.domain.policy import Policy, UnknownPolicy
+from placement_engine.policies import parse_policy, service_policy
 from placement_engine.simulation.clock import Clock
 from placement_engine.simulation.gang.report import as_text, clock_text, report, short
 from placement_engine.simulation.gang.scenario import Scenario, read_scenario, scenario_from
@@ -43,6 +43,12 @@ def test_json_prints_every_start_and_end() -> None:
     }  # fmt: skip
     ends = {event["job"] for event in told["events"] if event["event"] == "end"}
     assert ends == {"single-a", "near", "within", "anywhere"}
+
+
+def test_a_service_refuses_to_resize_running_gangs() -> None:
+    with pytest.raises(InvalidInput, match=r"policy\.resize_gangs.*does not carry out"):
+        service_policy({"resize_gangs": True}, Policy())
+    assert service_policy({"grow_after_seconds": 5}, Policy()) == Policy(grow_after_seconds=5.0)
 
 
 def a_scenario(text: str) -> Scenario:
