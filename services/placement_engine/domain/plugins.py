@@ -1,6 +1,9 @@
 """What a filter and a score are. Each plugin is one small file; the registries show them all."""
 
+from collections.abc import Mapping
 from typing import Protocol
+
+import numpy as np
 
 from placement_engine.domain.columns import Bools, Floats, View
 from placement_engine.domain.policy import Weights
@@ -36,6 +39,44 @@ class Selective:
 
     def concerns(self, ask: Ask) -> bool:
         raise NotImplementedError
+
+
+class Floors:
+    """A filter that says no where a column has less than the ask needs: all of them together are one comparison.
+
+    Of row filters the columns are row columns (BOUNDED), of device filters device columns (BOUNDED_DEVICE)."""
+
+    def floors(self, ask: Ask) -> Mapping[int, Floats | float] | None:
+        """By column the least that passes, for all models or by model number, -inf where anything does; an empty
+        one passes everything. None: for this ask floors do not tell, `passes` does."""
+        raise NotImplementedError
+
+    def passes(self, view: View, ask: Ask) -> Bools:
+        raise NotImplementedError
+
+
+class RowFloors(Floors):
+    def passes(self, view: View, ask: Ask) -> Bools:
+        floors = self.floors(ask)
+        assert floors is not None
+        passing = np.ones(view.model.shape[0], dtype=np.bool_)
+        for column, least in floors.items():
+            passing &= view.rows(column) >= _of_rows(least, view)
+        return passing
+
+
+class DeviceFloors(Floors):
+    def passes(self, view: View, ask: Ask) -> Bools:
+        floors = self.floors(ask)
+        assert floors is not None
+        passing = np.ones(view.device.shape[1:], dtype=np.bool_)
+        for column, least in floors.items():
+            passing &= view.devices(column) >= _of_rows(least, view)
+        return passing
+
+
+def _of_rows(least: Floats | float, view: View) -> Floats | float:
+    return least.take(view.model) if isinstance(least, np.ndarray) else least
 
 
 class ByModel:
