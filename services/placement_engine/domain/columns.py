@@ -66,6 +66,7 @@ LOGGED = 16384
 """Changes that the log keeps at least, once there were so many."""
 
 FRESH, AGEING, DEGRADED, UNSCHEDULABLE, UNHEARD = 0.0, 1.0, 2.0, 3.0, 4.0
+TIERS = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from placement_engine.domain.asks import expectation, make_ask
 from placement_engine.domain.columns import BOUNDED, BOUNDED_DEVICE, Bools, Floats, Ints, View
+from placement_engine.domain.compiled import Compiled, compiled
 from placement_engine.domain.facts import NodeFacts, RowFacts
 from placement_engine.domain.filters import device_filters, row_filters
 from placement_engine.domain.filters.flags import Flag, unblocked
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.hosting import Hosting
 from placement_engine.domain.model import Candidate, Expectation, Job, ScoreTerm
-from placement_engine.domain.plugins import ByModel, Floors, RowFilter, Selective
+from placement_engine.domain.plugins import ByModel, Floors, Formed, RowFilter, Selective
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.scores import scores
 from placement_engine.domain.scores.objective import Objective, figure, remarks
@@ -37,6 +38,8 @@ class Sieve:
     rows: tuple[Callable[[View, Ask], Bools], ...]
     """Filters that neither the model nor floors tell of."""
     devices: tuple[Callable[[View, Ask], Bools], ...]
+    others: tuple[RowFilter, ...]
+    """The row filters whose `passes` are in `rows`."""
 
     def judge_rows(self, view: View) -> Bools:
         """What the floors say: (k)."""
@@ -87,11 +90,23 @@ class Pipeline:
                 models &= mask
             elif _concerned(plugin, ask):
                 rest.append(plugin)
-        row_floors, rows = _floors(rest, ask, BOUNDED)
+        row_floors, others = _floors(rest, ask, BOUNDED)
         row_floors[~models] = np.inf
         judging = [p for p in self.device_filters if not isinstance(p, Flag) and _concerned(p, ask)]
-        device_floors, devices = _floors(judging, ask, BOUNDED_DEVICE)
-        return Sieve(row_floors, device_floors, rows, devices)
+        device_floors, other_devices = _floors(judging, ask, BOUNDED_DEVICE)
+        rows, devices = ([plugin.passes for plugin in of] for of in (others, other_devices))
+        return Sieve(row_floors, device_floors, tuple(rows), tuple(devices), tuple(others))
+
+    def compiled(
+        self, ask: Ask, sieve: Sieve, written: tuple[Floats, npt.NDArray[np.float32], Bools]
+    ) -> Compiled | None:
+        """`score` in C, which writes the table's scores, terms and usable devices by rows. Valid as long as the
+        ask and the hosting value are. None: there is none for this ask."""
+        if sieve.devices:
+            return None
+        forms = [score.form(ask) if isinstance(score, Formed) else None for score in self.scores]
+        floors = sieve.row_floors, sieve.device_floors
+        return compiled(ask, sieve.others, floors, forms, self.weights, self.hosting.value, written, EXCLUDED)
 
     def feasible(self, view: View, ask: Ask, sieve: Sieve | None = None) -> tuple[Bools, Bools]:
         """Rows that can take one member now (k), and their usable devices (slots, k)."""
@@ -134,21 +149,19 @@ def enough(usable: Bools, slots: int) -> Bools:
     return many
 
 
-def _floors(
-    filters: Sequence[RowFilter], ask: Ask, bounded: slice
-) -> tuple[Floats, tuple[Callable[[View, Ask], Bools], ...]]:
-    """The highest floor of each column, by model, and what the filters without one are asked."""
+def _floors(filters: Sequence[RowFilter], ask: Ask, bounded: slice) -> tuple[Floats, list[RowFilter]]:
+    """The highest floor of each column, by model, and the filters without one."""
     floors = np.full((ask.allowed.shape[0], bounded.stop - bounded.start), -np.inf)
     others = []
     for plugin in filters:
         told = plugin.floors(ask) if isinstance(plugin, Floors) else None
         if told is None:
-            others.append(plugin.passes)
+            others.append(plugin)
             continue
         for column, least in told.items():
             place = floors[:, column - bounded.start]
             np.maximum(place, least, out=place)
-    return floors, tuple(others)
+    return floors, others
 
 
 def _concerned(plugin: RowFilter, ask: Ask) -> bool:
@@ -164,6 +177,7 @@ class Table:
         self._mark = -1
         """Where the log of changes was then."""
         self._sieve: Sieve | None = None
+        self._compiled: Compiled | None = None
         self.score: Floats = np.zeros(0)
         # By rows: what belongs to a row lies together, and few rows are written at a time.
         self._terms: npt.NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
@@ -201,8 +215,12 @@ class Table:
         self.score = np.full(n, EXCLUDED)
         self._terms = np.zeros((n, len(pipeline.scores)), dtype=np.float32)
         self._put(able, total, terms)
+        self._compiled = pipeline.compiled(self.ask, self._sieve, (self.score, self._terms, self._usable))
 
     def _score_some(self, fleet: Fleet, pipeline: Pipeline, rows: Ints) -> None:
+        if self._compiled is not None:
+            self._compiled.score(fleet.columns, rows)
+            return
         able, total, terms, usable = pipeline.score(fleet.columns.view(rows), self.ask, self._sieve)
         self._usable[rows] = usable.T
         self.score[rows] = EXCLUDED

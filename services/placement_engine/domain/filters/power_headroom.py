@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from placement_engine.domain.columns import IDLE_WATTS, NODE_WATTS, WATTS, Bools, Floats, View
-from placement_engine.domain.plugins import Description, DeviceFloors, RowFloors, Selective
+from placement_engine.domain.plugins import ByPower, Description, DeviceFloors, RowFloors, Selective
 from placement_engine.domain.shapes import Ask
 
 
@@ -39,7 +39,7 @@ class DevicePower(DeviceFloors, Selective):
         )
 
 
-class NodePower(RowFloors):
+class NodePower(RowFloors, ByPower):
     """Node, and the power domains above it."""
 
     name = "PowerHeadroom"
