@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from placement_engine.domain.columns import (
+    ACCELERATORS,
     BLOCKED,
     BOUNDED,
     BOUNDED_DEVICE,
     CPU,
+    CPU_TOTAL,
     FREE,
     HOST_MEMORY,
     IDLE_WATTS,
@@ -60,7 +62,7 @@ _Ask = _structure(
     "Ask",
     a=(_INT, "row_first row_floored device_first device_floored"),
     b=(_AT, "row_floors device_floors"),
-    c=(_INT, "blocked tier idle_watts node_watts free cpu memory"),
+    c=(_INT, "blocked tier idle_watts node_watts free cpu memory cpu_total accelerators"),
     d=(_AT, "tiers watts"),
     e=(_INT, "whole needed"),
     f=(_DOUBLE, "kind_cpu kind_memory scale"),
@@ -136,7 +138,7 @@ def compiled(
     """`filters`: those without floors; `floors`: as in a sieve. None: it is a matter for arrays."""
     hosted = [form for form in forms if isinstance(form, Hosted)]
     parts = None if value is None else value.arrays()
-    if library is None or None in forms or len(hosted) != 1 or parts is None or not ask.shape.needs_devices:
+    if library is None or None in forms or len(hosted) != 1 or parts is None:
         return None
     if written[2].shape[1] > MOST_SLOTS or max(parts["kinds"], parts["specials"]) > MOST_KINDS:
         return None
@@ -165,6 +167,8 @@ def compiled(
         free=FREE,
         cpu=CPU,
         memory=HOST_MEMORY,
+        cpu_total=CPU_TOTAL,
+        accelerators=ACCELERATORS,
         tiers=tiers,
         watts=watts,
         whole=ask.shape.whole,

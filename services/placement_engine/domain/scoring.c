@@ -33,11 +33,11 @@ typedef struct {
     /* Filters: floors by model, the tiers that pass, and the watts that a member adds, by model. */
     int64_t row_first, row_floored, device_first, device_floored;
     const double *row_floors, *device_floors;
-    int64_t blocked, tier, idle_watts, node_watts, free, cpu, memory; /* columns */
+    int64_t blocked, tier, idle_watts, node_watts, free, cpu, memory, cpu_total, accelerators; /* columns */
     const uint8_t *tiers;
     const double *watts;
     int64_t whole; /* devices of which each may be idle; 0: the watts are added as they are */
-    int64_t needed;
+    int64_t needed; /* devices; 0: work of CPUs alone */
     /* The kind of work. */
     double kind_cpu, kind_memory, scale;
     int64_t devices, milli, fraction;
@@ -99,7 +99,7 @@ static double lost_on(const Value *v, const Ask *a, int64_t model, int64_t *left
                       double cpu, double memory) {
     double before = value_of(v, model, left, slots, cpu, memory);
     int64_t tightest = 0, closest = WHOLE_DEVICE + 1, wanted = a->devices;
-    for (int64_t s = 0; s < slots; s++) {
+    for (int64_t s = 0; s < slots; s++) { /* Room.without */
         if (!usable[s] || left[s] < a->milli) continue;
         if (a->fraction) {
             if (left[s] < closest) tightest = s, closest = left[s];
@@ -112,10 +112,25 @@ static double lost_on(const Value *v, const Ask *a, int64_t model, int64_t *left
     return most(before - after, 0.0);
 }
 
+/* Fragmentation.values */
+static double packing(const Value *v, const Ask *a, const Columns *c, int64_t model, const double *row,
+                      const double *device, const uint8_t *usable) {
+    int64_t left[MOST_SLOTS];
+    for (int64_t s = 0; s < c->slots; s++) left[s] = (int64_t)most(device[a->free * c->slots + s], 0.0);
+    double cpu = row[a->cpu];
+    double lost = lost_on(v, a, model, left, c->slots, usable, most(cpu, 0.0), most(row[a->memory], 0.0));
+    if (a->devices) {
+        double wasted = (lost - (double)(a->devices * a->milli)) / a->scale;
+        return 0.5 - 0.5 * wasted / (1.0 + fabs(wasted));
+    }
+    double stays = least(most((cpu - a->kind_cpu) / most(row[a->cpu_total], 1.0), 0.0), 1.0);
+    double value = 0.7 + 0.2 * (row[a->accelerators] == 0.0) + 0.1 * (1.0 - stays);
+    return value / (1.0 + lost / a->scale);
+}
+
 /* score (rows), terms (rows, scores) and usable (rows, slots) of these k rows; score is `excluded` where one cannot. */
 void score_rows(const Columns *c, const Ask *a, const Value *v, const int64_t *rows, int64_t k, double excluded,
                 double *score, float *terms, uint8_t *usable) {
-    int64_t left[MOST_SLOTS];
     for (int64_t i = 0; i < k; i++) {
         int64_t at = rows[i], model = c->model[at], able = 0;
         const double *row = c->row + at * c->row_columns;
@@ -125,7 +140,7 @@ void score_rows(const Columns *c, const Ask *a, const Value *v, const int64_t *r
         uint8_t *mine = usable + at * c->slots;
         score[at] = excluded;
         for (int64_t s = 0; s < c->slots; s++) {
-            int passes = device[a->blocked * c->slots + s] == 0.0;
+            int passes = a->needed && device[a->blocked * c->slots + s] == 0.0;
             for (int64_t f = 0; f < a->device_floored; f++)
                 passes &= device[(a->device_first + f) * c->slots + s] >= device_floors[f];
             mine[s] = (uint8_t)passes;
@@ -143,11 +158,7 @@ void score_rows(const Columns *c, const Ask *a, const Value *v, const int64_t *r
             case OF_MODEL: term = a->values[t][model]; break;
             case OF_COLUMN: term = row[a->column[t]]; break;
             case OF_STEPS: term = a->values[t][(int64_t)row[a->column[t]]]; break;
-            case OF_HOSTING:
-                for (int64_t s = 0; s < c->slots; s++) left[s] = (int64_t)most(device[a->free * c->slots + s], 0.0);
-                double lost = lost_on(v, a, model, left, c->slots, mine, most(row[a->cpu], 0.0), most(row[a->memory], 0.0));
-                double wasted = (lost - (double)(a->devices * a->milli)) / a->scale;
-                term = 0.5 - 0.5 * wasted / (1.0 + fabs(wasted));
+            case OF_HOSTING: term = packing(v, a, c, model, row, device, mine); break;
             }
             terms[at * a->scores + t] = (float)term;
             total += a->weights[t] * term;

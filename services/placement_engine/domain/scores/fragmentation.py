@@ -43,7 +43,7 @@ class Fragmentation(Formed):
 
     def form(self, ask: Ask) -> Form | None:
         shape = ask.shape
-        if not shape.needs_devices or shape.by_model or not self._hosting.plain:
+        if shape.by_model or not self._hosting.plain:
             return None
         return Hosted(_kind(ask, shape.milli_per_device), SCALE)
 
