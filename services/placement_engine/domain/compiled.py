@@ -60,7 +60,7 @@ _Value = _structure(
 )
 _Ask = _structure(
     "Ask",
-    a=(_INT, "row_first row_floored device_first device_floored"),
+    a=(_INT, "models row_first row_floored device_first device_floored"),
     b=(_AT, "row_floors device_floors"),
     c=(_INT, "blocked tier idle_watts node_watts free cpu memory cpu_total accelerators"),
     d=(_AT, "tiers watts"),
@@ -104,7 +104,13 @@ class Compiled:
     """The pass for one ask, on the arrays of its table: (n), (n, scores) and (n, slots)."""
 
     def __init__(
-        self, ask: _Filled, value: _Filled, score: Floats, terms: npt.NDArray[np.float32], usable: Bools, excluded: float
+        self,
+        ask: _Filled,
+        value: _Filled,
+        score: Floats,
+        terms: npt.NDArray[np.float32],
+        usable: Bools,
+        excluded: float,
     ) -> None:
         self._ask, self._value = ask, value
         self._kept = score, terms, usable
@@ -120,9 +126,7 @@ class Compiled:
             row, device = columns.packed_row, columns.packed_device
             sizes = {"row_columns": row.shape[1], "device_columns": device.shape[1], "slots": device.shape[2]}
             self._columns = _Filled(_Columns, row=row, device=device, model=columns.model, **sizes)
-        self._call(
-            self._columns.at, self._ask.at, self._value.at, rows.ctypes.data, rows.shape[0], *self._written
-        )
+        self._call(self._columns.at, self._ask.at, self._value.at, rows.ctypes.data, rows.shape[0], *self._written)
 
 
 def compiled(
@@ -154,6 +158,7 @@ def compiled(
     values = [_values(form) for form in forms]
     filled = _Filled(
         _Ask,
+        models=ask.allowed.shape[0],
         row_first=BOUNDED.start,
         row_floored=floors[0].shape[1],
         device_first=BOUNDED_DEVICE.start,

@@ -150,7 +150,6 @@ class ExpectedFill:
         filled: Floats = np.add.reduce(bound, axis=1)
         return filled
 
-
     def arrays(self) -> dict[str, Any]:
         """What `of` is found from: see HostingValue.arrays."""
         return {

@@ -31,7 +31,7 @@ typedef struct {
 
 typedef struct {
     /* Filters: floors by model, the tiers that pass, and the watts that a member adds, by model. */
-    int64_t row_first, row_floored, device_first, device_floored;
+    int64_t models, row_first, row_floored, device_first, device_floored;
     const double *row_floors, *device_floors;
     int64_t blocked, tier, idle_watts, node_watts, free, cpu, memory, cpu_total, accelerators; /* columns */
     const uint8_t *tiers;
@@ -139,6 +139,7 @@ void score_rows(const Columns *c, const Ask *a, const Value *v, const int64_t *r
         const double *device_floors = a->device_floors + model * a->device_floored;
         uint8_t *mine = usable + at * c->slots;
         score[at] = excluded;
+        if (model >= a->models) continue;
         for (int64_t s = 0; s < c->slots; s++) {
             int passes = a->needed && device[a->blocked * c->slots + s] == 0.0;
             for (int64_t f = 0; f < a->device_floored; f++)

@@ -43,9 +43,7 @@ class Sieve:
 
     def judge_rows(self, view: View) -> Bools:
         """What the floors say: (k)."""
-        passing: Bools = np.logical_and.reduce(
-            view.row[BOUNDED] >= self.row_floors.take(view.model, axis=0).T, axis=0
-        )
+        passing: Bools = np.logical_and.reduce(view.row[BOUNDED] >= self.row_floors.take(view.model, axis=0).T, axis=0)
         return passing
 
     def judge_devices(self, view: View) -> Bools:
