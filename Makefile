@@ -10,7 +10,7 @@ MAVEN := $(shell command -v mvn 2>/dev/null)
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s'|'
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml services/placement_engine/domain/scoring.c
 	@command -v $(PYTHON) >/dev/null || { echo "berth: $(PYTHON) not found; Python 3.11 or newer is needed" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked requirements into $(VENV)"

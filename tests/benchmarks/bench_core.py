@@ -3,14 +3,21 @@
 A steady mix: the fleet is filled to some 60 %, then each round finishes as many jobs as arrive, drawn
 from a few dozen shapes over four models. Everything is seeded; only the clock readings differ.
 Run: python tests/benchmarks/bench_core.py [--quick]
+
+Each row says how rows were scored: in C (compiled.py), or by arrays alone, as where there is no C compiler. The digest
+is of the decisions: it is the same for both.
 """
 
 import argparse
+import contextlib
+import hashlib
 import random
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from placement_engine.domain import compiled
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.journal import Recorder
 from placement_engine.domain.model import (
@@ -47,6 +54,23 @@ class Result:
     """Of this process's CPU time: what a busy machine takes away is not counted."""
     sample_nodes_per_second: float
     explain_milliseconds: float
+    digest: str
+    """Of the decisions, the clock readings left out."""
+
+    @property
+    def microseconds(self) -> float:
+        """CPU time of a decision."""
+        return 1e6 / self.decisions_per_cpu_second
+
+
+@contextlib.contextmanager
+def by_arrays() -> Iterator[None]:
+    """As where the scoring pass could not be compiled."""
+    kept, compiled.library = compiled.library, None
+    try:
+        yield
+    finally:
+        compiled.library = kept
 
 
 def a_fleet(nodes: int, rng: random.Random, alike: int = 1, *, recorded: bool = False) -> Engine:
@@ -147,7 +171,7 @@ def measure(nodes: int, decisions: int, shape_count: int = 32, *, recorded: bool
         for decision in placed:
             running.append(decision.job_id)
             filled += sum(claim.milli for member in decision.members for claim in member.devices)
-    spent, spent_cpu, made = 0.0, 0.0, 0
+    spent, spent_cpu, made, digest = 0.0, 0.0, 0, hashlib.sha256()
     while made < decisions:
         for _ in range(min(BATCH, len(running))):
             at = rng.randrange(len(running))
@@ -159,6 +183,7 @@ def measure(nodes: int, decisions: int, shape_count: int = 32, *, recorded: bool
         spent += time.perf_counter() - before
         spent_cpu += time.process_time() - before_cpu
         made += len(result.decisions)
+        digest.update(repr(result.decisions).encode())
         running.extend(decision.job_id for decision in result.decisions)
     samples = [a_sample(f"node-{rng.randrange(nodes):05d}", NOW + 1, rng) for _ in range(2000)]
     before = time.perf_counter()
@@ -181,6 +206,7 @@ def measure(nodes: int, decisions: int, shape_count: int = 32, *, recorded: bool
         decisions_per_cpu_second=made / spent_cpu,
         sample_nodes_per_second=len(samples) / sampled,
         explain_milliseconds=1000 * statistics.median(times),
+        digest=digest.hexdigest()[:12],
     )
 
 
@@ -243,14 +269,17 @@ def main() -> None:
     if given.outlook:
         print_outlook()
         return
-    print("  nodes  devices  shapes  decisions/s  per CPU s  samples/s  explain ms")
+    print("  nodes  devices  shapes  scored  decisions/s  per CPU s  CPU us  samples/s  explain ms        digest")
+    ways = ["C", "arrays"] if compiled.library is not None else ["arrays"]
     for nodes in (1_000, 10_000):
-        r = measure(nodes, 1_000 if quick else 10_000, recorded=given.recorded)
-        print(
-            f"{r.nodes:>7,} {r.devices:>8,} {r.shapes:>7} {r.decisions_per_second:>12,.0f} "
-            f"{r.decisions_per_cpu_second:>10,.0f} "
-            f"{8 * r.sample_nodes_per_second:>10,.0f} {r.explain_milliseconds:>11.1f}"
-        )
+        for way in ways:
+            with by_arrays() if way == "arrays" else contextlib.nullcontext():
+                r = measure(nodes, 1_000 if quick else 10_000, recorded=given.recorded)
+            print(
+                f"{r.nodes:>7,} {r.devices:>8,} {r.shapes:>7} {way:>7} {r.decisions_per_second:>12,.0f} "
+                f"{r.decisions_per_cpu_second:>10,.0f} {r.microseconds:>7.0f} "
+                f"{8 * r.sample_nodes_per_second:>10,.0f} {r.explain_milliseconds:>11.1f}  {r.digest}"
+            )
     print_outlook()
 
 

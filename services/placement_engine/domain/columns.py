@@ -28,6 +28,7 @@ FORECAST = 7  # the same, the policy's horizon ahead
 TRAITS = 8  # number of its set of traits in models.py, 0: none
 JUDGED, HEATS, TRAITS_ONLY = slice(FREE, SLICES + 1), slice(MARGIN, FORECAST + 1), slice(TRAITS, TRAITS + 1)
 DEVICE_COLUMNS = 9
+BOUNDED_DEVICE = slice(FREE, WATTS + 1)  # what filters may set a floor to; never nan
 ABSENT = -1e9
 
 # Bits of BLOCKED.
@@ -59,11 +60,13 @@ SHARED = slice(NODE_WATTS, HEAT + 1)
 TIER = 12  # age of telemetry: see FRESH .. UNHEARD
 TIER_ONLY = slice(TIER, TIER + 1)
 ROW_COLUMNS = 13
+BOUNDED = slice(SCHEDULABLE, NODE_WATTS + 1)  # what filters may set a floor to; never nan
 
 LOGGED = 16384
 """Changes that the log keeps at least, once there were so many."""
 
 FRESH, AGEING, DEGRADED, UNSCHEDULABLE, UNHEARD = 0.0, 1.0, 2.0, 3.0, 4.0
+TIERS = 5
 
 
 @dataclass(frozen=True, slots=True)

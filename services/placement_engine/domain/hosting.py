@@ -108,6 +108,16 @@ class Hosting:
             np.array(allowed, dtype=np.bool_).reshape(len(shares), len(self._fleet.models)),
         )
 
+    @property
+    def value(self) -> HostingValue | None:
+        """As `version` tells; None: before it is prepared."""
+        return self._value
+
+    @property
+    def plain(self) -> bool:
+        """Whether `lost` is the value's alone: no watts of thrift beside it."""
+        return not self._thrift.on
+
     def lost(self, view: View, usable: Bools, kind: Kind) -> Floats:
         """Milli of value that the kind takes from each row, with the watts it wakes there where thrift is on.
 

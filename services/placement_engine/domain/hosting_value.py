@@ -13,7 +13,7 @@ gradient descent (USENIX ATC'23) asks what the next task could not use; this ask
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -150,6 +150,16 @@ class ExpectedFill:
         filled: Floats = np.add.reduce(bound, axis=1)
         return filled
 
+    def arrays(self) -> dict[str, Any]:
+        """What `of` is found from: see HostingValue.arrays."""
+        return {
+            "kinds": self._milli_per_cpu.size,
+            "table": self._table,
+            "per_cpu": self._milli_per_cpu,
+            "per_memory": self._milli_per_memory,
+            "weights": self._weights,
+        }
+
 
 class HostingValue:
     """The value of rows under a mix of work. `review` sets what special kinds are worth; until then nothing."""
@@ -203,6 +213,24 @@ class HostingValue:
         value = self.of(room.beside(room.without(kind, usable)))
         lost: Floats = np.maximum(value[:rows] - value[rows:], 0.0)
         return lost
+
+    def arrays(self) -> dict[str, Any] | None:
+        """What `lost` is found from, for scoring.c, which does the same. None: the fill is no table."""
+        fill = self.fill
+        if not isinstance(fill, ExpectedFill):
+            return None
+        return {
+            **fill.arrays(),
+            "specials": self._worth.size,
+            "sizes": self._slots.shape[1],
+            "fits": self._slots,
+            "size": self._size.astype(np.int64),
+            "count": self._count,
+            "allowed": self._allowed,
+            "needs_cpu": self._cpu,
+            "needs_memory": self._memory,
+            "worth": self._worth,
+        }
 
     def _hosts(self, room: Room) -> Floats:
         """Members of each special kind that a row could host: (k, kinds). Not rounded, but 0 where not one fits."""

@@ -1,8 +1,13 @@
 """What a filter and a score are. Each plugin is one small file; the registries show them all."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from placement_engine.domain.columns import Bools, Floats, View
+from placement_engine.domain.hosting_value import Kind
 from placement_engine.domain.policy import Weights
 from placement_engine.domain.shapes import Ask
 
@@ -35,6 +40,98 @@ class Selective:
     """A filter that passes everything for some asks: for those it is not asked at all."""
 
     def concerns(self, ask: Ask) -> bool:
+        raise NotImplementedError
+
+
+class Floors:
+    """A filter that says no where a column has less than the ask needs: all of them together are one comparison.
+
+    Of row filters the columns are row columns (BOUNDED), of device filters device columns (BOUNDED_DEVICE)."""
+
+    def floors(self, ask: Ask) -> Mapping[int, Floats | float] | None:
+        """By column the least that passes, for all models or by model number, -inf where anything does; an empty
+        one passes everything. None: for this ask floors do not tell, `passes` does."""
+        raise NotImplementedError
+
+    def passes(self, view: View, ask: Ask) -> Bools:
+        raise NotImplementedError
+
+
+class RowFloors(Floors):
+    def passes(self, view: View, ask: Ask) -> Bools:
+        floors = self.floors(ask)
+        assert floors is not None
+        passing = np.ones(view.model.shape[0], dtype=np.bool_)
+        for column, least in floors.items():
+            passing &= view.rows(column) >= _of_rows(least, view)
+        return passing
+
+
+class DeviceFloors(Floors):
+    def passes(self, view: View, ask: Ask) -> Bools:
+        floors = self.floors(ask)
+        assert floors is not None
+        passing = np.ones(view.device.shape[1:], dtype=np.bool_)
+        for column, least in floors.items():
+            passing &= view.devices(column) >= _of_rows(least, view)
+        return passing
+
+
+def _of_rows(least: Floats | float, view: View) -> Floats | float:
+    return least.take(view.model) if isinstance(least, np.ndarray) else least
+
+
+class ByTier:
+    """A row filter that looks at the age of the telemetry alone."""
+
+    def tiers(self) -> Bools:
+        """By tier, whether it passes: (TIERS)."""
+        raise NotImplementedError
+
+
+class ByPower:
+    """The row filter of a node's power, member_watts: there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfModel:
+    """A score that is a value of the accelerator model, by its number."""
+
+    values: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class OfColumn:
+    """A score that is a row column."""
+
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class OfSteps:
+    """A score that is one of these values, numbered by a row column."""
+
+    column: int
+    values: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """The score of what a kind of work takes from the hosting value, over a scale in milli: see Fragmentation."""
+
+    kind: Kind
+    scale: float
+
+
+Form = OfModel | OfColumn | OfSteps | Hosted
+"""What a score is, told as data."""
+
+
+class Formed:
+    """A score that tells what it is; optional, and for speed alone (see compiled.py)."""
+
+    def form(self, ask: Ask) -> Form | None:
+        """The very values of `values`. None: for this ask it has no form."""
         raise NotImplementedError
 
 

@@ -1,7 +1,7 @@
 """Filter and score, remembered per shape: only rows that changed since are scored again."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,14 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from placement_engine.domain.asks import expectation, make_ask
-from placement_engine.domain.columns import Bools, Floats, Ints, View
+from placement_engine.domain.columns import BOUNDED, BOUNDED_DEVICE, Bools, Floats, Ints, View
+from placement_engine.domain.compiled import Compiled, compiled
 from placement_engine.domain.facts import NodeFacts, RowFacts
 from placement_engine.domain.filters import device_filters, row_filters
 from placement_engine.domain.filters.flags import Flag, unblocked
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.hosting import Hosting
 from placement_engine.domain.model import Candidate, Expectation, Job, ScoreTerm
-from placement_engine.domain.plugins import ByModel, RowFilter, Selective
+from placement_engine.domain.plugins import ByModel, Floors, Formed, RowFilter, Selective
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.scores import scores
 from placement_engine.domain.scores.objective import Objective, figure, remarks
@@ -29,10 +30,27 @@ EXCLUDED = -np.inf
 class Sieve:
     """What is asked of rows and devices for one ask: filters that cannot say no to it are left out."""
 
-    models: Bools
-    """By model number: what all filters say that look at the model alone."""
+    row_floors: Floats
+    """The least of each row column that passes, by model: (models, BOUNDED). A model that some filter excludes for
+    itself alone has a floor that nothing reaches."""
+    device_floors: Floats
+    """The same of each device column: (models, BOUNDED_DEVICE)."""
     rows: tuple[Callable[[View, Ask], Bools], ...]
+    """Filters that neither the model nor floors tell of."""
     devices: tuple[Callable[[View, Ask], Bools], ...]
+    others: tuple[RowFilter, ...]
+    """The row filters whose `passes` are in `rows`."""
+
+    def judge_rows(self, view: View) -> Bools:
+        """What the floors say: (k)."""
+        passing: Bools = np.logical_and.reduce(view.row[BOUNDED] >= self.row_floors.take(view.model, axis=0).T, axis=0)
+        return passing
+
+    def judge_devices(self, view: View) -> Bools:
+        """What the floors say: (slots, k)."""
+        floors = self.device_floors.take(view.model, axis=0).T
+        passing: Bools = np.logical_and.reduce(view.device[BOUNDED_DEVICE] >= floors[:, None], axis=0)
+        return passing
 
 
 class Scored(NamedTuple):
@@ -63,24 +81,41 @@ class Pipeline:
 
     def sieve(self, ask: Ask) -> Sieve:
         """The filters that could say no to this ask."""
-        models, rows = np.ones_like(ask.allowed), []
+        models = np.ones_like(ask.allowed)
+        rest: list[RowFilter] = []
         for plugin in self.row_filters:
             if isinstance(plugin, ByModel) and (mask := plugin.models(ask)) is not None:
                 models &= mask
             elif _concerned(plugin, ask):
-                rows.append(plugin.passes)
-        devices = [p.passes for p in self.device_filters if not isinstance(p, Flag) and _concerned(p, ask)]
-        return Sieve(models, tuple(rows), tuple(devices))
+                rest.append(plugin)
+        row_floors, others = _floors(rest, ask, BOUNDED)
+        row_floors[~models] = np.inf
+        judging = [p for p in self.device_filters if not isinstance(p, Flag) and _concerned(p, ask)]
+        device_floors, other_devices = _floors(judging, ask, BOUNDED_DEVICE)
+        rows, devices = ([plugin.passes for plugin in of] for of in (others, other_devices))
+        return Sieve(row_floors, device_floors, tuple(rows), tuple(devices), tuple(others))
+
+    def compiled(
+        self, ask: Ask, sieve: Sieve, written: tuple[Floats, npt.NDArray[np.float32], Bools]
+    ) -> Compiled | None:
+        """`score` in C, which writes the table's scores, terms and usable devices by rows. Valid as long as the
+        ask and the hosting value are. None: there is none for this ask."""
+        if sieve.devices:
+            return None
+        forms = [score.form(ask) if isinstance(score, Formed) else None for score in self.scores]
+        floors = sieve.row_floors, sieve.device_floors
+        return compiled(ask, sieve.others, floors, forms, self.weights, self.hosting.value, written, EXCLUDED)
 
     def feasible(self, view: View, ask: Ask, sieve: Sieve | None = None) -> tuple[Bools, Bools]:
         """Rows that can take one member now (k), and their usable devices (slots, k)."""
         sieve = sieve or self.sieve(ask)
-        rows = sieve.models.take(view.model)
+        rows = sieve.judge_rows(view)
         for passes in sieve.rows:
             rows &= passes(view, ask)
         if not ask.shape.needs_devices:
             return rows, np.zeros(view.device.shape[1:], dtype=np.bool_)
-        usable = unblocked(view, ask)
+        usable = sieve.judge_devices(view)
+        usable &= unblocked(view, ask)
         for passes in sieve.devices:
             usable &= passes(view, ask)
         rows &= enough(usable, ask.shape.slots)
@@ -112,6 +147,21 @@ def enough(usable: Bools, slots: int) -> Bools:
     return many
 
 
+def _floors(filters: Sequence[RowFilter], ask: Ask, bounded: slice) -> tuple[Floats, list[RowFilter]]:
+    """The highest floor of each column, by model, and the filters without one."""
+    floors = np.full((ask.allowed.shape[0], bounded.stop - bounded.start), -np.inf)
+    others = []
+    for plugin in filters:
+        told = plugin.floors(ask) if isinstance(plugin, Floors) else None
+        if told is None:
+            others.append(plugin)
+            continue
+        for column, least in told.items():
+            place = floors[:, column - bounded.start]
+            np.maximum(place, least, out=place)
+    return floors, others
+
+
 def _concerned(plugin: RowFilter, ask: Ask) -> bool:
     return not isinstance(plugin, Selective) or plugin.concerns(ask)
 
@@ -125,6 +175,7 @@ class Table:
         self._mark = -1
         """Where the log of changes was then."""
         self._sieve: Sieve | None = None
+        self._compiled: Compiled | None = None
         self.score: Floats = np.zeros(0)
         # By rows: what belongs to a row lies together, and few rows are written at a time.
         self._terms: npt.NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
@@ -162,8 +213,12 @@ class Table:
         self.score = np.full(n, EXCLUDED)
         self._terms = np.zeros((n, len(pipeline.scores)), dtype=np.float32)
         self._put(able, total, terms)
+        self._compiled = pipeline.compiled(self.ask, self._sieve, (self.score, self._terms, self._usable))
 
     def _score_some(self, fleet: Fleet, pipeline: Pipeline, rows: Ints) -> None:
+        if self._compiled is not None:
+            self._compiled.score(fleet.columns, rows)
+            return
         able, total, terms, usable = pipeline.score(fleet.columns.view(rows), self.ask, self._sieve)
         self._usable[rows] = usable.T
         self.score[rows] = EXCLUDED

@@ -1,24 +1,29 @@
 """Thousandths of devices not claimed. A fraction sits on one device, a whole device is entirely free, and a
 partition needs slices instead (see sharing.py)."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from placement_engine.domain.columns import ABSENT, FREE, Bools, View
 from placement_engine.domain.filters.sharing import milli_needed
-from placement_engine.domain.plugins import Description
+from placement_engine.domain.plugins import Description, DeviceFloors
 from placement_engine.domain.shapes import Ask
 
 
-class Capacity:
+class Capacity(DeviceFloors):
     name = "Capacity"
     code = "DEVICES_BUSY"
 
+    def floors(self, ask: Ask) -> Mapping[int, float] | None:
+        return None if ask.shape.by_model else {FREE: ask.shape.milli_per_device}
+
     def passes(self, view: View, ask: Ask) -> Bools:
-        if ask.shape.by_model:
-            if ask.cuts is not None:
-                return view.devices(FREE) > ABSENT
-            return view.devices(FREE) >= milli_needed(view, ask)
-        return view.devices(FREE) >= ask.shape.milli_per_device
+        if not ask.shape.by_model:
+            return super().passes(view, ask)
+        if ask.cuts is not None:
+            return view.devices(FREE) > ABSENT
+        return view.devices(FREE) >= milli_needed(view, ask)
 
     def describe(self, view: View, ask: Ask) -> Description:
         shape = ask.shape

@@ -1,21 +1,22 @@
 """Device memory really free: total less Berth's claims and less what telemetry shows others use."""
 
-from placement_engine.domain.columns import MEMORY, Bools, View
-from placement_engine.domain.plugins import Description, Selective
+from collections.abc import Mapping
+
+from placement_engine.domain.columns import MEMORY, Floats, View
+from placement_engine.domain.plugins import Description, DeviceFloors, Selective
 from placement_engine.domain.shapes import Ask
 
 
-class DeviceMemory(Selective):
+class DeviceMemory(DeviceFloors, Selective):
     name = "DeviceMemory"
     code = "DEVICE_MEMORY_SHORT"
 
     def concerns(self, ask: Ask) -> bool:
         return bool((ask.memory > 0).any())
 
-    def passes(self, view: View, ask: Ask) -> Bools:
+    def floors(self, ask: Ask) -> Mapping[int, Floats]:
         # What asks for none passes, also where more is claimed than there is.
-        fits: Bools = view.devices(MEMORY) >= ask.least_memory.take(view.model)
-        return fits
+        return {MEMORY: ask.least_memory}
 
     def describe(self, view: View, ask: Ask) -> Description:
         needed = float(ask.memory.take(view.model).max())

@@ -1,23 +1,22 @@
 """CPU and memory of the node. A job that asks for none of one does not care how much is left."""
 
-from placement_engine.domain.columns import CPU, HOST_MEMORY, Bools, View
-from placement_engine.domain.plugins import Description, Selective
+from collections.abc import Mapping
+
+from placement_engine.domain.columns import CPU, HOST_MEMORY, View
+from placement_engine.domain.plugins import Description, RowFloors, Selective
 from placement_engine.domain.shapes import Ask
 
 
-class HostResources(Selective):
+class HostResources(RowFloors, Selective):
     name = "HostResources"
     code = "HOST_RESOURCES_SHORT"
 
     def concerns(self, ask: Ask) -> bool:
         return ask.shape.cpu_milli > 0 or ask.shape.memory > 0
 
-    def passes(self, view: View, ask: Ask) -> Bools:
-        shape = ask.shape
-        if shape.cpu_milli <= 0:
-            return (view.rows(HOST_MEMORY) >= shape.memory) | (shape.memory <= 0)
-        fits: Bools = view.rows(CPU) >= shape.cpu_milli
-        return fits & (view.rows(HOST_MEMORY) >= shape.memory) if shape.memory > 0 else fits
+    def floors(self, ask: Ask) -> Mapping[int, float]:
+        asked = {CPU: ask.shape.cpu_milli, HOST_MEMORY: ask.shape.memory}
+        return {column: least for column, least in asked.items() if least > 0}
 
     def describe(self, view: View, ask: Ask) -> Description:
         shape = ask.shape

@@ -1,17 +1,18 @@
 """How many pods a node takes at once, whatever they ask for: its kubelet refuses the next one."""
 
-from placement_engine.domain.columns import PODS, Bools, View
-from placement_engine.domain.plugins import Description
+from collections.abc import Mapping
+
+from placement_engine.domain.columns import PODS, View
+from placement_engine.domain.plugins import Description, RowFloors
 from placement_engine.domain.shapes import Ask
 
 
-class PodLimit:
+class PodLimit(RowFloors):
     name = "PodLimit"
     code = "POD_LIMIT_REACHED"
 
-    def passes(self, view: View, ask: Ask) -> Bools:
-        free: Bools = view.rows(PODS) >= 1
-        return free
+    def floors(self, ask: Ask) -> Mapping[int, float]:
+        return {PODS: 1.0}
 
     def describe(self, view: View, ask: Ask) -> Description:
         # A node that others crowded may be beyond its limit.

@@ -1,16 +1,18 @@
 """Cordoned nodes take no new work."""
 
-from placement_engine.domain.columns import SCHEDULABLE, Bools, View
-from placement_engine.domain.plugins import Description
+from collections.abc import Mapping
+
+from placement_engine.domain.columns import SCHEDULABLE, View
+from placement_engine.domain.plugins import Description, RowFloors
 from placement_engine.domain.shapes import Ask
 
 
-class Pool:
+class Pool(RowFloors):
     name = "Pool"
     code = "NODE_CORDONED"
 
-    def passes(self, view: View, ask: Ask) -> Bools:
-        return view.rows(SCHEDULABLE) > 0
+    def floors(self, ask: Ask) -> Mapping[int, float]:
+        return {SCHEDULABLE: 1.0}
 
     def describe(self, view: View, ask: Ask) -> Description:
         nodes = view.row.shape[1]

@@ -4,10 +4,12 @@ An idle device's own draw is part of the job's peak, so it is not counted twice.
 nobody knows passes wherever anything is left. What passes here is never less than what the claim then counts.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from placement_engine.domain.columns import IDLE_WATTS, NODE_WATTS, WATTS, Bools, Floats, View
-from placement_engine.domain.plugins import Description, Selective
+from placement_engine.domain.plugins import ByPower, Description, DeviceFloors, RowFloors, Selective
 from placement_engine.domain.shapes import Ask
 
 
@@ -19,16 +21,15 @@ def member_watts(view: View, ask: Ask) -> Floats:
     return np.maximum(added - view.rows(IDLE_WATTS), 0.0) * shape.whole
 
 
-class DevicePower(Selective):
+class DevicePower(DeviceFloors, Selective):
     name = "PowerHeadroom"
     code = "DEVICE_POWER_SHORT"
 
     def concerns(self, ask: Ask) -> bool:
         return bool((ask.watts > 0).any())
 
-    def passes(self, view: View, ask: Ask) -> Bools:
-        fits: Bools = view.devices(WATTS) >= ask.least_watts.take(view.model)
-        return fits
+    def floors(self, ask: Ask) -> Mapping[int, Floats]:
+        return {WATTS: ask.least_watts}
 
     def describe(self, view: View, ask: Ask) -> Description:
         needed, best = float(ask.watts.take(view.model).max()), float(view.devices(WATTS).max())
@@ -38,11 +39,15 @@ class DevicePower(Selective):
         )
 
 
-class NodePower:
+class NodePower(RowFloors, ByPower):
     """Node, and the power domains above it."""
 
     name = "PowerHeadroom"
     code = "NODE_POWER_SHORT"
+
+    def floors(self, ask: Ask) -> Mapping[int, Floats] | None:
+        """Whole devices may be idle: what their row draws anyway is not added to it."""
+        return None if ask.shape.whole else {NODE_WATTS: ask.watts}
 
     def passes(self, view: View, ask: Ask) -> Bools:
         return view.rows(NODE_WATTS) >= member_watts(view, ask)

@@ -1,19 +1,25 @@
 """Telemetry too old to trust: the node takes no new work. What runs there is left alone."""
 
-from placement_engine.domain.columns import SILENT, TIER, UNHEARD, UNSCHEDULABLE, Bools, View
+import numpy as np
+
+from placement_engine.domain.columns import SILENT, TIER, TIERS, UNHEARD, UNSCHEDULABLE, Bools, View
 from placement_engine.domain.filters.flags import Flag
-from placement_engine.domain.plugins import Description
+from placement_engine.domain.plugins import ByTier, Description
 from placement_engine.domain.policy import Policy, UnknownPolicy
 from placement_engine.domain.shapes import Ask
 
 
-class Staleness:
+class Staleness(ByTier):
     name = "Staleness"
     code = "TELEMETRY_STALE"
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._refuses_unheard = policy.unknown_telemetry is UnknownPolicy.REFUSE
+
+    def tiers(self) -> Bools:
+        tier = np.arange(TIERS)
+        return tier < UNSCHEDULABLE if self._refuses_unheard else tier != UNSCHEDULABLE
 
     def passes(self, view: View, ask: Ask) -> Bools:
         tier = view.rows(TIER)

@@ -6,6 +6,7 @@ from placement_engine.domain.columns import ACCELERATORS, CPU, CPU_TOTAL, DEVICE
 from placement_engine.domain.hosting import Hosting
 from placement_engine.domain.hosting_value import Kind
 from placement_engine.domain.model import WHOLE_DEVICE
+from placement_engine.domain.plugins import Form, Formed, Hosted
 from placement_engine.domain.policy import Weights
 from placement_engine.domain.shapes import Ask
 
@@ -13,7 +14,7 @@ SCALE = 500.0
 """Milli wasted at which the score is halfway from its middle to its end."""
 
 
-class Fragmentation:
+class Fragmentation(Formed):
     name = "Fragmentation"
 
     def __init__(self, hosting: Hosting) -> None:
@@ -31,8 +32,7 @@ class Fragmentation:
         return self._of_kind(view, usable, ask, shape.milli_per_device)
 
     def _of_kind(self, view: View, usable: Bools, ask: Ask, milli: int) -> Floats:
-        shape = ask.shape
-        kind = Kind(shape.cpu_milli, shape.memory, shape.slots, milli)
+        shape, kind = ask.shape, _kind(ask, milli)
         lost = self._hosting.lost(view, usable, kind)
         if not shape.needs_devices:
             return _of_hosts(view, lost, ask)
@@ -40,6 +40,12 @@ class Fragmentation:
         wasted = (lost - kind.total_milli) / SCALE
         value: Floats = 0.5 - 0.5 * wasted / (1.0 + np.abs(wasted))
         return value
+
+    def form(self, ask: Ask) -> Form | None:
+        shape = ask.shape
+        if shape.by_model or not self._hosting.plain:
+            return None
+        return Hosted(_kind(ask, shape.milli_per_device), SCALE)
 
     def _of_shares(self, view: View, usable: Bools, ask: Ask, milli: Floats) -> Floats:
         """A share of memory is another part of a device on each model."""
@@ -54,6 +60,10 @@ class Fragmentation:
         if ask.shape.needs_devices:
             return "the less of what the node could still host is lost, the higher"
         return "nodes without accelerators, or whose accelerators lose nothing by it, first"
+
+
+def _kind(ask: Ask, milli: int) -> Kind:
+    return Kind(ask.shape.cpu_milli, ask.shape.memory, ask.shape.slots, milli)
 
 
 def _of_partitions(view: View, usable: Bools, ask: Ask) -> Floats:

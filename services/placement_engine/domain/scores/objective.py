@@ -3,13 +3,14 @@
 from placement_engine.domain import model as messages
 from placement_engine.domain.columns import Bools, Floats, View
 from placement_engine.domain.model import Expectation, Provenance
+from placement_engine.domain.plugins import Form, Formed, OfModel
 from placement_engine.domain.policy import Weights
 from placement_engine.domain.shapes import Ask
 
 GOAL = messages.Objective
 
 
-class Objective:
+class Objective(Formed):
     name = "Objective"
 
     def weight(self, weights: Weights) -> float:
@@ -17,6 +18,9 @@ class Objective:
 
     def values(self, view: View, usable: Bools, ask: Ask) -> Floats:
         return ask.objective.take(view.model)
+
+    def form(self, ask: Ask) -> Form:
+        return OfModel(ask.objective)
 
     def detail(self, value: float, ask: Ask, model: int) -> str:
         goal = ask.shape.objective.value
