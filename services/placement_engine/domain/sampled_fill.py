@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement_engine.domain.columns import Floats, Ints
-from placement_engine.domain.hosting_value import Mix, Room
+from placement_engine.domain.hosting_value import ExpectedFill, Mix, Room
 from placement_engine.domain.model import WHOLE_DEVICE
 
 __all__ = ["SampledFill"]
@@ -42,6 +42,7 @@ class SampledFill:
 
     def __init__(self, mix: Mix, seed: int = 0) -> None:
         self._seen: dict[bytes, float] = {}
+        self._expected = ExpectedFill(mix)
         cpu, memory, milli = mix.column("cpu"), mix.column("memory"), mix.column("milli").astype(np.intp)
         whole = np.where(milli == WHOLE_DEVICE, mix.column("devices"), 0).astype(np.intp)
         dice = np.random.default_rng([seed, mix.allowed.shape[1]])
@@ -74,7 +75,8 @@ class SampledFill:
         for model, rows in by_model.items():
             filled = self._filled(model, left[:, rows].T, room.cpu[rows], room.memory[rows])
             self._seen.update(zip((keys[at] for at in rows), filled.tolist(), strict=True))
-        return np.array([self._seen[key] for key in keys])
+        # Sequences never end, so that small work fills every rest in them, however rarely it comes.
+        return self._expected.bounded(room, np.array([self._seen[key] for key in keys]))
 
     def _filled(self, model: int, left: Ints, cpu: Floats, memory: Floats) -> Floats:
         """Rows of one model; left: (k, slots). Every round each sequence goes on to its next draw that fits."""
