@@ -15,7 +15,7 @@ gradient descent (USENIX ATC'23) asks what the next task could not use; this ask
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -32,9 +32,7 @@ SLACK = 0.1
 """Demand is planned for beyond what is free, as a share of the fleet's devices."""
 LEAST_TO_COME = 0.05
 SMALLER_FILL = 2.0
-"""Rests of rows that held several devices are all filled by smaller work where that is half of the demand."""
-CPU_ONLY_WEIGHT = 0.45
-CPU_ONLY_RISE = 2.0
+"""Rests beside kinds of several devices are all filled where smaller kinds ask for half of all milli or more."""
 MOST_CPU_ONLY = 8
 """CPU-only kinds that count, those that take most."""
 LEAST_PRESSURE = 0.1
@@ -115,6 +113,10 @@ class Room:
 class Fill(Protocol):
     """Milli that the mix can be expected to fill."""
 
+    cpu_only_weight: ClassVar[float]
+    cpu_only_rise: ClassVar[float]
+    """Worth of cores for CPU-only work in milli that they would feed: the weight times the pressure to the rise."""
+
     def of(self, room: Room) -> Floats:
         """Of each row: (k)."""
         ...
@@ -167,6 +169,9 @@ class Rests:
 class ExpectedFill:
     """Device by device from a table, bounded by the CPU and memory as each kind of the mix would use them up."""
 
+    cpu_only_weight: ClassVar[float] = 0.5
+    cpu_only_rise: ClassVar[float] = 2.0
+
     def __init__(self, mix: Mix) -> None:
         kinds, models = mix.allowed.shape
         milli, shares = mix.column("total_milli"), np.array(mix.shares)
@@ -212,12 +217,13 @@ class SpareCpu:
     Chunks count: 31 cores are no room for work that asks for 32.
     """
 
-    def __init__(self, mix: Mix) -> None:
+    def __init__(self, mix: Mix, weight: float, rise: float) -> None:
         # Where work with devices asks for no CPU there is nothing to weigh CPU against.
         milli, cpu = (float(np.array(mix.shares) @ mix.column(one)) for one in ("total_milli", "cpu"))
         known = [one for one in mix.cpu_only if one[0].cpu > 0 and cpu > 0]
         known.sort(key=lambda one: (-one[0].cpu * one[1], one[0]))
         del known[MOST_CPU_ONLY:]
+        self._weight, self._rise = weight, rise
         self._cpu_per_milli = cpu / milli if milli else 0.0
         self._kinds = np.array([[kind.cpu, kind.memory, share] for kind, share in known]).reshape(len(known), 3)
         self._scarce: Ints = np.zeros(0, dtype=np.intp)
@@ -231,7 +237,7 @@ class SpareCpu:
         cpu, share = self._kinds[:, 0], self._kinds[:, 2]
         pressure = np.minimum(share * to_come / np.maximum(self._hosts(room).sum(axis=0), 1.0), 1.0)
         self._scarce = np.flatnonzero(pressure >= LEAST_PRESSURE)
-        self._worth = (CPU_ONLY_WEIGHT * pressure**CPU_ONLY_RISE * cpu / self._cpu_per_milli)[self._scarce]
+        self._worth = (self._weight * pressure**self._rise * cpu / self._cpu_per_milli)[self._scarce]
 
     def of(self, room: Room) -> Floats | float:
         """Of each row, in milli of devices that its CPU would feed: (k); 0.0 while there is room enough."""
@@ -268,7 +274,7 @@ class HostingValue:
         sizes, self._size = np.unique(mix.column("milli")[special].astype(np.intp), return_inverse=True)
         self._slots = (np.arange(WHOLE_DEVICE + 1)[:, None] // np.maximum(sizes, 1)).astype(np.float64)
         self._worth = np.zeros(special.size)
-        self._spare_cpu = SpareCpu(mix)
+        self._spare_cpu = SpareCpu(mix, self.fill.cpu_only_weight, self.fill.cpu_only_rise)
 
     def review(self, room: Room, capacity: float) -> None:
         """Sets the worth of one more host of each special or CPU-only kind: demand to come against room of all rows.

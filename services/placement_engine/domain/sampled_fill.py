@@ -4,7 +4,8 @@ Closer to what happens than ExpectedFill, at some hundred times its cost for a s
 fraction goes to the tightest device of the row, so that whole devices stay for whole-device work.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,10 @@ class Drawn:
 
 class SampledFill:
     """Mean over SEQUENCES drawn with `seed`; states that were seen are remembered."""
+
+    # Samples run out of CPU themselves, so that less has to be added.
+    cpu_only_weight: ClassVar[float] = 0.16
+    cpu_only_rise: ClassVar[float] = 1.0
 
     def __init__(self, mix: Mix, seed: int = 0) -> None:
         self._seen: dict[bytes, float] = {}
@@ -76,7 +81,7 @@ class SampledFill:
             filled = self._filled(model, left[:, rows].T, room.cpu[rows], room.memory[rows])
             self._seen.update(zip((keys[at] for at in rows), filled.tolist(), strict=True))
         # Sequences never end, so that small work fills every rest in them, however rarely it comes.
-        return self._expected.bounded(room, np.array([self._seen[key] for key in keys]))
+        return self._expected.bounded(replace(room, left=left), np.array([self._seen[key] for key in keys]))
 
     def _filled(self, model: int, left: Ints, cpu: Floats, memory: Floats) -> Floats:
         """Rows of one model; left: (k, slots). Every round each sequence goes on to its next draw that fits."""
