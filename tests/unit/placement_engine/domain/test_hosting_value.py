@@ -208,8 +208,8 @@ def test_cpu_only_work_is_weighed_by_what_comes_against_the_cores_that_devices_d
     assert feeds == pytest.approx(0)
     # 32 of the 48 cores are beyond what four devices need.
     assert feeds == lost(0.05, 2) < lost(0.3, 2) < lost(0.3, 4) < lost(0.5, 8)
-    # At most what those cores would feed, by the weight: never more than devices.
-    assert lost(0.9, 8) <= 0.45 * 32 / 4 * 1000
+    # At most that part of what those cores would feed.
+    assert lost(0.9, 8) == pytest.approx(ExpectedFill.cpu_only_weight * 32 / 4 * 1000)
 
 
 @settings(max_examples=40, deadline=None)
