@@ -193,6 +193,13 @@ def test_cores_that_hold_cpu_only_work_are_kept_together() -> None:
     assert lost[1:].tolist() == [0, 0]
 
 
+def test_the_cores_that_free_devices_need_are_no_room_for_cpu_only_work() -> None:
+    value = a_value(with_cpu_only(0.5), a_room([1000] * 4, *[[0] * 8] * 20, cpu=40))
+    # 4 cores a device: of 40 cores beside two devices 32 are spare, beside three 28.
+    worth = value.scarcity(a_room([0], [1000] * 2, [1000] * 3, cpu=40)).tolist()
+    assert worth[0] == worth[1] > worth[2] == 0
+
+
 def test_cpu_only_work_is_weighed_by_what_comes_against_the_cores_that_devices_do_not_need() -> None:
     room, member = a_room([1000] * 4, cpu=48), Kind(32, 0, 0, 0)
     plain = a_value(replace(with_cpu_only(0.5), cpu_only=()), room)

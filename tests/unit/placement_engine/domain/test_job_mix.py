@@ -130,3 +130,17 @@ def test_the_engine_keeps_the_cores_together_that_cpu_only_work_asks_for() -> No
     device = a_job("seen", devices=1, cpu_milli=2000)
     assert chosen(device) == "a"
     assert chosen(device, a_job("large", devices=0, cpu_milli=32_000)) == "b"
+
+
+@pytest.mark.parametrize(("cores", "reviews"), [(1, 0), (8, 1)])
+def test_scarcity_is_reviewed_where_cpu_went_though_no_device_did(cores: int, reviews: int) -> None:
+    engine = an_engine(a_node("a", 1))
+    for n in range(WARM):
+        engine.submit(a_job(f"seen-{n}", devices=n % 2, cpu_milli=1000))
+        engine.withdraw(f"seen-{n}")
+    engine.cycle(NOW)
+    before = engine._hosting.version
+    placed(engine, a_job("cores", devices=0, cpu_milli=1000 * cores))
+    engine.submit(a_job("next", devices=0, cpu_milli=1))
+    engine.cycle(NOW)
+    assert engine._hosting.version == before + reviews
