@@ -35,8 +35,6 @@ SMALLER_FILL = 2.0
 """Rests beside kinds of several devices are all filled where smaller kinds ask for half of all milli or more."""
 MOST_CPU_ONLY = 8
 """CPU-only kinds that count, those that take most."""
-LEAST_PRESSURE = 0.1
-"""CPU-only work that asks for less of the room for it has room enough: it is not looked at."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -116,6 +114,8 @@ class Fill(Protocol):
     cpu_only_weight: ClassVar[float]
     cpu_only_rise: ClassVar[float]
     """Worth of cores for CPU-only work in milli that they would feed: the weight times the pressure to the rise."""
+    cpu_only_from: ClassVar[float]
+    """CPU-only work that asks for less of the room for it has room enough: it is not looked at."""
 
     def of(self, room: Room) -> Floats:
         """Of each row: (k)."""
@@ -171,6 +171,7 @@ class ExpectedFill:
 
     cpu_only_weight: ClassVar[float] = 0.65
     cpu_only_rise: ClassVar[float] = 2.5
+    cpu_only_from: ClassVar[float] = 0.1
 
     def __init__(self, mix: Mix) -> None:
         kinds, models = mix.allowed.shape
@@ -217,13 +218,13 @@ class SpareCpu:
     Chunks count: 31 cores are no room for work that asks for 32.
     """
 
-    def __init__(self, mix: Mix, weight: float, rise: float) -> None:
+    def __init__(self, mix: Mix, fill: Fill) -> None:
         # Where work with devices asks for no CPU there is nothing to weigh CPU against.
         milli, cpu = (float(np.array(mix.shares) @ mix.column(one)) for one in ("total_milli", "cpu"))
         known = [one for one in mix.cpu_only if one[0].cpu > 0 and cpu > 0]
         known.sort(key=lambda one: (-one[0].cpu * one[1], one[0]))
         del known[MOST_CPU_ONLY:]
-        self._weight, self._rise = weight, rise
+        self._weight, self._rise, self._from = fill.cpu_only_weight, fill.cpu_only_rise, fill.cpu_only_from
         self._cpu_per_milli = cpu / milli if milli else 0.0
         self._kinds = np.array([[kind.cpu, kind.memory, share] for kind, share in known]).reshape(len(known), 3)
         self._scarce: Ints = np.zeros(0, dtype=np.intp)
@@ -236,7 +237,7 @@ class SpareCpu:
         self._scarce = np.arange(self._kinds.shape[0])
         cpu, share = self._kinds[:, 0], self._kinds[:, 2]
         pressure = np.minimum(share * to_come / np.maximum(self._hosts(room).sum(axis=0), 1.0), 1.0)
-        self._scarce = np.flatnonzero(pressure >= LEAST_PRESSURE)
+        self._scarce = np.flatnonzero(pressure >= self._from)
         self._worth = (self._weight * pressure**self._rise * cpu / self._cpu_per_milli)[self._scarce]
 
     def of(self, room: Room) -> Floats | float:
@@ -274,7 +275,7 @@ class HostingValue:
         sizes, self._size = np.unique(mix.column("milli")[special].astype(np.intp), return_inverse=True)
         self._slots = (np.arange(WHOLE_DEVICE + 1)[:, None] // np.maximum(sizes, 1)).astype(np.float64)
         self._worth = np.zeros(special.size)
-        self._spare_cpu = SpareCpu(mix, self.fill.cpu_only_weight, self.fill.cpu_only_rise)
+        self._spare_cpu = SpareCpu(mix, self.fill)
 
     def review(self, room: Room, capacity: float) -> None:
         """Sets the worth of one more host of each special or CPU-only kind: demand to come against room of all rows.

@@ -44,6 +44,7 @@ class SampledFill:
     # Samples run out of CPU themselves, so that less has to be added.
     cpu_only_weight: ClassVar[float] = 0.16
     cpu_only_rise: ClassVar[float] = 1.0
+    cpu_only_from: ClassVar[float] = 0.45
 
     def __init__(self, mix: Mix, seed: int = 0) -> None:
         self._seen: dict[bytes, float] = {}
