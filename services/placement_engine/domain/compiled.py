@@ -38,7 +38,7 @@ from placement_engine.domain.shapes import Ask
 
 __all__ = ["Compiled", "compiled", "library"]
 
-VERSION = 1
+VERSION = 2
 """Of the structures below and of what the pass does; the library must be of the same."""
 MOST_SLOTS, MOST_KINDS = 64, 128
 
@@ -55,8 +55,13 @@ _Value = _structure(
     "Value",
     a=(_INT, "kinds"),
     b=(_AT, "table per_cpu per_memory weights"),
-    c=(_INT, "specials sizes"),
-    d=(_AT, "fits size count allowed needs_cpu needs_memory worth"),
+    c=(_INT, "rests"),
+    d=(_AT, "rest_size rest_of rest_filled whole_filled"),
+    e=(_INT, "specials sizes"),
+    f=(_AT, "fits size count allowed needs_cpu needs_memory worth"),
+    g=(_INT, "spare_kinds"),
+    h=(_AT, "spare_cpu spare_memory spare_worth"),
+    i=(_DOUBLE, "cpu_per_milli"),
 )
 _Ask = _structure(
     "Ask",
@@ -144,7 +149,10 @@ def compiled(
     parts = None if value is None else value.arrays()
     if library is None or None in forms or len(hosted) != 1 or parts is None:
         return None
-    if written[2].shape[1] > MOST_SLOTS or max(parts["kinds"], parts["specials"]) > MOST_KINDS:
+    if (
+        written[2].shape[1] > MOST_SLOTS
+        or max(parts["kinds"], parts["rests"], parts["specials"], parts["spare_kinds"]) > MOST_KINDS
+    ):
         return None
     tiers, watts = np.ones(TIERS, dtype=np.uint8), np.full(ask.allowed.shape[0], -np.inf)
     for plugin in filters:

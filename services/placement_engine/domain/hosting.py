@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from placement_engine.domain.columns import CPU, DEVICES, FREE, HOST_MEMORY, Bools, Floats, View
+from placement_engine.domain.columns import CPU, CPU_TOTAL, DEVICES, FREE, HOST_MEMORY, Bools, Floats, View
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.hosting_value import HostingValue, Kind, Mix, Room
 from placement_engine.domain.job_mix import JobMix, Share, prior, request_of
@@ -15,7 +15,7 @@ from placement_engine.domain.thrift import Thrift
 __all__ = ["Hosting", "room_of"]
 
 REVIEW_EVERY = 0.05
-"""Scarcity is reviewed when what is free moved by this share of the fleet's devices."""
+"""Scarcity is reviewed when what is free moved by this share of the fleet's devices, or of its CPU."""
 
 
 def room_of(view: View) -> Room:
@@ -37,7 +37,7 @@ class Hosting:
         self._mix = JobMix()
         self._value: HostingValue | None = None
         self._of: tuple[object, ...] = ()
-        self._free = 0.0
+        self._free = self._free_cpu = 0.0
         self._reviewed = 0
         self._looked_at = -1
         """Clock of the columns when the room was looked at last."""
@@ -69,11 +69,13 @@ class Hosting:
         columns = self._fleet.columns.view()
         capacity = WHOLE_DEVICE * float(columns.rows(DEVICES).sum())
         free = float(np.clip(columns.devices(FREE), 0, WHOLE_DEVICE).sum()) / max(capacity, 1.0)
-        if self._reviewed != self.version or abs(free - self._free) >= REVIEW_EVERY:
+        cpu = float(np.maximum(columns.rows(CPU), 0.0).sum()) / max(float(columns.rows(CPU_TOTAL).sum()), 1.0)
+        moved = max(abs(free - self._free), abs(cpu - self._free_cpu))
+        if self._reviewed != self.version or moved >= REVIEW_EVERY:
             if self._mix.shares:
                 self._value.review(room_of(columns), capacity)
             self._thrift.review(free)
-            self._free = free
+            self._free, self._free_cpu = free, cpu
             self.version += 1
             self._reviewed = self.version
 
@@ -82,13 +84,14 @@ class Hosting:
         models = self._fleet.models
         shares = self._mix.shares
         # Cold, room is that of empty nodes, whose shape is the structure's.
-        of = (len(models), shares, None if shares else self._fleet.structure)
+        of = (len(models), shares, self._mix.cpu_only, None if shares else self._fleet.structure)
         if self._value is not None and of == self._of:
             return
         self._of = of
         present = np.array([count > 0 for count in models.counts], dtype=np.bool_)
         names = tuple(name for name, count in zip(models.names, models.counts, strict=True) if count > 0)
-        self._value = HostingValue(self._known(shares or prior(names)), present)
+        known = self._known(shares or prior(names), self._mix.cpu_only)
+        self._value = HostingValue(known, present)
         self.version += 1
         columns = self._fleet.columns.view()
         slots = np.arange(columns.device.shape[1])[:, None]
@@ -96,7 +99,7 @@ class Hosting:
         unbounded = np.full(columns.model.shape[0], np.inf)
         self._value.review(Room(empty, unbounded, unbounded, columns.model), float(empty.sum()))
 
-    def _known(self, shares: tuple[Share, ...]) -> Mix:
+    def _known(self, shares: tuple[Share, ...], cpu_only: tuple[Share, ...]) -> Mix:
         admits = self._fleet.models.admits
         allowed = [
             [admits(model, one.models, one.classes, one.stacks) for model in range(len(self._fleet.models))]
@@ -106,6 +109,7 @@ class Hosting:
             tuple(one.kind for one, _ in shares),
             tuple(share for _, share in shares),
             np.array(allowed, dtype=np.bool_).reshape(len(shares), len(self._fleet.models)),
+            tuple((one.kind, share) for one, share in cpu_only),
         )
 
     @property

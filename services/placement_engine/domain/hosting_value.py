@@ -1,11 +1,13 @@
 """What the rows of the fleet could still host, in thousandths of devices: what a placement should not waste.
 
-A row is the devices of one model on one node. Its value has two parts:
+A row is the devices of one model on one node. Its value has three parts:
 
 - Fill: the milli that work of the known mix can be expected to fill on it, within its devices, CPU and memory.
-  190 milli beside a task of 810 are nearly worthless; devices without CPU to feed them are, too.
+  190 milli beside a task of 810 are nearly worthless; devices without CPU to feed them are, too; and so are seven free
+  devices of eight where nearly all work asks for eight.
 - Scarcity: how many of the special kinds (several devices, or a demanded model) it can host, each weighed by the
   demand to come against the room that the fleet has for it.
+- Spare CPU: how much CPU-only work it can host on the CPU that its devices will not need, weighed in the same way.
 
 A placement loses the value before less the value after; the row that loses least is the best fit. Fragmentation
 gradient descent (USENIX ATC'23) asks what the next task could not use; this asks what the whole future could fill.
@@ -13,7 +15,7 @@ gradient descent (USENIX ATC'23) asks what the next task could not use; this ask
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -29,6 +31,10 @@ DEMANDED_MODEL_WEIGHT = 10.0
 SLACK = 0.1
 """Demand is planned for beyond what is free, as a share of the fleet's devices."""
 LEAST_TO_COME = 0.05
+SMALLER_FILL = 2.0
+"""Rests beside kinds of several devices are all filled where smaller kinds ask for half of all milli or more."""
+MOST_CPU_ONLY = 8
+"""CPU-only kinds that count, those that take most."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,11 +58,15 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Kinds that take devices, the share of all members that each is, and the models each may use: (kinds, models)."""
+    """Kinds that take devices, the share of all members that each is, and the models each may use: (kinds, models).
+
+    `cpu_only`: the kinds that take none, with their shares of all members.
+    """
 
     kinds: tuple[Kind, ...]
     shares: tuple[float, ...]
     allowed: Bools
+    cpu_only: tuple[tuple[Kind, float], ...] = ()
 
     def column(self, attribute: str) -> Floats:
         return np.array([getattr(kind, attribute) for kind in self.kinds], dtype=np.float64)
@@ -101,6 +111,12 @@ class Room:
 class Fill(Protocol):
     """Milli that the mix can be expected to fill."""
 
+    cpu_only_weight: ClassVar[float]
+    cpu_only_rise: ClassVar[float]
+    """Worth of cores for CPU-only work in milli that they would feed: the weight times the pressure to the rise."""
+    cpu_only_from: ClassVar[float]
+    """CPU-only work that asks for less of the room for it has room enough: it is not looked at."""
+
     def of(self, room: Room) -> Floats:
         """Of each row: (k)."""
         ...
@@ -126,8 +142,46 @@ def fill_table(kinds: Sequence[Kind], shares: Sequence[float]) -> Floats:
     return table
 
 
+class Rests:
+    """Bounds what a kind of several devices lets a row be filled to: whole multiples of them, and the rest of the row
+    as far as smaller kinds come. Without it a row that can host no more of a kind counts as if others filled it."""
+
+    def __init__(self, mix: Mix, table: Floats, weights: Floats) -> None:
+        """`table`: milli filled of a device by what is left of it; `weights`: of the kinds; each by model."""
+        count = mix.column("devices").astype(np.intp)
+        self._sizes = np.unique(count[count > 1])
+        self._column = np.where(count > 1, np.searchsorted(self._sizes, count) + 1, 0)
+        smaller = weights @ (count[:, None] < self._sizes)
+        comes = weights @ (count[:, None] == self._sizes) > 0
+        self._filled: Floats = np.where(comes, np.minimum(SMALLER_FILL * smaller, 1.0), 1.0)
+        self._device = table[:, WHOLE_DEVICE]
+        self.bind = bool((self._filled < 1.0).any())
+        """Whether they bound anything; where smaller work comes enough, all rests are filled."""
+
+    def bound(self, room: Room, devices: Floats, others: Floats) -> Floats:
+        """Of each row and kind: (k, kinds). `devices`: milli filled of its devices; `others`: for kinds of one."""
+        free = np.add.reduce(room.left == WHOLE_DEVICE, axis=0, dtype=np.intp)
+        hosted = free[:, None] // self._sizes * self._sizes * self._device.take(room.model)[:, None]
+        rest = np.maximum(devices[:, None] - hosted, 0.0) * self._filled.take(room.model, axis=0)
+        return np.column_stack((others, hosted + rest)).take(self._column, axis=1)
+
+    def arrays(self) -> dict[str, Any]:
+        """What `bound` is found from: see HostingValue.arrays. No rests: nothing is bounded."""
+        return {
+            "rests": self._sizes.size if self.bind else 0,
+            "rest_size": self._sizes.astype(np.int64),
+            "rest_of": self._column.astype(np.int64),
+            "rest_filled": self._filled,
+            "whole_filled": self._device,
+        }
+
+
 class ExpectedFill:
     """Device by device from a table, bounded by the CPU and memory as each kind of the mix would use them up."""
+
+    cpu_only_weight: ClassVar[float] = 0.65
+    cpu_only_rise: ClassVar[float] = 2.5
+    cpu_only_from: ClassVar[float] = 0.1
 
     def __init__(self, mix: Mix) -> None:
         kinds, models = mix.allowed.shape
@@ -141,11 +195,14 @@ class ExpectedFill:
             self._table[model] = fill_table([mix.kinds[k] for k in mine], [mix.shares[k] for k in mine])
             weight = shares * milli * mix.allowed[:, model]
             self._weights[model] = weight / weight.sum() if mine.size else weight
+        self._rests = Rests(mix, self._table, self._weights)
 
     def of(self, room: Room) -> Floats:
-        devices = np.add.reduce(self._table.take(room.model * (WHOLE_DEVICE + 1) + room.left), axis=0)
+        devices = self._devices(room)
         bound = np.minimum(room.cpu[:, None] * self._milli_per_cpu, room.memory[:, None] * self._milli_per_memory)
-        np.minimum(bound, devices[:, None], out=bound)
+        np.minimum(
+            bound, self._rests.bound(room, devices, devices) if self._rests.bind else devices[:, None], out=bound
+        )
         bound *= self._weights.take(room.model, axis=0)
         filled: Floats = np.add.reduce(bound, axis=1)
         return filled
@@ -158,7 +215,76 @@ class ExpectedFill:
             "per_cpu": self._milli_per_cpu,
             "per_memory": self._milli_per_memory,
             "weights": self._weights,
+            **self._rests.arrays(),
         }
+
+    def bounded(self, room: Room, filled: Floats) -> Floats:
+        """Another estimate of what is filled, (k), within what kinds of several devices let a row be filled to."""
+        if not self._rests.bind:
+            return filled
+        bound = self._rests.bound(room, self._devices(room), np.full(filled.shape, np.inf))
+        np.minimum(bound, filled[:, None], out=bound)
+        bound *= self._weights.take(room.model, axis=0)
+        mean: Floats = np.add.reduce(bound, axis=1)
+        return mean
+
+    def _devices(self, room: Room) -> Floats:
+        devices: Floats = np.add.reduce(self._table.take(room.model * (WHOLE_DEVICE + 1) + room.left), axis=0)
+        return devices
+
+
+class SpareCpu:
+    """What CPU-only kinds can be hosted on: the CPU that what is left of a row's devices will not need.
+
+    Chunks count: 31 cores are no room for work that asks for 32.
+    """
+
+    def __init__(self, mix: Mix, fill: Fill) -> None:
+        # Where work with devices asks for no CPU there is nothing to weigh CPU against.
+        milli, cpu = (float(np.array(mix.shares) @ mix.column(one)) for one in ("total_milli", "cpu"))
+        known = [one for one in mix.cpu_only if one[0].cpu > 0 and cpu > 0]
+        known.sort(key=lambda one: (-one[0].cpu * one[1], one[0]))
+        del known[MOST_CPU_ONLY:]
+        self._weight, self._rise, self._from = fill.cpu_only_weight, fill.cpu_only_rise, fill.cpu_only_from
+        self._cpu_per_milli = cpu / milli if milli else 0.0
+        self._kinds = np.array([[kind.cpu, kind.memory, share] for kind, share in known]).reshape(len(known), 3)
+        self._scarce: Ints = np.zeros(0, dtype=np.intp)
+        self._worth = np.zeros(0)
+
+    def review(self, room: Room, to_come: float) -> None:
+        """Sets the worth of one more host of each kind. `to_come`: members of all kinds."""
+        if not self._kinds.size:
+            return
+        self._scarce = np.arange(self._kinds.shape[0])
+        cpu, share = self._kinds[:, 0], self._kinds[:, 2]
+        pressure = np.minimum(share * to_come / np.maximum(self._hosts(room).sum(axis=0), 1.0), 1.0)
+        self._scarce = np.flatnonzero(pressure >= self._from)
+        self._worth = (self._weight * pressure**self._rise * cpu / self._cpu_per_milli)[self._scarce]
+
+    def of(self, room: Room) -> Floats | float:
+        """Of each row, in milli of devices that its CPU would feed: (k); 0.0 while there is room enough."""
+        if not self._scarce.size:
+            return 0.0
+        worth: Floats = np.add.reduce(self._hosts(room) * self._worth, axis=1)
+        return worth
+
+    def arrays(self) -> dict[str, Any]:
+        """What `of` is found from: see HostingValue.arrays."""
+        cpu, memory, _ = self._kinds[self._scarce].T
+        return {
+            "spare_kinds": self._scarce.size,
+            "spare_cpu": cpu,
+            "spare_memory": np.maximum(memory, 1e-9),
+            "spare_worth": self._worth,
+            "cpu_per_milli": self._cpu_per_milli,
+        }
+
+    def _hosts(self, room: Room) -> Floats:
+        """Members of each scarce kind: (k, kinds)."""
+        cpu, memory, _ = self._kinds[self._scarce].T
+        spare = np.maximum(room.cpu - np.add.reduce(room.left, axis=0) * self._cpu_per_milli, 0.0)
+        hosts: Floats = np.minimum(spare[:, None] / cpu, room.memory[:, None] / np.maximum(memory, 1e-9))
+        return np.floor(hosts, out=hosts)
 
 
 class HostingValue:
@@ -181,29 +307,34 @@ class HostingValue:
         sizes, self._size = np.unique(mix.column("milli")[special].astype(np.intp), return_inverse=True)
         self._slots = (np.arange(WHOLE_DEVICE + 1)[:, None] // np.maximum(sizes, 1)).astype(np.float64)
         self._worth = np.zeros(special.size)
+        self._spare_cpu = SpareCpu(mix, self.fill)
 
     def review(self, room: Room, capacity: float) -> None:
-        """Sets the worth of one more host of each special kind by the demand to come and the room of all rows.
+        """Sets the worth of one more host of each special or CPU-only kind: demand to come against room of all rows.
 
         The fleet has `capacity` milli of devices. As much is to come as is free, and SLACK more: no end is known.
         """
-        if not self._worth.size or not self._per_member:
+        if not self._per_member:
             return
         free = float(room.left.sum()) / max(capacity, 1.0)
-        to_come = self._share * capacity / WHOLE_DEVICE / self._per_member * max(free + SLACK, LEAST_TO_COME)
-        hosts = np.maximum(self._hosts(room).sum(axis=0), 1.0)
-        self._worth = SCARCITY_WEIGHT * self._rank * to_come / (self._per_member * hosts) * self._milli
+        to_come = capacity / WHOLE_DEVICE / self._per_member * max(free + SLACK, LEAST_TO_COME)
+        self._spare_cpu.review(room, to_come)
+        if self._worth.size:
+            hosts = np.maximum(self._hosts(room).sum(axis=0), 1.0)
+            wanted = self._share * to_come / (self._per_member * hosts)
+            self._worth = SCARCITY_WEIGHT * self._rank * wanted * self._milli
 
     def scarcity(self, room: Room) -> Floats:
-        """Of each row, in milli: (k)."""
-        if not self._worth.size:
-            return np.zeros(room.model.shape[0])
-        # Row by row: a product of matrices rounds a row otherwise in another company of rows.
-        worth: Floats = np.add.reduce(self._hosts(room) * self._worth, axis=1)
+        """Of hosts of special kinds and of spare CPU, of each row, in milli: (k)."""
+        worth = np.zeros(room.model.shape[0])
+        if self._worth.size:
+            # Row by row: a product of matrices rounds a row otherwise in another company of rows.
+            worth = np.add.reduce(self._hosts(room) * self._worth, axis=1)
+        worth += self._spare_cpu.of(room)
         return worth
 
     def of(self, room: Room) -> Floats:
-        """The value of each row, 0 or more: (k). A row without anything left of its devices is worth 0."""
+        """The value of each row, 0 or more: (k). With nothing left of its devices only its spare CPU has any."""
         value: Floats = self.fill.of(room) + self.scarcity(room)
         return value
 
@@ -230,6 +361,7 @@ class HostingValue:
             "needs_cpu": self._cpu,
             "needs_memory": self._memory,
             "worth": self._worth,
+            **self._spare_cpu.arrays(),
         }
 
     def _hosts(self, room: Room) -> Floats:

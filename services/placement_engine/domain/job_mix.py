@@ -75,7 +75,8 @@ class JobMix:
         self._members = 0
         self._next_review = WARM
         self.shares: tuple[Share, ...] = ()
-        """Empty while cold; the shares of CPU-only work are left out of it, so that they need not sum up to 1."""
+        """Empty while cold. Of work with devices: with those of `cpu_only` they sum up to 1, or less by the rarest."""
+        self.cpu_only: tuple[Share, ...] = ()
 
     def observe(self, request: Request, members: int = 1) -> None:
         self._weights[request] = self._weights.get(request, 0.0) + members * self._step
@@ -90,15 +91,19 @@ class JobMix:
         if self._members < self._next_review:
             return
         self._next_review = self._members + min(self._members, REVIEW_MEMBERS)
-        learnt = self._learnt()
-        old, new = dict(self.shares), dict(learnt)
+        learnt, cpu_only = self._learnt()
+        old, new = dict((*self.shares, *self.cpu_only)), dict((*learnt, *cpu_only))
         # Both directions count, so half of the sum is the share of members that are of other kinds.
         moved = sum(abs(new.get(one, 0.0) - old.get(one, 0.0)) for one in sorted({*old, *new})) / 2
         if not self.shares or moved >= MOVED:
-            self.shares = learnt
+            self.shares, self.cpu_only = learnt, cpu_only
 
-    def _learnt(self) -> tuple[Share, ...]:
+    def _learnt(self) -> tuple[tuple[Share, ...], tuple[Share, ...]]:
+        """Of the kinds with devices, and of those without: by what they take of the milli and the CPU."""
         total = sum(self._weights.values())
-        kept = [(one, weight) for one, weight in self._weights.items() if one.kind.devices]
-        kept.sort(key=lambda item: (-item[1] * item[0].kind.total_milli, item[0]))
-        return tuple((one, weight / total) for one, weight in kept[:MOST_KINDS])
+        kept = sorted(self._weights.items(), key=lambda item: (-item[1] * item[0].kind.total_milli, item[0]))
+        cpu_only = sorted(self._weights.items(), key=lambda item: (-item[1] * item[0].kind.cpu, item[0]))
+        return (
+            tuple([(one, weight / total) for one, weight in kept if one.kind.devices][:MOST_KINDS]),
+            tuple([(one, weight / total) for one, weight in cpu_only if not one.kind.devices][:MOST_KINDS]),
+        )

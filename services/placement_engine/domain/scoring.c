@@ -22,11 +22,18 @@ typedef struct {
     /* Value: of ExpectedFill ... */
     int64_t kinds;
     const double *table, *per_cpu, *per_memory, *weights;
-    /* ... and of the special kinds. */
+    int64_t rests; /* sizes of several devices that bound; 0: none */
+    const int64_t *rest_size, *rest_of; /* of each kind: 0, or one more than the index of its size */
+    const double *rest_filled, *whole_filled;
+    /* ... of the special kinds ... */
     int64_t specials, sizes;
     const double *fits;
     const int64_t *size;
     const double *count, *allowed, *needs_cpu, *needs_memory, *worth;
+    /* ... and of the CPU that devices will not need. */
+    int64_t spare_kinds;
+    const double *spare_cpu, *spare_memory, *spare_worth;
+    double cpu_per_milli;
 } Value;
 
 typedef struct {
@@ -48,7 +55,7 @@ typedef struct {
     const double *weights;
 } Ask;
 
-#define VERSION 1 /* compiled.py has the same */
+#define VERSION 2 /* compiled.py has the same */
 int64_t scoring_version(void) { return VERSION; }
 
 /* What numpy adds up to for n <= 128 contiguous values. */
@@ -71,27 +78,55 @@ static double sum(const double *a, int64_t n) {
 static double least(double a, double b) { return a < b ? a : b; }
 static double most(double a, double b) { return a > b ? a : b; }
 
+/* Rests.bound: the first is for kinds of one device, the others by size. */
+static void bound(const Value *v, int64_t model, const int64_t *left, int64_t slots, double devices, double *of) {
+    int64_t free = 0;
+    for (int64_t s = 0; s < slots; s++) free += left[s] == WHOLE_DEVICE;
+    of[0] = devices;
+    for (int64_t z = 0; z < v->rests; z++) {
+        double hosted = (double)(free / v->rest_size[z] * v->rest_size[z]) * v->whole_filled[model];
+        of[z + 1] = hosted + most(devices - hosted, 0.0) * v->rest_filled[model * v->rests + z];
+    }
+}
+
+/* SpareCpu.of */
+static double spare(const Value *v, const int64_t *left, int64_t slots, double cpu, double memory) {
+    double part[MOST_KINDS];
+    int64_t milli = 0;
+    for (int64_t s = 0; s < slots; s++) milli += left[s];
+    double over = most(cpu - (double)milli * v->cpu_per_milli, 0.0);
+    for (int64_t k = 0; k < v->spare_kinds; k++)
+        part[k] = floor(least(over / v->spare_cpu[k], memory / v->spare_memory[k])) * v->spare_worth[k];
+    return sum(part, v->spare_kinds);
+}
+
 /* HostingValue.of */
 static double value_of(const Value *v, int64_t model, const int64_t *left, int64_t slots, double cpu, double memory) {
-    double part[MOST_KINDS], fits[MOST_KINDS];
+    double part[MOST_KINDS], fits[MOST_KINDS], bounds[MOST_KINDS + 1];
     const double *table = v->table + model * (WHOLE_DEVICE + 1), *weights = v->weights + model * v->kinds;
     double devices = table[left[0]];
     for (int64_t s = 1; s < slots; s++) devices += table[left[s]];
-    for (int64_t k = 0; k < v->kinds; k++)
-        part[k] = least(least(cpu * v->per_cpu[k], memory * v->per_memory[k]), devices) * weights[k];
-    double filled = sum(part, v->kinds);
-    if (!v->specials) return filled + 0.0;
-    for (int64_t z = 0; z < v->sizes; z++) {
-        fits[z] = 0.0;
-        for (int64_t s = 0; s < slots; s++) fits[z] += v->fits[left[s] * v->sizes + z];
+    if (v->rests) bound(v, model, left, slots, devices, bounds);
+    for (int64_t k = 0; k < v->kinds; k++) {
+        double most_filled = v->rests ? bounds[v->rest_of[k]] : devices;
+        part[k] = least(least(cpu * v->per_cpu[k], memory * v->per_memory[k]), most_filled) * weights[k];
     }
-    const double *allowed = v->allowed + model * v->specials;
-    for (int64_t k = 0; k < v->specials; k++) {
-        double hosts = floor(fits[v->size[k]] / v->count[k]) * allowed[k];
-        hosts = least(least(hosts, cpu / v->needs_cpu[k]), memory / v->needs_memory[k]);
-        part[k] = (hosts >= 1 ? hosts : 0.0) * v->worth[k];
+    double filled = sum(part, v->kinds), worth = 0.0;
+    if (v->specials) {
+        for (int64_t z = 0; z < v->sizes; z++) {
+            fits[z] = 0.0;
+            for (int64_t s = 0; s < slots; s++) fits[z] += v->fits[left[s] * v->sizes + z];
+        }
+        const double *allowed = v->allowed + model * v->specials;
+        for (int64_t k = 0; k < v->specials; k++) {
+            double hosts = floor(fits[v->size[k]] / v->count[k]) * allowed[k];
+            hosts = least(least(hosts, cpu / v->needs_cpu[k]), memory / v->needs_memory[k]);
+            part[k] = (hosts >= 1 ? hosts : 0.0) * v->worth[k];
+        }
+        worth = sum(part, v->specials);
     }
-    return filled + sum(part, v->specials);
+    if (v->spare_kinds) worth += spare(v, left, slots, cpu, memory);
+    return filled + worth;
 }
 
 /* HostingValue.lost: `left` is written to. */

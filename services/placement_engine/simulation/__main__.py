@@ -33,20 +33,38 @@ def root() -> None:
 @click.option("--seeds", default="42", show_default=True, metavar="LIST", help="Such as 42-51 or 42,44,46-48")
 @click.option("--policy", "policies", default="berth", show_default=True, metavar="LIST", help="Policies, by comma")
 @click.option("--arrival", default="1.0", show_default=True, metavar="LIST", help="Report here; 0.1 to 1.3, by comma")
+@click.option("--variant", metavar="NAME", help="Shift one property of the pods, such as multigpu50; see below")
+@click.option("--variant-seed", type=click.IntRange(min=0), default=1, show_default=True, help="Draws its tasks")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def openb(nodes_file: Path, pods_file: Path, seeds: str, policies: str, arrival: str, output: str) -> None:
+def openb(
+    nodes_file: Path,
+    pods_file: Path,
+    seeds: str,
+    policies: str,
+    arrival: str,
+    variant: str | None,
+    variant_seed: int,
+    output: str,
+) -> None:
     """Replay the openb trace: tasks arrive until they ask for 1.3 x the fleet's devices, and none leaves.
 
     Policies: berth (its mix is known), berth-online (learnt), berth-power (thrifty while there is room),
     berth-expected (a quicker fill), engine (the running engine itself), engine-power (the same, thrifty while there
     is room), fgd, bestfit, dotprod, packing, random, pwr. --arrival 1.0 reports the moment at which the requests so
     far reach the capacity of the fleet. The same seed gives the same rows, but for the speed.
+
+    Variants are drawn from the pods given, as the published lists were: multigpuN and gpushareN (N % of what devices
+    are asked for is by tasks of several, or of a share), gpuspecN (N % of the tasks with devices demand a model;
+    from a list with such tasks), cpuN (N tenths of a % of all tasks are CPU-only).
     """
     from placement_engine.simulation.openb.replay import Row, means, replay
     from placement_engine.simulation.openb.trace import read_nodes, read_pods
+    from placement_engine.simulation.openb.variants import varied
 
     numbers, names, marks = parse_seeds(seeds), parse_policies(policies), parse_marks(arrival)
     nodes, workload = read_nodes(nodes_file), read_pods(pods_file)
+    if variant is not None:
+        workload = varied(workload, variant, variant_seed)
     rows: list[Row] = []
     with Progress("simulating", 100 * len(numbers) * len(names)) as bar:
         for done, (name, seed) in enumerate((name, seed) for name in names for seed in numbers):

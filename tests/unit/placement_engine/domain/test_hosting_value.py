@@ -152,3 +152,76 @@ def test_work_without_devices_costs_the_cpu_that_devices_need() -> None:
     cpu_only = Kind(8, 0, 0, 0)
     assert value.lost(busy, cpu_only) == pytest.approx([2000])
     assert value.lost(idle, cpu_only) == pytest.approx([0])
+
+
+def test_seven_free_devices_of_eight_are_worth_little_where_nearly_all_work_asks_for_eight() -> None:
+    """Without that, CPU that hardly feeds eight devices makes the whole node the cheapest for one."""
+    mix = a_mix(a_kind(cpu=4), a_kind(8, cpu=32))
+    value = a_value(mix, a_room(*[[1000] * 8] * 10, [1000] * 2))
+    whole, begun, pair = a_room([1000] * 8, cpu=24), a_room([1000] * 7, cpu=24), a_room([1000] * 2, cpu=99)
+    lost = [value.lost(room, a_kind(cpu=1))[0] for room in (whole, begun, pair)]
+    assert lost[0] > 2 * lost[2] > 0
+    assert lost[1] < lost[2]
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_the_rest_beside_several_is_filled_as_far_as_smaller_work_comes(sampled: bool) -> None:
+    """Singles are a ninth of the milli: twice that of a rest is filled by them. Half of the milli fills all."""
+    for mix, whole, rest in (
+        (a_mix(a_kind(cpu=0), a_kind(8, cpu=0)), 8000, 1 / 9 * 7000 + 8 / 9 * 2 / 9 * 7000),
+        (replace(a_mix(a_kind(cpu=0), a_kind(8, cpu=0)), shares=(8 / 9, 1 / 9)), 8000, 7000),
+        (a_mix(a_kind(8, cpu=0)), 8000, 0),
+    ):
+        fill = SampledFill(mix) if sampled else ExpectedFill(mix)
+        found = fill.of(a_room([1000] * 8, [1000] * 7))
+        assert found[0] == pytest.approx(whole)
+        assert found[1] == pytest.approx(rest)
+
+
+def with_cpu_only(share: float, *, cpu: int = 32) -> Mix:
+    """Single devices with 4 cores each, and CPU-only work of so many cores."""
+    return replace(a_mix(a_kind(cpu=4)), shares=(1 - share,), cpu_only=((Kind(cpu, 8, 0, 0), share),))
+
+
+def test_cores_that_hold_cpu_only_work_are_kept_together() -> None:
+    rows = replace(a_room([0], [0], [0]), cpu=np.array([32.0, 40.0, 31.0]))
+    small = Kind(8, 0, 0, 0)
+    # The fleet's devices are taken but for a few, and so are its cores.
+    fleet = a_room([1000] * 4, *[[0] * 8] * 20, cpu=40)
+    lost = a_value(with_cpu_only(0.5), fleet).lost(rows, small)
+    assert lost[0] > 0
+    assert lost[1:].tolist() == [0, 0]
+
+
+def test_the_cores_that_free_devices_need_are_no_room_for_cpu_only_work() -> None:
+    value = a_value(with_cpu_only(0.5), a_room([1000] * 4, *[[0] * 8] * 20, cpu=40))
+    # 4 cores a device: of 40 cores beside two devices 32 are spare, beside three 28.
+    worth = value.scarcity(a_room([0], [1000] * 2, [1000] * 3, cpu=40)).tolist()
+    assert worth[0] == worth[1] > worth[2] == 0
+
+
+def test_cpu_only_work_is_weighed_by_what_comes_against_the_cores_that_devices_do_not_need() -> None:
+    room, member = a_room([1000] * 4, cpu=48), Kind(32, 0, 0, 0)
+    plain = a_value(replace(with_cpu_only(0.5), cpu_only=()), room)
+
+    def lost(share: float, devices: int) -> float:
+        value = HostingValue(with_cpu_only(share), np.ones(MODELS, dtype=np.bool_))
+        # Two of 32 cores find room on each of ten nodes without devices; so many devices are to be filled.
+        fleet = a_room(*[[1000] * devices] * 10, cpu=64 + 4 * devices)
+        value.review(fleet, float(fleet.left.sum()))
+        return float(value.lost(room, member)[0])
+
+    feeds = float(plain.lost(room, member)[0])
+    assert feeds == pytest.approx(0)
+    # 32 of the 48 cores are beyond what four devices need.
+    assert feeds == lost(0.05, 2) < lost(0.3, 2) < lost(0.3, 4) < lost(0.5, 8)
+    # At most that part of what those cores would feed.
+    assert lost(0.9, 8) == pytest.approx(ExpectedFill.cpu_only_weight * 32 / 4 * 1000)
+
+
+@settings(max_examples=40, deadline=None)
+@given(share=st.floats(0.1, 0.9), left=lefts, cpu=st.tuples(st.integers(0, 128), st.integers(0, 128)))
+def test_more_cores_are_never_worth_less(share: float, left: list[int], cpu: tuple[int, int]) -> None:
+    value = a_value(with_cpu_only(share), a_room([1000] * 8, cpu=64))
+    fewer, more = (a_room(left, cpu=cores) for cores in sorted(cpu))
+    assert 0 <= value.of(fewer)[0] <= value.of(more)[0] + 1e-6

@@ -1,9 +1,12 @@
 """The mix of work, learnt from the jobs that come; and the engine that packs by it."""
 
+from dataclasses import replace
+
 import pytest
 
 from placement_engine.domain.hosting_value import Kind
 from placement_engine.domain.job_mix import HALF_LIFE, MOST_KINDS, WARM, JobMix, Request, prior, request_of
+from placement_engine.domain.model import Job
 from tests.unit.placement_engine.domain.builders import GIB, NOW, a_job, a_node, an_engine, placed
 
 HALF, WHOLE, CPU = (Request(Kind(1, 1, n, milli)) for n, milli in ((1, 500), (1, 1000), (0, 0)))
@@ -26,6 +29,17 @@ def test_it_is_cold_until_enough_came_and_cpu_only_work_counts_in_the_shares() -
     ((request, share),) = mix.shares
     assert request == WHOLE
     assert share == pytest.approx(0.5, abs=0.01)
+    assert mix.cpu_only == ((CPU, pytest.approx(0.5, abs=0.01)),)
+
+
+def test_cpu_only_work_that_asks_for_other_amounts_is_a_mix_that_moved() -> None:
+    mix, large = JobMix(), Request(Kind(32, 1, 0, 0))
+    for other in (CPU, large):
+        for _ in range(1024):
+            mix.observe(WHOLE)
+            mix.observe(other)
+        mix.review()
+    assert [one for one, _ in mix.cpu_only] == [large, CPU]
 
 
 def test_what_no_longer_comes_is_forgotten_by_half_lives() -> None:
@@ -96,3 +110,37 @@ def test_a_dry_run_teaches_nothing() -> None:
         engine.dry_run(a_job(f"j{n}"), NOW)
     engine.cycle(NOW)
     assert engine._hosting._mix.shares == ()
+
+
+def test_the_engine_keeps_the_cores_together_that_cpu_only_work_asks_for() -> None:
+    """8 cores: the tightest node has 32 left, which work that comes often asks for; another has 40."""
+    nodes = [a_node(name, 8, cpu_milli=cores) for name, cores in (("a", 48_000), ("b", 56_000))]
+
+    def chosen(*seen: Job) -> str:
+        engine = an_engine(*nodes)
+        for n in range(WARM):
+            for one in seen:
+                engine.submit(replace(one, job_id=f"{one.job_id}-{n}"))
+                engine.withdraw(f"{one.job_id}-{n}")
+        for n in range(2):
+            placed(engine, a_job(f"device-{n}", devices=8, cpu_milli=16_000))
+        (node,) = placed(engine, a_job("small", devices=0, cpu_milli=8000))["small"]
+        return node
+
+    device = a_job("seen", devices=1, cpu_milli=2000)
+    assert chosen(device) == "a"
+    assert chosen(device, a_job("large", devices=0, cpu_milli=32_000)) == "b"
+
+
+@pytest.mark.parametrize(("cores", "reviews"), [(1, 0), (8, 1)])
+def test_scarcity_is_reviewed_where_cpu_went_though_no_device_did(cores: int, reviews: int) -> None:
+    engine = an_engine(a_node("a", 1))
+    for n in range(WARM):
+        engine.submit(a_job(f"seen-{n}", devices=n % 2, cpu_milli=1000))
+        engine.withdraw(f"seen-{n}")
+    engine.cycle(NOW)
+    before = engine._hosting.version
+    placed(engine, a_job("cores", devices=0, cpu_milli=1000 * cores))
+    engine.submit(a_job("next", devices=0, cpu_milli=1))
+    engine.cycle(NOW)
+    assert engine._hosting.version == before + reviews

@@ -53,13 +53,32 @@ def test_the_table_is_aligned_and_has_the_means(files: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--seeds", "5-1"), ("--seeds", "x"), ("--policy", "best"), ("--arrival", "1.4"), ("--arrival", "nan")],
+    [
+        ("--seeds", "5-1"),
+        ("--seeds", "x"),
+        ("--policy", "best"),
+        ("--arrival", "1.4"),
+        ("--arrival", "nan"),
+        ("--variant", "multigpu101"),
+        ("--variant-seed", "-1"),
+    ],
 )
 def test_misuse_is_refused_with_field_and_value(files: list[str], option: str, value: str) -> None:
     done = berth("openb", *files, option, value)
     assert (done.returncode, done.stdout) == (2, "")
     assert option in done.stderr
     assert value in done.stderr
+
+
+def test_a_variant_replays_other_tasks_and_the_same_seed_the_same(files: list[str]) -> None:
+    def failed(*variant: str) -> list[int]:
+        arguments = ["--policy", "bestfit", "--arrival", "1.3", "--seeds", "1-3", "-o", "json", *variant]
+        return [row["failed_pods"] for row in json.loads(berth("openb", *files, *arguments).stdout)["rows"]]
+
+    several = failed("--variant", "multigpu100", "--variant-seed", "3")
+    # Seven tasks of two for ten devices: five find a place.
+    assert several == [2, 2, 2] == failed("--variant", "multigpu100", "--variant-seed", "3")
+    assert failed() != several
 
 
 def test_help_is_the_simulation_s_own() -> None:

@@ -19,7 +19,7 @@ from placement_engine.simulation.openb.trace import MILLI, TaskClass, Workload
 __all__ = ["Berth", "BerthExpected", "BerthOnline", "BerthPower", "kind_of", "known_mix"]
 
 REVIEW_EVERY = 0.05
-"""Scarcity is reviewed each time what is free moved by this share of the capacity."""
+"""Scarcity is reviewed each time what is free moved by this share of the devices' capacity, or of the CPU."""
 
 
 POWER_WEIGHT = 40.0
@@ -34,11 +34,18 @@ def kind_of(task: TaskClass) -> Kind:
 
 def known_mix(state: State, workload: Workload) -> Mix:
     """The mix of the whole trace: what `berth` is told and `berth-online` is not."""
-    known = [(task, share) for task, share in zip(workload.classes, workload.shares, strict=True) if task.devices]
+    known = [
+        (task, share) for task, share in zip(workload.classes, workload.shares, strict=True) if share and task.devices
+    ]
     return Mix(
         tuple(kind_of(task) for task, _ in known),
         tuple(share for _, share in known),
         np.array([state.allowed(task) for task, _ in known]),
+        tuple(
+            (kind_of(task), share)
+            for task, share in zip(workload.classes, workload.shares, strict=True)
+            if share and not task.devices
+        ),
     )
 
 
@@ -57,8 +64,9 @@ class Berth(ScoringPolicy):
         self._kinds = [kind_of(task) for task in workload.classes]
         self._present = np.array([state.devices[state.model == m].any() for m in range(len(state.models))])
         self._everywhere = np.arange(len(state.nodes))
+        self._cpu_capacity = max(int(state.cpu_capacity.sum()), 1)
         self._fill_lost = np.zeros((len(workload.classes), len(state.nodes)))
-        self._reviewed = 2.0
+        self._reviewed = self._reviewed_cpu = 2.0
         self._reviews = 0
         self._weighed = [0] * len(workload.classes)
         self._learn(known_mix(state, workload))
@@ -76,8 +84,12 @@ class Berth(ScoringPolicy):
 
     def arrived(self, share: float) -> None:
         free = 1.0 - self.load()
-        if abs(free - self._reviewed) >= REVIEW_EVERY:
+        moved = max(abs(free - self._reviewed), abs(self._free_cpu() - self._reviewed_cpu))
+        if moved >= REVIEW_EVERY:
             self._review(free)
+
+    def _free_cpu(self) -> float:
+        return float(self.state.cpu.sum() / self._cpu_capacity)
 
     def load(self) -> float:
         """Share of the devices' capacity that is taken."""
@@ -85,7 +97,7 @@ class Berth(ScoringPolicy):
 
     def _review(self, free: float) -> None:
         self._value.review(self.room(self._everywhere), self.state.capacity)
-        self._reviewed = free
+        self._reviewed, self._reviewed_cpu = free, self._free_cpu()
         self._reviews += 1
 
     def refresh(self, index: int, nodes: Ints) -> None:
@@ -133,7 +145,7 @@ class BerthOnline(Berth):
         self._mix.review()
         if self._mix.shares and self._mix.shares is not self._in_use:
             self._in_use = self._mix.shares
-            self._learn(self._mix_of(self._in_use))
+            self._learn(self._mix_of(self._in_use, self._mix.cpu_only))
             self._seen = [-1] * len(self._seen)
             self._review(1.0 - self.load())
         return super().choose(index)
@@ -141,11 +153,14 @@ class BerthOnline(Berth):
     def _filled_by(self, mix: Mix) -> Fill | None:
         return SampledFill(mix)
 
-    def _mix_of(self, shares: tuple[Share, ...]) -> Mix:
+    def _mix_of(self, shares: tuple[Share, ...], cpu_only: tuple[Share, ...] = ()) -> Mix:
         models = self.state.models
         allowed = [[not one.models or model in one.models for model in models] for one, _ in shares]
         return Mix(
-            tuple(one.kind for one, _ in shares), tuple(share for _, share in shares), np.array(allowed, dtype=np.bool_)
+            tuple(one.kind for one, _ in shares),
+            tuple(share for _, share in shares),
+            np.array(allowed, dtype=np.bool_),
+            tuple((one.kind, share) for one, share in cpu_only),
         )
 
 
