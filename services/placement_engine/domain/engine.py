@@ -55,6 +55,7 @@ from placement_engine.domain.quotas import within_quota
 from placement_engine.domain.readouts import DeviceVerdicts, MatchingCapacity, NodeView, QueueUsage
 from placement_engine.domain.reservations import Bookings
 from placement_engine.domain.reserve import Reservation
+from placement_engine.domain.rounds import Rounds
 from placement_engine.domain.scores.objective import cautions
 from placement_engine.domain.shapes import (
     Ask,
@@ -124,6 +125,20 @@ class Engine:
             policy,
             claims=self._claims,
             ending=self._ending,
+        )
+        self._rounds = Rounds(
+            self._fleet,
+            self._tables,
+            self._reserver,
+            self._bookings,
+            self._queues,
+            self._preemptor,
+            policy,
+            claims=self._claims,
+            ending=self._ending,
+            charge=self._charge,
+            ask_of=self._ask_for_room,
+            blocked=self._is_blocked,
         )
         self._totals = Totals()
         self._why: dict[Shape, tuple[float, tuple[object, ...], Why]] = {}
@@ -202,9 +217,10 @@ class Engine:
             return
         if claim is not None and claim.job.attempt >= job.attempt:
             return
-        if waiting is None and claim is None:
+        if waiting is None and claim is None and not self._rounds.knows(job.job_id):
             self._hosting.observe(job)
         self._queues.add(job)
+        self._rounds.came(job)
 
     def withdraw(self, job_id: str) -> None:
         """Forgets a waiting job. Claims are left alone; unknown ids are ignored."""
@@ -213,6 +229,8 @@ class Engine:
     def release(self, job_id: str, now: float | None = None) -> None:
         """Frees what a job holds: it has ended. Unknown ids are ignored. `now`: when it ended, for the past use
         of its queue; None: it is taken to have ended at the last cycle."""
+        if (claim := self._claims.get(job_id)) is not None:
+            self._rounds.released(claim, now)
         self._free(job_id, ended=True, now=now)
 
     def _free(self, job_id: str, *, ended: bool, now: float | None = None) -> None:
@@ -250,6 +268,7 @@ class Engine:
         self._claims[job_id] = claim
         self._ends.put(claim)
         self._charge(claim, 1)
+        self._rounds.restored(claim)
 
     def started(self, job_id: str, attempt: int, at: float) -> None:
         """The attempt that holds claims runs since `at`. Ignored for any other attempt."""
@@ -281,6 +300,7 @@ class Engine:
         self._bookings.not_placed(job_id)
         if job_id not in self._queues.jobs:
             self._queues.add(claim.job)
+            self._rounds.came(claim.job)
 
     def _charge(self, claim: Claim, sign: int) -> None:
         self._preemptor.count(claim.job, sign)
@@ -322,9 +342,10 @@ class Engine:
         advice = list(self._adviser.advise(self._claims, now))
         self._preemptor.begin(now)
         self._defragmenter.begin(self._queues.jobs)
-        # 2. Order the queue: priority, weighted fair share, submit time, id.
-        turn = self._queues.turn(self._totals)
         with self._bookings.cycle(self._queues.jobs):
+            # 2. Order the queue: whose turn it is, where a round ends; priority, weighted fair share, submit time, id.
+            preemptions += self._rounds.plan(self._totals, now)
+            turn = self._queues.turn(self._totals)
             while len(decisions) < limit and (head := turn.next()) is not None:
                 job, group = head
                 considered += 1
@@ -334,12 +355,13 @@ class Engine:
                     table = self._tables.get(self._sized(job, group.likeness.shape, now))
                     ask = self._ask(table, job, now)
                     # 5. Reserve: a gang whole or not at all, beside what is kept for others.
-                    found = self._bookings.place(job, ask, table, now)
+                    found = self._bookings.place(job, self._rounds.narrowed(job, ask), table, now)
                     if found is not None:
                         # 6. Commit: the job leaves the queue and its queue is charged.
                         decisions.append(self._commit(job, ask, *found, now))
                         turn.fits(group)
                         continue
+                    self._rounds.missed(job.job_id)
                     # 7. Or make room: who is stopped leaves a place that is kept for the job until they are gone.
                     stopped = self._make_room(job, table, now, advice)
                     why = self._blocked(job, group, ask, now)
@@ -365,7 +387,8 @@ class Engine:
         asked = least_milli(job, self._member_milli)
         queue = self._queues.limit_hit(job.queue, asked) if asked else None
         if queue is None:
-            return None
+            not_its_turn = self._rounds.waits(job, now)
+            return None if not_its_turn is None else ((not_its_turn,), ())
         usage = self._queues.usage.get(queue.name)
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
@@ -402,7 +425,7 @@ class Engine:
     def _make_room(self, job: Job, table: Table, now: float, advice: list[Advice]) -> tuple[Preemption, ...] | None:
         """Who is stopped for a job that does not fit, by preemption or else by moves; None: no place is kept."""
         # Without its queue's quotas: who is stopped may free what the queue is short of.
-        ask = with_deadline(self._fleet, table.ask, job, now)
+        ask = self._rounds.narrowed(job, with_deadline(self._fleet, table.ask, job, now))
         stopped = self._preemptor.preempt(job, ask, self._totals, now)
         if stopped is None and self._defragmenter.may_look(job, now) and not self._over_quota(job, ask):
             moves = self._defragmenter.propose(job, ask, self._preemptor.by_harm(now), now)
@@ -410,6 +433,13 @@ class Engine:
                 advice.append(moves[0])
                 stopped = moves[1] or None
         return stopped
+
+    def _ask_for_room(self, job: Job, now: float) -> Ask:
+        """What a waiting job asks for now, at the best size for it."""
+        return self._ask(self._tables.get(self._sized(job, shape_of(job), now)), job, now)
+
+    def _is_blocked(self, job: Job, now: float) -> bool:
+        return job.not_before > now or self._gate(job, now) is not None
 
     def _over_quota(self, job: Job, ask: Ask) -> Why | None:
         return quota_exceeded(self._queues, self._totals, job, ask)
@@ -433,6 +463,7 @@ class Engine:
         self._ends.put(claim)
         self._bookings.placed(job, claim.members)
         self._preemptor.placed(job.job_id)
+        self._rounds.placed(job.job_id)
         self._charge(claim, 1)
         return self._decision(job, ask, table, reservation)
 
@@ -618,8 +649,8 @@ class Engine:
             self._explainer,
             name_of=lambda job_id: self._claims[job_id].job.name or job_id if job_id in self._claims else job_id,
             dry_run=self.dry_run,
-            ask_of=lambda job, at: self._ask(self._tables.get(self._sized(job, shape_of(job), at)), job, at),
-            blocked=lambda job, at: job.not_before > at or self._gate(job, at) is not None,
+            ask_of=self._ask_for_room,
+            blocked=self._is_blocked,
             charge=self._charge,
         )
 

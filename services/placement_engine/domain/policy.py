@@ -130,6 +130,9 @@ class Policy:
     """Most running jobs that one plan moves."""
     defragment_after_seconds: float = 60.0
     """Moves are looked for once a job has waited so long, and at most once in that time."""
+    round_seconds: float = 0.0
+    """Length of a round of time slicing: after each it is planned anew which of the jobs that can be checkpointed run,
+    and on which accelerators; 0: a job keeps its place until it ends. See rounds.py."""
     plan_retry_seconds: float = 1.0
     """A forecast or a preemption that found no way is not tried again before this."""
 
@@ -168,6 +171,7 @@ class Policy:
             "reservations",
             "reservation_after_seconds",
             "plan_retry_seconds",
+            "round_seconds",
             "protected_seconds",
             "defragment_after_seconds",
         ):

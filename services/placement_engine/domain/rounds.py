@@ -1,0 +1,440 @@
+"""Rounds: who of the jobs that can be checkpointed runs next, and on which kind, is planned anew again and again.
+
+At the end of a round (`Policy.round_seconds`) all jobs that take turns (`attained.takes_turns`), those that run and
+those that wait, contend for the devices that are free or that one of them has. What a round of a job is worth on a
+kind is its service index (`service_index`) times its speed there; `round_shares` finds the plan within priorities,
+queues and quotas. A plan costs: one that runs counts for more where it is, by the least gain and by the work that a
+stop would lose. Who loses its place, or goes on elsewhere, is stopped as for any preemption; a nomination keeps the
+place for the one who takes it. It is tried on a supposition first, so nobody is stopped for one that would not fit, and
+who turns out to be in nobody's way runs on.
+
+Between two ends nobody is stopped: what becomes free goes to those that wait by the same rule, a kind for each.
+A job that takes turns and is in no plan waits for its turn (`waits`); all others are placed as without rounds. Of those
+nobody is ever stopped here, and one that has waited for `PATIENCE_SECONDS` makes room for itself at a round's end.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from placement_engine.domain.attained import Attained, takes_turns
+from placement_engine.domain.columns import FREE, Ints
+from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Member, Preemption, PreemptionKind, Reason
+from placement_engine.domain.policy import Policy
+from placement_engine.domain.preemption import Preemptor
+from placement_engine.domain.queues import Queues, Totals
+from placement_engine.domain.reservations import Bookings
+from placement_engine.domain.reserve import Reserver
+from placement_engine.domain.round_assignment import WAITS, overdue
+from placement_engine.domain.round_shares import Contenders, share_out
+from placement_engine.domain.shapes import Ask
+from placement_engine.domain.supposition import Supposition
+from placement_engine.domain.tables import Tables
+from placement_engine.domain.victims import Victim, find_plan, work_lost
+
+__all__ = ["KEPT_ROUNDS", "LEAST_GAIN", "PATIENCE_SECONDS", "Rounds"]
+
+PATIENCE_SECONDS = 6 * 3600.0
+"""A job that has waited so long goes first, the longest-waiting before the others: none starves."""
+KEPT_ROUNDS = 4
+"""Without arrivals or ends a plan is kept for so many rounds."""
+LEAST_RUN = 0.5
+"""Part of a round that a job has run at least before it is stopped: starting takes time of its own."""
+LEAST_GAIN = 0.05
+"""A change must gain this part of what it ends, beside the work that is lost."""
+OVERDUE_A_ROUND = 8
+"""Most jobs that do not take turns for which room is made at the end of one round."""
+TRIES = 3
+SLACK_SECONDS = 1e-3
+
+NOT_THEIR_TURN, IN_TURN = 1, 2
+"""Marks that set waiting jobs apart in their queue: `Queues.mark`. Above them, one for each kind."""
+
+
+class Rounds:
+    """Of one engine. `claims` and `ending` are its own; `charge` counts a claim to its queue or takes it back;
+    `ask_of` and `blocked` say what a waiting job asks for now and whether something keeps it whatever the fleet."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        tables: Tables,
+        reserver: Reserver,
+        bookings: Bookings,
+        queues: Queues,
+        preemptor: Preemptor,
+        policy: Policy,
+        *,
+        claims: Mapping[str, Claim],
+        ending: set[str],
+        charge: Callable[[Claim, int], None],
+        ask_of: Callable[[Job, float], Ask],
+        blocked: Callable[[Job, float], bool],
+    ) -> None:
+        self._fleet, self._tables, self._reserver = fleet, tables, reserver
+        self._bookings, self._queues, self._preemptor = bookings, queues, preemptor
+        self._policy = policy
+        self._claims, self._ending = claims, ending
+        self._charge, self._ask_of, self._blocked = charge, ask_of, blocked
+        self._attained = Attained(fleet.models, tables)
+        self._ends_at: float | None = None
+        self._rounds_kept = 0
+        self._planned_at_news = -1
+        self._kinds: dict[str, int] = {}
+        """Waiting jobs whose turn it is, and on which model."""
+        self._unfit: set[tuple[str, int]] = set()
+        """Jobs and models of this round that did not go together though the count of devices said so."""
+        self._looked_at: tuple[int, int, int] = (-1, -1, -1)
+        self._left_out: set[str] = set()
+        """Overdue jobs for which the last plan found no place."""
+
+    @property
+    def on(self) -> bool:
+        return self._policy.round_seconds > 0
+
+    def knows(self, job_id: str) -> bool:
+        """Whether the job was here before: it was stopped."""
+        return self._attained.knows(job_id)
+
+    def came(self, job: Job) -> None:
+        """A job waits now, for the first time or again."""
+        if self.on and takes_turns(job):
+            self._attained.came(job)
+            self._mark(job.job_id)
+
+    def restored(self, claim: Claim) -> None:
+        """A claim was read back."""
+        if self.on:
+            self._attained.came(claim.job)
+
+    def released(self, claim: Claim, at: float | None) -> None:
+        """What the job held is free since `at`; None: since the next cycle."""
+        if self.on:
+            self._attained.released(claim, at, told_to_stop=claim.job.job_id in self._ending)
+
+    # -- for the cycle ---------------------------------------------------------------------------
+
+    def waits(self, job: Job, now: float) -> Reason | None:
+        """Why a waiting job that takes turns is not placed now; None: it may be."""
+        if not self.on or job.job_id in self._kinds or self._queues.jobs.get(job.job_id) is not job:
+            return None
+        # What priority or its queue entitle a job to it takes by preemption, whatever the round says.
+        if not takes_turns(job) or job.job_id in self._bookings.nominations or self._preemptor.may_stop_others(job):
+            return None
+        ends_in = max(0.0, (self._ends_at or now) - now)
+        message = "others go first in this round, by what an hour of their work is worth"
+        return Reason("Rounds", "NOT_ITS_TURN", 0, 0, message, {"round_ends_in_seconds": ends_in})
+
+    def narrowed(self, job: Job, ask: Ask) -> Ask:
+        """The ask on the kind that the round gives the job."""
+        model = self._kinds.get(job.job_id)
+        if model is None:
+            return ask
+        only = np.zeros_like(ask.in_time)
+        only[model] = ask.in_time[model]
+        return replace(ask, in_time=only)
+
+    def placed(self, job_id: str) -> None:
+        self._kinds.pop(job_id, None)
+
+    def missed(self, job_id: str) -> None:
+        """The job did not fit on its kind, though there are devices enough: the next plan leaves that out."""
+        if job_id in self._kinds and job_id not in self._bookings.nominations:
+            self._unfit.add((job_id, self._kinds.pop(job_id)))
+            self._looked_at = (-1, -1, -1)
+
+    def plan(self, totals: Totals, now: float) -> list[Preemption]:
+        """Once in a cycle, before the queue is walked: whom a new round stops. Sets whose turn it is."""
+        if not self.on:
+            return []
+        self._attained.settle(now, self._queues.jobs, self._claims)
+        self._kinds = {job_id: model for job_id, model in self._kinds.items() if job_id in self._queues.jobs or job_id in self._ending}
+        stopped: list[Preemption] = []
+        if self._is_over(now):
+            stopped = self._next_round(totals, now)
+        self._fill(totals, now)
+        for job_id in self._kinds:
+            self._mark(job_id)
+        return stopped
+
+    def _mark(self, job_id: str) -> None:
+        model = self._kinds.get(job_id)
+        mark = NOT_THEIR_TURN
+        if model is not None:
+            mark = IN_TURN + 2 * model + (job_id in self._bookings.nominations)
+        self._queues.mark(job_id, mark)
+
+    def _is_over(self, now: float) -> bool:
+        length, end = self._policy.round_seconds, self._ends_at
+        if end is not None and end - 2 * length < now < end - SLACK_SECONDS:
+            return False
+        late = end is None or not end - 2 * length < now < end + length - SLACK_SECONDS
+        self._ends_at = now + length if late or end is None else end + length
+        self._unfit.clear()
+        self._rounds_kept += 1
+        if self._attained.news == self._planned_at_news and self._rounds_kept < KEPT_ROUNDS:
+            return False
+        self._planned_at_news, self._rounds_kept = self._attained.news, 0
+        return True
+
+    # -- a new round -----------------------------------------------------------------------------
+
+    def _next_round(self, totals: Totals, now: float) -> list[Preemption]:
+        self._attained.review((self._queues.jobs, self._claims))
+        for job_id in [one for one in self._kinds if one not in self._bookings.nominations]:
+            del self._kinds[job_id]
+            self._mark(job_id)
+        stopped = self._make_room_for_the_overdue(now)
+        running, waiting = self._running(now), self._waiting(now)
+        if not running and not waiting:
+            return stopped
+        contenders, models = self._contenders(running, waiting, now)
+        capacity = self._free(waiting)
+        held = models != WAITS
+        np.add.at(capacity, models[held], contenders.scale[held])
+        for claim in running:
+            self._charge(claim, -1)
+        kind = share_out(contenders, capacity, self._queues, totals, self._fleet.models.names)
+        for claim in running:
+            self._charge(claim, 1)
+        late = contenders.overdue >= 0
+        self._left_out = {contenders.jobs[at].job_id for at in np.flatnonzero(late & (kind == WAITS)).tolist()}
+        return stopped + self._act(contenders, running, models, kind, now)
+
+    def _running(self, now: float) -> list[Claim]:
+        """Jobs that take turns, and have run for long enough to be stopped now."""
+        least = LEAST_RUN * self._policy.round_seconds - SLACK_SECONDS
+        found = [
+            claim
+            for job_id, claim in self._claims.items()
+            if claim.started_at is not None
+            and now - claim.started_at >= least
+            and claim.stoppable
+            and takes_turns(claim.job)
+            and self._attained.knows(job_id)
+            and job_id not in self._ending
+            and job_id not in self._queues.jobs
+            and not self._preemptor.is_protected(claim, now)
+            and self._model_of(claim) != WAITS
+        ]
+        return sorted(found, key=lambda claim: claim.job.job_id)
+
+    def _model_of(self, claim: Claim) -> int:
+        """The model that the job sits on, -1: on several, or on what is not known any more."""
+        found = set()
+        for member in claim.members:
+            facts = self._fleet.nodes.get(member.node)
+            for device in member.devices:
+                known = facts.devices.get(device.device_id) if facts is not None else None
+                found.add(WAITS if known is None else self._fleet.by_row[known.row][1].model)
+        return found.pop() if len(found) == 1 else WAITS
+
+    def _waiting(self, now: float) -> list[Job]:
+        """Jobs that wait for their turn."""
+        found = [
+            job
+            for job_id, job in self._queues.jobs.items()
+            if job.not_before <= now
+            and takes_turns(job)
+            and self._attained.knows(job_id)
+            and job_id not in self._claims
+            and job_id not in self._kinds
+            and job_id not in self._bookings.nominations
+        ]
+        return sorted(found, key=lambda job: job.job_id)
+
+    def _contenders(self, running: list[Claim], waiting: list[Job], now: float) -> tuple[Contenders, Ints]:
+        """Those that run and then those that wait, and the model on which each sits, -1: it waits."""
+        jobs = [*(claim.job for claim in running), *waiting]
+        ids = [job.job_id for job in jobs]
+        worth = self._attained.worth([*((claim.job, claim) for claim in running), *((job, None) for job in waiting)], now)
+        value = worth[:, None] * self._attained.speed_of(ids)
+        models = np.array([*(self._model_of(claim) for claim in running), *(WAITS for _ in waiting)], dtype=np.int64)
+        horizon = KEPT_ROUNDS * self._policy.round_seconds
+        scale = np.array([job.replicas * job.devices for job in jobs], dtype=np.int64)
+        for at, claim in enumerate(running):
+            lost = work_lost(claim, now) / scale[at]
+            value[at, models[at]] *= 1.0 + LEAST_GAIN + lost / horizon
+        for job_id, model in sorted(self._unfit):
+            if job_id in self._queues.jobs and job_id in ids:
+                value[ids.index(job_id), model] = 0.0
+        rank = np.full(len(jobs), -1, dtype=np.int64)
+        late = len(running) + overdue(self._attained.waited([job.job_id for job in waiting], now), PATIENCE_SECONDS)
+        rank[late] = np.arange(late.size)
+        return Contenders(tuple(jobs), value, scale, rank), models
+
+    def _free(self, jobs: Iterable[Job]) -> Ints:
+        """Devices of each model that one of these jobs, at least, may take now."""
+        columns = self._fleet.columns
+        usable = np.zeros((columns.device.shape[1], columns.rows), dtype=np.bool_)
+        for shape in dict.fromkeys(self._attained.shape_of(job.job_id) for job in jobs):
+            usable |= self._tables.get(shape).usable
+        counts = np.bincount(
+            columns.model[: columns.rows].astype(np.int64), usable.sum(axis=0), minlength=len(self._fleet.models)
+        )
+        return counts.astype(np.int64)
+
+    # -- what a plan changes ---------------------------------------------------------------------
+
+    def _act(
+        self, contenders: Contenders, running: list[Claim], models: Ints, kind: Ints, now: float
+    ) -> list[Preemption]:
+        """Keeps a place for all who take one, and stops who is in their way and who goes elsewhere."""
+        changes = np.flatnonzero(kind != models)
+        leaving = {at: running[at] for at in changes.tolist() if at < len(running)}
+        incoming = [at for at in changes.tolist() if kind[at] != WAITS]
+        if not incoming:
+            return []
+        density = contenders.value[np.arange(kind.size), kind] / contenders.scale
+        late = np.where(contenders.overdue >= 0, contenders.overdue, kind.size)
+        # Members of many devices first: they are the hardest to place.
+        incoming.sort(key=lambda at: (late[at], -contenders.jobs[at].devices, -density[at], at))
+        places = self._places(contenders, leaving, incoming, kind, now)
+        return self._keep(contenders, leaving, places, kind, now)
+
+    def _places(
+        self, contenders: Contenders, leaving: dict[int, Claim], incoming: list[int], kind: Ints, now: float
+    ) -> dict[int, tuple[Member, ...]]:
+        """Where those that take a place go, once those that leave are gone. Who runs and would find no place elsewhere
+        is taken out of `leaving`: it stays."""
+        for attempt in range(TRIES):
+            places: dict[int, tuple[Member, ...]] = {}
+            stranded = []
+            with self._bookings.in_full(), Supposition(self._fleet, self._tables, self._reserver) as suppose:
+                for claim in leaving.values():
+                    suppose.end(claim)
+                for at in incoming:
+                    members = suppose.placement(contenders.jobs[at], self._ask_on(contenders.jobs[at], int(kind[at])), now)
+                    if members is not None:
+                        suppose.hold(contenders.jobs[at].job_id, members)
+                        places[at] = members
+                    elif at in leaving:
+                        stranded.append(at)
+            if not stranded:
+                break
+            incoming = [at for at in incoming if at not in stranded]
+            if attempt < TRIES - 1:
+                for at in stranded:
+                    del leaving[at]
+        return places
+
+    def _ask_on(self, job: Job, model: int) -> Ask:
+        ask = self._tables.get(self._attained.shape_of(job.job_id)).ask
+        only = np.zeros_like(ask.in_time)
+        only[model] = True
+        return replace(ask, in_time=only)
+
+    def _keep(
+        self,
+        contenders: Contenders,
+        leaving: dict[int, Claim],
+        places: dict[int, tuple[Member, ...]],
+        kind: Ints,
+        now: float,
+    ) -> list[Preemption]:
+        holder = {
+            (member.node, device.device_id): at
+            for at, claim in leaving.items()
+            for member in claim.members
+            for device in member.devices
+        }
+        gone: dict[int, int] = {}
+        """Who is stopped, and for whom."""
+        after: dict[int, list[int]] = {}
+        for at, members in places.items():
+            keys = [(member.node, device.device_id) for member in members for device in member.devices]
+            after[at] = list(dict.fromkeys(holder[key] for key in keys if key in holder))
+            for other in after[at]:
+                gone.setdefault(other, at)
+            if at in leaving:
+                gone[at] = at
+        self._ending.update(leaving[at].job.job_id for at in gone)
+        for at, members in places.items():
+            job = contenders.jobs[at]
+            if at in leaving:
+                job = replace(job, attempt=job.attempt + 1)
+            model = int(kind[at])
+            self._kinds[job.job_id] = model
+            waits_for = tuple(leaving[other].job.job_id for other in after[at])
+            self._bookings.nominate(job, self._ask_on(job, model), members, waits_for, now)
+        return [self._stop(leaving[at], contenders.jobs[other], int(kind[at]), now) for at, other in sorted(gone.items())]
+
+    def _stop(self, claim: Claim, taker: Job, model: int, now: float) -> Preemption:
+        if claim.job.job_id == taker.job_id:
+            message = f"goes on on {self._fleet.models.names[model]}, where its work is worth more; the place is kept"
+        else:
+            message = f"its round is over: its place goes to {taker.name or taker.job_id}"
+        lost = work_lost(claim, now)
+        return Preemption(claim.job.job_id, claim.job.attempt, taker.job_id, PreemptionKind.ROUND, lost, message)
+
+    # -- those that take no turns ----------------------------------------------------------------
+
+    def _make_room_for_the_overdue(self, now: float) -> list[Preemption]:
+        """Jobs that do not take turns and have waited too long, the longest first, take the place of those that do,
+        the least harm first. One that takes turns and has waited longer goes before them."""
+        turns = [now - job.submitted_at for job in self._waiting(now) if job.job_id not in self._left_out]
+        longest = max(turns, default=0.0)
+        late = [
+            job
+            for job_id, job in self._queues.jobs.items()
+            if now - job.submitted_at >= max(PATIENCE_SECONDS, longest)
+            and not takes_turns(job)
+            and job_id not in self._bookings.nominations
+            and not self._blocked(job, now)
+        ]
+        late.sort(key=lambda job: (job.submitted_at, job.job_id))
+        stopped: list[Preemption] = []
+        for job in late[:OVERDUE_A_ROUND]:
+            stopped += self._make_room(job, now)
+        return stopped
+
+    def _make_room(self, job: Job, now: float) -> list[Preemption]:
+        candidates = [
+            Victim(claim, work_lost(claim, now), PreemptionKind.ROUND)
+            for claim in self._running(now)
+            if claim.job.priority <= job.priority
+        ]
+        ask = self._ask_of(job, now)
+        with self._bookings.without(self._bookings.yielding_to(job)), self._bookings.in_full():
+            plan = find_plan(
+                self._fleet,
+                self._tables,
+                self._reserver,
+                self._policy,
+                job=job,
+                ask=ask,
+                now=now,
+                candidates=sorted(candidates, key=lambda victim: victim.harm),
+                ending=(),
+                allow=_anyone,
+            )
+        if plan is None or not plan.victims:
+            return []
+        victims = tuple(victim.job_id for victim in plan.victims)
+        self._bookings.nominate(job, ask, plan.members, victims, now)
+        self._ending.update(victims)
+        return [self._stop(victim.claim, job, 0, now) for victim in plan.victims]
+
+    # -- between two ends ------------------------------------------------------------------------
+
+    def _fill(self, totals: Totals, now: float) -> None:
+        """What is free goes to those that wait, a kind for each."""
+        columns = self._fleet.columns
+        looked_at = columns.clock, len(self._queues.jobs), self._attained.news
+        if looked_at == self._looked_at or not bool((columns.device[FREE, :, : columns.rows] >= WHOLE_DEVICE).any()):
+            return
+        waiting = self._waiting(now)
+        if waiting:
+            capacity = self._free(waiting)
+            if capacity.any():
+                contenders, _ = self._contenders([], waiting, now)
+                kind = share_out(contenders, capacity, self._queues, totals, self._fleet.models.names)
+                for at in np.flatnonzero(kind != WAITS).tolist():
+                    self._kinds[waiting[at].job_id] = int(kind[at])
+        self._looked_at = looked_at
+
+
+def _anyone(victim: Victim, chosen: list[Victim]) -> bool:
+    return True
