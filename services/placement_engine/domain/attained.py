@@ -158,7 +158,7 @@ class Attained:
     def _fit(self, shapes: list[Shape]) -> None:
         origin = np.array([self._rows.get(shape, -1) for shape in shapes], dtype=np.int64)
         self._rows = {shape: row for row, shape in enumerate(shapes)}
-        speeds = [speeds_of(self._tables.get(shape).ask, self._models) for shape in shapes]
+        speeds = [speeds_of(self._tables.ask(shape), self._models) for shape in shapes]
         self._speed = np.array(speeds).reshape(len(shapes), len(self._models))
         scale = np.array([shape.gang_devices for shape in shapes], dtype=np.int64)
         self._index.fit(self._speed, scale, np.array(self._models.counts, dtype=np.int64), origin)

@@ -138,7 +138,7 @@ class Engine:
             ending=self._ending,
             charge=self._charge,
             ask_of=self._ask_for_room,
-            blocked=self._is_blocked,
+            barred=self._is_barred,
         )
         self._totals = Totals()
         self._why: dict[Shape, tuple[float, tuple[object, ...], Why]] = {}
@@ -361,9 +361,9 @@ class Engine:
                         decisions.append(self._commit(job, ask, *found, now))
                         turn.fits(group)
                         continue
-                    self._rounds.missed(job.job_id)
+                    missed = self._rounds.missed(place[2] for place in group.order)
                     # 7. Or make room: who is stopped leaves a place that is kept for the job until they are gone.
-                    stopped = self._make_room(job, table, now, advice)
+                    stopped = None if missed else self._make_room(job, table, now, advice)
                     why = self._blocked(job, group, ask, now)
                     if stopped is not None:
                         preemptions.extend(stopped)
@@ -380,6 +380,13 @@ class Engine:
 
     def _gate(self, job: Job, now: float) -> Why | None:
         """What keeps a job from being placed, whatever the fleet."""
+        why = self._barred(job, now)
+        if why is None and (not_its_turn := self._rounds.waits(job, now)) is not None:
+            return (not_its_turn,), ()
+        return why
+
+    def _barred(self, job: Job, now: float) -> Why | None:
+        """The same, but for the rounds."""
         if job.job_id in self._claims:
             return (holds_claims(job),), ()
         if job.deadline is not None and now > job.deadline:
@@ -387,11 +394,13 @@ class Engine:
         asked = least_milli(job, self._member_milli)
         queue = self._queues.limit_hit(job.queue, asked) if asked else None
         if queue is None:
-            not_its_turn = self._rounds.waits(job, now)
-            return None if not_its_turn is None else ((not_its_turn,), ())
+            return None
         usage = self._queues.usage.get(queue.name)
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
+
+    def _is_barred(self, job: Job, now: float) -> bool:
+        return job.not_before > now or self._barred(job, now) is not None
 
     def _member_milli(self, job: Job) -> int:
         """Thousandths of devices of a member; of a share or partition the most it may come to, by the model."""

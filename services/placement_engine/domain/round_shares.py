@@ -7,12 +7,13 @@ is worth most of those with room by fleet and quota. That says who runs; on whic
 among them, unless a quota does not hold that or somebody drawn would be left out.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from placement_engine.domain.columns import Floats, Ints
-from placement_engine.domain.model import WHOLE_DEVICE, Job
+from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job
 from placement_engine.domain.queues import Queues, Totals
 from placement_engine.domain.quotas import within_nominal
 from placement_engine.domain.round_assignment import WAITS, assign_kinds
@@ -40,27 +41,45 @@ class Contenders:
         return late[np.argsort(rank[late], kind="stable")]
 
 
-def share_out(contenders: Contenders, capacity: Ints, queues: Queues, totals: Totals, names: list[str]) -> Ints:
-    """Model of each contender, -1: it waits. capacity: devices of each model; `names`: of the models. What running
-    contenders hold is not charged to their queues meanwhile."""
+def share_out(
+    contenders: Contenders,
+    capacity: Ints,
+    queues: Queues,
+    totals: Totals,
+    names: list[str],
+    running: Sequence[Claim],
+    charge: Callable[[Claim, int], None],
+) -> Ints:
+    """Model of each contender, -1: it waits. capacity: devices of each model; `names`: of the models. `charge` takes
+    (-1) what the running contenders hold from their queues, and gives it back (1)."""
     kind = np.full(len(contenders.jobs), WAITS, dtype=np.int64)
     free = capacity.astype(np.int64).copy()
     limited = bool(queues.quotas.ledgers) or any(queue.device_limit is not None for queue in queues.known.values())
     simple = not limited and len({job.queue for job in contenders.jobs}) <= 1
-    draw = None if simple else _Draw(contenders, queues, totals, names)
-    try:
-        for priority in sorted({job.priority for job in contenders.jobs}, reverse=True):
-            level = np.array([at for at, job in enumerate(contenders.jobs) if job.priority == priority], dtype=np.int64)
-            if draw is None:
-                kind[level] = _assigned(contenders, level, free)
-            else:
-                draw.level(kind, level, free)
-            runs = level[kind[level] != WAITS]
-            np.subtract.at(free, kind[runs], contenders.scale[runs])
-    finally:
-        if draw is not None:
-            draw.undo()
+    if simple:
+        _by_level(contenders, kind, free, None)
+        return kind
+    for claim in running:
+        charge(claim, -1)
+    draw = _Draw(contenders, queues, totals, names)
+    _by_level(contenders, kind, free, draw)
+    draw.undo()
+    for claim in running:
+        charge(claim, 1)
     return kind
+
+
+def _by_level(contenders: Contenders, kind: Ints, free: Ints, draw: "_Draw | None") -> None:
+    """Writes the kinds, priority after priority, and takes them from what is free."""
+    priority = np.array([job.priority for job in contenders.jobs], dtype=np.int64)
+    for one in np.unique(priority)[::-1].tolist():
+        level = np.flatnonzero(priority == one)
+        if draw is None:
+            kind[level] = _assigned(contenders, level, free)
+        else:
+            draw.level(kind, level, free)
+        runs = level[kind[level] != WAITS]
+        np.subtract.at(free, kind[runs], contenders.scale[runs])
 
 
 def _assigned(contenders: Contenders, level: Ints, free: Ints) -> Ints:

@@ -19,7 +19,8 @@ from dataclasses import replace
 import numpy as np
 
 from placement_engine.domain.attained import Attained, takes_turns
-from placement_engine.domain.columns import FREE, Ints
+from placement_engine.domain.columns import BLOCKED, FREE, Ints
+from placement_engine.domain.facts import NodeFacts
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Member, Preemption, PreemptionKind, Reason
 from placement_engine.domain.policy import Policy
@@ -55,7 +56,7 @@ NOT_THEIR_TURN, IN_TURN = 1, 2
 
 class Rounds:
     """Of one engine. `claims` and `ending` are its own; `charge` counts a claim to its queue or takes it back;
-    `ask_of` and `blocked` say what a waiting job asks for now and whether something keeps it whatever the fleet."""
+    `ask_of` and `barred` say what a waiting job asks for now and whether something keeps it whatever the fleet."""
 
     def __init__(
         self,
@@ -71,13 +72,13 @@ class Rounds:
         ending: set[str],
         charge: Callable[[Claim, int], None],
         ask_of: Callable[[Job, float], Ask],
-        blocked: Callable[[Job, float], bool],
+        barred: Callable[[Job, float], bool],
     ) -> None:
         self._fleet, self._tables, self._reserver = fleet, tables, reserver
         self._bookings, self._queues, self._preemptor = bookings, queues, preemptor
         self._policy = policy
         self._claims, self._ending = claims, ending
-        self._charge, self._ask_of, self._blocked = charge, ask_of, blocked
+        self._charge, self._ask_of, self._barred = charge, ask_of, barred
         self._attained = Attained(fleet.models, tables)
         self._ends_at: float | None = None
         self._rounds_kept = 0
@@ -86,7 +87,8 @@ class Rounds:
         """Waiting jobs whose turn it is, and on which model."""
         self._unfit: set[tuple[str, int]] = set()
         """Jobs and models of this round that did not go together though the count of devices said so."""
-        self._looked_at: tuple[int, int, int] = (-1, -1, -1)
+        self._looked_at: tuple[tuple[int, ...], int, int] = (), -1, -1
+        """What was free, how many waited and what had happened when it was looked last who might go."""
         self._left_out: set[str] = set()
         """Overdue jobs for which the last plan found no place."""
 
@@ -139,32 +141,40 @@ class Rounds:
     def placed(self, job_id: str) -> None:
         self._kinds.pop(job_id, None)
 
-    def missed(self, job_id: str) -> None:
-        """The job did not fit on its kind, though there are devices enough: the next plan leaves that out."""
-        if job_id in self._kinds and job_id not in self._bookings.nominations:
-            self._unfit.add((job_id, self._kinds.pop(job_id)))
-            self._looked_at = (-1, -1, -1)
+    def missed(self, job_ids: Iterable[str]) -> bool:
+        """These jobs alike, of which one was tried, do not fit on their kind, though there are devices enough: what is
+        free goes to others then. False: what the round gave them is not the matter."""
+        missed = [one for one in job_ids if one in self._kinds and one not in self._bookings.nominations]
+        self._unfit.update((job_id, self._kinds.pop(job_id)) for job_id in missed)
+        if missed:
+            self._looked_at = (), -1, -1
+        return bool(missed)
 
     def plan(self, totals: Totals, now: float) -> list[Preemption]:
         """Once in a cycle, before the queue is walked: whom a new round stops. Sets whose turn it is."""
         if not self.on:
             return []
         self._attained.settle(now, self._queues.jobs, self._claims)
-        self._kinds = {job_id: model for job_id, model in self._kinds.items() if job_id in self._queues.jobs or job_id in self._ending}
+        self._kinds = {
+            job_id: model
+            for job_id, model in self._kinds.items()
+            if job_id in self._queues.jobs or job_id in self._ending
+        }
         stopped: list[Preemption] = []
         if self._is_over(now):
             stopped = self._next_round(totals, now)
         self._fill(totals, now)
-        for job_id in self._kinds:
+        for job_id in (*self._kinds, *self._bookings.nominations):
             self._mark(job_id)
         return stopped
 
     def _mark(self, job_id: str) -> None:
-        model = self._kinds.get(job_id)
-        mark = NOT_THEIR_TURN
-        if model is not None:
-            mark = IN_TURN + 2 * model + (job_id in self._bookings.nominations)
-        self._queues.mark(job_id, mark)
+        job = self._queues.jobs.get(job_id)
+        if job is not None and takes_turns(job):
+            kept = job_id in self._bookings.nominations
+            in_turn = kept or job_id in self._kinds
+            mark = IN_TURN + 2 * self._kinds.get(job_id, 0) + kept if in_turn else NOT_THEIR_TURN
+            self._queues.mark(job_id, mark)
 
     def _is_over(self, now: float) -> bool:
         length, end = self._policy.round_seconds, self._ends_at
@@ -173,6 +183,7 @@ class Rounds:
         late = end is None or not end - 2 * length < now < end + length - SLACK_SECONDS
         self._ends_at = now + length if late or end is None else end + length
         self._unfit.clear()
+        self._looked_at = (), -1, -1
         self._rounds_kept += 1
         if self._attained.news == self._planned_at_news and self._rounds_kept < KEPT_ROUNDS:
             return False
@@ -194,14 +205,11 @@ class Rounds:
         capacity = self._free(waiting)
         held = models != WAITS
         np.add.at(capacity, models[held], contenders.scale[held])
-        for claim in running:
-            self._charge(claim, -1)
-        kind = share_out(contenders, capacity, self._queues, totals, self._fleet.models.names)
-        for claim in running:
-            self._charge(claim, 1)
-        late = contenders.overdue >= 0
-        self._left_out = {contenders.jobs[at].job_id for at in np.flatnonzero(late & (kind == WAITS)).tolist()}
-        return stopped + self._act(contenders, running, models, kind, now)
+        kind = share_out(contenders, capacity, self._queues, totals, self._fleet.models.names, running, self._charge)
+        stopped += self._act(contenders, running, models, kind, now)
+        late = [contenders.jobs[at].job_id for at in np.flatnonzero(contenders.overdue >= 0).tolist()]
+        self._left_out = {job_id for job_id in late if job_id not in self._kinds}
+        return stopped
 
     def _running(self, now: float) -> list[Claim]:
         """Jobs that take turns, and have run for long enough to be stopped now."""
@@ -223,13 +231,15 @@ class Rounds:
 
     def _model_of(self, claim: Claim) -> int:
         """The model that the job sits on, -1: on several, or on what is not known any more."""
-        found = set()
+        found: set[int] = set()
         for member in claim.members:
             facts = self._fleet.nodes.get(member.node)
-            for device in member.devices:
-                known = facts.devices.get(device.device_id) if facts is not None else None
-                found.add(WAITS if known is None else self._fleet.by_row[known.row][1].model)
+            found.update(self._model_at(facts, device.device_id) for device in member.devices)
         return found.pop() if len(found) == 1 else WAITS
+
+    def _model_at(self, facts: NodeFacts | None, device_id: str) -> int:
+        known = facts.devices.get(device_id) if facts is not None else None
+        return WAITS if known is None else self._fleet.by_row[known.row][1].model
 
     def _waiting(self, now: float) -> list[Job]:
         """Jobs that wait for their turn."""
@@ -249,7 +259,9 @@ class Rounds:
         """Those that run and then those that wait, and the model on which each sits, -1: it waits."""
         jobs = [*(claim.job for claim in running), *waiting]
         ids = [job.job_id for job in jobs]
-        worth = self._attained.worth([*((claim.job, claim) for claim in running), *((job, None) for job in waiting)], now)
+        worth = self._attained.worth(
+            [*((claim.job, claim) for claim in running), *((job, None) for job in waiting)], now
+        )
         value = worth[:, None] * self._attained.speed_of(ids)
         models = np.array([*(self._model_of(claim) for claim in running), *(WAITS for _ in waiting)], dtype=np.int64)
         horizon = KEPT_ROUNDS * self._policy.round_seconds
@@ -285,7 +297,8 @@ class Rounds:
         changes = np.flatnonzero(kind != models)
         leaving = {at: running[at] for at in changes.tolist() if at < len(running)}
         incoming = [at for at in changes.tolist() if kind[at] != WAITS]
-        if not incoming:
+        if not leaving:
+            self._kinds.update((contenders.jobs[at].job_id, int(kind[at])) for at in incoming)
             return []
         density = contenders.value[np.arange(kind.size), kind] / contenders.scale
         late = np.where(contenders.overdue >= 0, contenders.overdue, kind.size)
@@ -306,7 +319,9 @@ class Rounds:
                 for claim in leaving.values():
                     suppose.end(claim)
                 for at in incoming:
-                    members = suppose.placement(contenders.jobs[at], self._ask_on(contenders.jobs[at], int(kind[at])), now)
+                    members = suppose.placement(
+                        contenders.jobs[at], self._ask_on(contenders.jobs[at], int(kind[at])), now
+                    )
                     if members is not None:
                         suppose.hold(contenders.jobs[at].job_id, members)
                         places[at] = members
@@ -321,7 +336,7 @@ class Rounds:
         return places
 
     def _ask_on(self, job: Job, model: int) -> Ask:
-        ask = self._tables.get(self._attained.shape_of(job.job_id)).ask
+        ask = self._tables.ask(self._attained.shape_of(job.job_id))
         only = np.zeros_like(ask.in_time)
         only[model] = True
         return replace(ask, in_time=only)
@@ -357,9 +372,12 @@ class Rounds:
                 job = replace(job, attempt=job.attempt + 1)
             model = int(kind[at])
             self._kinds[job.job_id] = model
-            waits_for = tuple(leaving[other].job.job_id for other in after[at])
-            self._bookings.nominate(job, self._ask_on(job, model), members, waits_for, now)
-        return [self._stop(leaving[at], contenders.jobs[other], int(kind[at]), now) for at, other in sorted(gone.items())]
+            if after[at] or at in leaving:
+                waits_for = tuple(leaving[other].job.job_id for other in after[at])
+                self._bookings.nominate(job, self._ask_on(job, model), members, waits_for, now)
+        return [
+            self._stop(leaving[at], contenders.jobs[other], int(kind[at]), now) for at, other in sorted(gone.items())
+        ]
 
     def _stop(self, claim: Claim, taker: Job, model: int, now: float) -> Preemption:
         if claim.job.job_id == taker.job_id:
@@ -372,17 +390,20 @@ class Rounds:
     # -- those that take no turns ----------------------------------------------------------------
 
     def _make_room_for_the_overdue(self, now: float) -> list[Preemption]:
-        """Jobs that do not take turns and have waited too long, the longest first, take the place of those that do,
-        the least harm first. One that takes turns and has waited longer goes before them."""
-        turns = [now - job.submitted_at for job in self._waiting(now) if job.job_id not in self._left_out]
-        longest = max(turns, default=0.0)
+        """Jobs that have waited too long and that no plan could place (those that do not take turns are in none) take
+        the place of those that do, the least harm first. Nobody goes before one that has waited longer."""
+        waiting = self._waiting(now)
+        waited = self._attained.waited([job.job_id for job in waiting], now).tolist()
+        turns = dict(zip((job.job_id for job in waiting), waited, strict=True))
+        longest = max((seconds for one, seconds in turns.items() if one not in self._left_out), default=0.0)
         late = [
             job
             for job_id, job in self._queues.jobs.items()
-            if now - job.submitted_at >= max(PATIENCE_SECONDS, longest)
-            and not takes_turns(job)
+            if turns.get(job_id, now - job.submitted_at) >= max(PATIENCE_SECONDS, longest)
+            and (job_id in self._left_out or not takes_turns(job))
             and job_id not in self._bookings.nominations
-            and not self._blocked(job, now)
+            and job_id not in self._claims
+            and not self._barred(job, now)
         ]
         late.sort(key=lambda job: (job.submitted_at, job.job_id))
         stopped: list[Preemption] = []
@@ -413,27 +434,44 @@ class Rounds:
         if plan is None or not plan.victims:
             return []
         victims = tuple(victim.job_id for victim in plan.victims)
-        self._bookings.nominate(job, ask, plan.members, victims, now)
         self._ending.update(victims)
+        if takes_turns(job) and plan.members[0].devices:
+            facts = self._fleet.nodes[plan.members[0].node]
+            self._kinds[job.job_id] = self._model_at(facts, plan.members[0].devices[0].device_id)
+        self._bookings.nominate(job, ask, plan.members, victims, now)
         return [self._stop(victim.claim, job, 0, now) for victim in plan.victims]
 
     # -- between two ends ------------------------------------------------------------------------
 
     def _fill(self, totals: Totals, now: float) -> None:
         """What is free goes to those that wait, a kind for each."""
-        columns = self._fleet.columns
-        looked_at = columns.clock, len(self._queues.jobs), self._attained.news
-        if looked_at == self._looked_at or not bool((columns.device[FREE, :, : columns.rows] >= WHOLE_DEVICE).any()):
+        free = self._free_whole()
+        looked_at = free, len(self._queues.jobs), self._attained.news
+        if looked_at == self._looked_at or not any(free):
             return
-        waiting = self._waiting(now)
-        if waiting:
-            capacity = self._free(waiting)
-            if capacity.any():
-                contenders, _ = self._contenders([], waiting, now)
-                kind = share_out(contenders, capacity, self._queues, totals, self._fleet.models.names)
-                for at in np.flatnonzero(kind != WAITS).tolist():
-                    self._kinds[waiting[at].job_id] = int(kind[at])
         self._looked_at = looked_at
+        waiting = self._waiting(now)
+        if not waiting:
+            return
+        capacity = self._free(waiting)
+        for job_id, model in self._kinds.items():
+            if job_id in self._queues.jobs and job_id not in self._bookings.nominations:
+                capacity[model] -= self._attained.shape_of(job_id).gang_devices
+        contenders, _ = self._contenders([], waiting, now)
+        kind = share_out(
+            contenders, capacity.clip(min=0), self._queues, totals, self._fleet.models.names, (), self._charge
+        )
+        for at in np.flatnonzero(kind != WAITS).tolist():
+            self._kinds[waiting[at].job_id] = int(kind[at])
+
+    def _free_whole(self) -> tuple[int, ...]:
+        """Devices of each model that are free and take new work."""
+        columns = self._fleet.columns
+        whole = (columns.device[FREE, :, : columns.rows] >= WHOLE_DEVICE) & (
+            columns.device[BLOCKED, :, : columns.rows] == 0
+        )
+        counts = np.bincount(columns.model[: columns.rows].astype(np.int64), whole.sum(axis=0))
+        return tuple(counts.astype(np.int64).tolist())
 
 
 def _anyone(victim: Victim, chosen: list[Victim]) -> bool:
