@@ -58,6 +58,9 @@ class History:
         self.dice = random.Random(seed)
         self.make = make
         self.policy = self.dice.choice(POLICIES)
+        if seed % 5 == 2:
+            # The dice of the others stay as they are.
+            self.policy = replace(self.policy, round_seconds=random.Random(f"rounds {seed}").choice((5.0, 20.0, 100.0)))
         self.oracle = Oracle(self.policy)
         self.now = START
         self.serial = 0
@@ -66,6 +69,7 @@ class History:
         # Dice of their own: the histories of the other seeds are as they were before there were such things.
         self.elsewhere = random.Random(f"elsewhere {seed}") if seed % 3 == 0 else None
         self.pods = random.Random(f"pods {seed}") if seed % 4 == 1 else None
+        self.turns = random.Random(f"turns {seed}") if self.policy.round_seconds else None
         self.domains = (PowerDomain("rack", "r0", 3000.0),) if self.dice.random() < 0.2 else ()
         self._fleet()
         self._queues()
@@ -244,6 +248,19 @@ class History:
             **{"cpu_milli": dice.choice((0, 1_000))} | shape | gang,
         )
 
+    @staticmethod
+    def _in_turns(job: Job, dice: random.Random) -> Job:
+        """The job as one that may be stopped at the end of a round, where it asks for whole devices."""
+        elastic = job.min_replicas and dice.random() < 0.7
+        return replace(
+            job,
+            preemptible=True,
+            checkpoint_seconds=dice.choice((1.0, 10.0, 200.0)),
+            deadline=None,
+            max_devices=0,
+            min_replicas=0 if elastic else job.min_replicas,
+        )
+
     def _plain_job(self) -> Job:
         """One for which it is beyond doubt what it may have: see progress.py."""
         return Job(
@@ -280,6 +297,8 @@ class History:
     def submit(self) -> None:
         for _ in range(self.dice.randint(1, 3)):
             job = self._job()
+            if self.turns is not None and self.turns.random() < 0.7:
+                job = self._in_turns(job, self.turns)
             if self.elsewhere is not None and job.queue != "plain":
                 own = tuple(replace(one, nodes=self.elsewhere.choice((None, NodeConstraints()))) for one in job.groups)
                 job = replace(job, nodes=self._constraints(self.elsewhere), groups=own)

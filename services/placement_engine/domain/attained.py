@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement_engine.domain.columns import Floats, Ints
+from placement_engine.domain.columns import DEVICES, Floats, Ints
+from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import Claim, Job
-from placement_engine.domain.models import Models
 from placement_engine.domain.service_index import ServiceIndex
 from placement_engine.domain.shapes import Ask, Shape, shape_of
 from placement_engine.domain.tables import Tables
@@ -56,13 +56,17 @@ class Account:
     """Work that the index was told of."""
 
 
-def speeds_of(ask: Ask, models: Models) -> Floats:
-    """Speed of the shape on each model as a share of its fastest, 0: it cannot run there. Shape (models,)."""
+def speeds_of(ask: Ask, fleet: Fleet) -> Floats:
+    """Speed of the shape on each model as a share of its fastest, 0: it cannot run there, were all devices free.
+    Shape (models,)."""
+    models, columns = fleet.models, fleet.columns
     speed = np.zeros(len(models))
+    there = columns.row[DEVICES, : columns.rows].clip(min=0).astype(np.int64) // ask.shape.whole
+    room = np.bincount(columns.model[: columns.rows].astype(np.int64), there, minlength=len(models))
     unknown = []
     for number in range(1, len(models)):
         option = ask.shape.whole, number
-        runs = ask.allowed[number] and ask.meets_latency[number] and models.counts[number] >= ask.shape.gang_devices
+        runs = ask.allowed[number] and ask.meets_latency[number] and room[number] >= ask.shape.members
         if not runs or option in ask.outlook.impossible:
             continue
         estimate = ask.outlook.estimates.get(option)
@@ -79,8 +83,8 @@ def speeds_of(ask: Ask, models: Models) -> Floats:
 class Attained:
     """The accounts of one engine and its service index. Nothing is drawn and no clock is read."""
 
-    def __init__(self, models: Models, tables: Tables) -> None:
-        self._models, self._tables = models, tables
+    def __init__(self, fleet: Fleet, tables: Tables) -> None:
+        self._fleet, self._models, self._tables = fleet, fleet.models, tables
         self._accounts: dict[str, Account] = {}
         self._released: dict[str, tuple[Claim, float | None, bool]] = {}
         """What was released since the last cycle, when, and whether it had been told to stop."""
@@ -158,7 +162,7 @@ class Attained:
     def _fit(self, shapes: list[Shape]) -> None:
         origin = np.array([self._rows.get(shape, -1) for shape in shapes], dtype=np.int64)
         self._rows = {shape: row for row, shape in enumerate(shapes)}
-        speeds = [speeds_of(self._tables.ask(shape), self._models) for shape in shapes]
+        speeds = [speeds_of(self._tables.ask(shape), self._fleet) for shape in shapes]
         self._speed = np.array(speeds).reshape(len(shapes), len(self._models))
         scale = np.array([shape.gang_devices for shape in shapes], dtype=np.int64)
         self._index.fit(self._speed, scale, np.array(self._models.counts, dtype=np.int64), origin)

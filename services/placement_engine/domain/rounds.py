@@ -30,7 +30,7 @@ from placement_engine.domain.reservations import Bookings
 from placement_engine.domain.reserve import Reserver
 from placement_engine.domain.round_assignment import WAITS, overdue
 from placement_engine.domain.round_shares import Contenders, share_out
-from placement_engine.domain.shapes import Ask
+from placement_engine.domain.shapes import Ask, Shape
 from placement_engine.domain.supposition import Supposition
 from placement_engine.domain.tables import Tables
 from placement_engine.domain.victims import Victim, find_plan, work_lost
@@ -79,14 +79,14 @@ class Rounds:
         self._policy = policy
         self._claims, self._ending = claims, ending
         self._charge, self._ask_of, self._barred = charge, ask_of, barred
-        self._attained = Attained(fleet.models, tables)
+        self._attained = Attained(fleet, tables)
         self._ends_at: float | None = None
         self._rounds_kept = 0
         self._planned_at_news = -1
         self._kinds: dict[str, int] = {}
         """Waiting jobs whose turn it is, and on which model."""
-        self._unfit: set[tuple[str, int]] = set()
-        """Jobs and models of this round that did not go together though the count of devices said so."""
+        self._unfit: dict[str, list[int]] = {}
+        """Models on which a waiting job did not fit though the count of devices said so: others are tried first."""
         self._looked_at: tuple[tuple[int, ...], int, int] = (), -1, -1
         """What was free, how many waited and what had happened when it was looked last who might go."""
         self._left_out: set[str] = set()
@@ -140,12 +140,14 @@ class Rounds:
 
     def placed(self, job_id: str) -> None:
         self._kinds.pop(job_id, None)
+        self._unfit.pop(job_id, None)
 
     def missed(self, job_ids: Iterable[str]) -> bool:
         """These jobs alike, of which one was tried, do not fit on their kind, though there are devices enough: what is
         free goes to others then. False: what the round gave them is not the matter."""
         missed = [one for one in job_ids if one in self._kinds and one not in self._bookings.nominations]
-        self._unfit.update((job_id, self._kinds.pop(job_id)) for job_id in missed)
+        for one in missed:
+            self._unfit.setdefault(one, []).append(self._kinds.pop(one))
         if missed:
             self._looked_at = (), -1, -1
         return bool(missed)
@@ -182,7 +184,6 @@ class Rounds:
             return False
         late = end is None or not end - 2 * length < now < end + length - SLACK_SECONDS
         self._ends_at = now + length if late or end is None else end + length
-        self._unfit.clear()
         self._looked_at = (), -1, -1
         self._rounds_kept += 1
         if self._attained.news == self._planned_at_news and self._rounds_kept < KEPT_ROUNDS:
@@ -194,6 +195,7 @@ class Rounds:
 
     def _next_round(self, totals: Totals, now: float) -> list[Preemption]:
         self._attained.review((self._queues.jobs, self._claims))
+        self._unfit = {job_id: models for job_id, models in self._unfit.items() if job_id in self._queues.jobs}
         for job_id in [one for one in self._kinds if one not in self._bookings.nominations]:
             del self._kinds[job_id]
             self._mark(job_id)
@@ -269,9 +271,6 @@ class Rounds:
         for at, claim in enumerate(running):
             lost = work_lost(claim, now) / scale[at]
             value[at, models[at]] *= 1.0 + LEAST_GAIN + lost / horizon
-        for job_id, model in sorted(self._unfit):
-            if job_id in self._queues.jobs and job_id in ids:
-                value[ids.index(job_id), model] = 0.0
         rank = np.full(len(jobs), -1, dtype=np.int64)
         late = len(running) + overdue(self._attained.waited([job.job_id for job in waiting], now), PATIENCE_SECONDS)
         rank[late] = np.arange(late.size)
@@ -458,11 +457,30 @@ class Rounds:
             if job_id in self._queues.jobs and job_id not in self._bookings.nominations:
                 capacity[model] -= self._attained.shape_of(job_id).gang_devices
         contenders, _ = self._contenders([], waiting, now)
+        self._strike_out(contenders)
         kind = share_out(
             contenders, capacity.clip(min=0), self._queues, totals, self._fleet.models.names, (), self._charge
         )
         for at in np.flatnonzero(kind != WAITS).tolist():
             self._kinds[waiting[at].job_id] = int(kind[at])
+
+    def _strike_out(self, contenders: Contenders) -> None:
+        """Sets to 0 what a job is worth where there is no room for its members now, and where it did not fit before;
+        once that is everywhere, it is tried anew."""
+        columns = self._fleet.columns
+        model = columns.model[: columns.rows].astype(np.int64)
+        room: dict[Shape, Ints] = {}
+        for at, job in enumerate(contenders.jobs):
+            shape = self._attained.shape_of(job.job_id)
+            if shape not in room:
+                members = self._tables.get(shape).usable.sum(axis=0) // shape.whole
+                room[shape] = np.bincount(model, members, minlength=len(self._fleet.models)).astype(np.int64)
+            value = contenders.value[at]
+            value[room[shape] < job.replicas] = 0.0
+            if job.job_id in self._unfit:
+                value[self._unfit[job.job_id]] = 0.0
+                if not value.any():
+                    del self._unfit[job.job_id]
 
     def _free_whole(self) -> tuple[int, ...]:
         """Devices of each model that are free and take new work."""
