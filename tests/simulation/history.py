@@ -288,11 +288,26 @@ class History:
             changed = self.pods.choice(sorted(self.oracle.nodes))
             self.steps.append(f"         pods of {changed}")
             self._declare(self._crowded(self.oracle.nodes[changed], self.pods))
+        if self.turns is not None and self.turns.random() < 0.7:
+            self._another_round(self.turns)
         self.cycle()
         if name == "pass_time" and not self.domains:
             # A plan that found nothing is not tried again at once: time has to pass first.
             unfair = passed_over_for_lower(self.oracle, self.now)
             require(not unfair, unfair)
+
+    def _another_round(self, dice: random.Random) -> None:
+        """Who waits is placed and runs, more come than there is room for, and the round ends."""
+        self.steps.append("         another round")
+        self.cycle()
+        self.start()
+        self.now += self.policy.round_seconds * dice.choice((0.3, 1.0, 1.5))
+        for _ in range(dice.choice((0, 2, 5))):
+            self.serial += 1
+            job = self._in_turns(self._plain_job(), dice)
+            job = replace(job, queue=dice.choice(("plain", "plain", "a", "b")), workload=dice.choice(("", "w")))
+            self.oracle.submit(job)
+            self.engine.submit(job)
 
     def submit(self) -> None:
         for _ in range(self.dice.randint(1, 3)):

@@ -301,6 +301,7 @@ class Engine:
         if job_id not in self._queues.jobs:
             self._queues.add(claim.job)
             self._rounds.came(claim.job)
+            self._rounds.undone(job_id)
 
     def _charge(self, claim: Claim, sign: int) -> None:
         self._preemptor.count(claim.job, sign)
@@ -355,13 +356,17 @@ class Engine:
                     table = self._tables.get(self._sized(job, group.likeness.shape, now))
                     ask = self._ask(table, job, now)
                     # 5. Reserve: a gang whole or not at all, beside what is kept for others.
-                    found = self._bookings.place(job, self._rounds.narrowed(job, ask), table, now)
+                    found = None
+                    if not self._rounds.waits_for_its_place(job.job_id):
+                        found = self._bookings.place(job, self._rounds.narrowed(job, ask), table, now)
+                    missed = found is None and self._rounds.missed(place[2] for place in group.order)
+                    if missed and self._preemptor.may_stop_others(job):
+                        missed, found = False, self._bookings.place(job, ask, table, now)
                     if found is not None:
                         # 6. Commit: the job leaves the queue and its queue is charged.
                         decisions.append(self._commit(job, ask, *found, now))
                         turn.fits(group)
                         continue
-                    missed = self._rounds.missed(place[2] for place in group.order)
                     # 7. Or make room: who is stopped leaves a place that is kept for the job until they are gone.
                     stopped = None if missed else self._make_room(job, table, now, advice)
                     why = self._blocked(job, group, ask, now)
@@ -375,6 +380,7 @@ class Engine:
                 # Backfill: jobs alike are passed over, others behind them may fit.
                 rejections.extend(self._tell(group, why, now))
                 turn.skip(group)
+            self._rounds.finish()
         # 8. Publish.
         return CycleResult(tuple(decisions), tuple(rejections), considered, tuple(preemptions), tuple(advice))
 

@@ -25,13 +25,15 @@ __all__ = ["Contenders", "share_out"]
 class Contenders:
     """The jobs among which a round is shared out; one entry a job everywhere.
 
-    value: worth of the round on each model, shape (jobs, models), 0: cannot run there. scale: devices.
-    overdue: rank among those that have waited too long, the longest first from 0; -1: it has not.
+    value: worth of the round on each model, shape (jobs, models), 0: cannot run there. scale: devices. sits: the
+    model on which it runs, -1: it waits. overdue: rank among those that have waited too long, the longest first, from
+    0; -1: it has not.
     """
 
     jobs: tuple[Job, ...]
     value: Floats
     scale: Ints
+    sits: Ints
     overdue: Ints
 
     def first(self, among: Ints) -> Ints:
@@ -148,14 +150,18 @@ class _Draw:
         return (not within_nominal(needs), *path)
 
     def _best(self, at: int, free: Ints) -> int:
-        """The model where the job is worth most, of those with room by fleet, quota and limit; -1: there is none."""
-        job, scale = self._contenders.jobs[at], self._contenders.scale[at]
+        """The model where the job is worth most, of those with room by fleet, quota and limit; -1: there is none.
+        What it has it may keep, whatever a quota says: to take that back is reclaim's part."""
+        job, scale, sits = self._contenders.jobs[at], self._contenders.scale[at], int(self._contenders.sits[at])
         worth = np.where(free >= scale, self._contenders.value[at], 0.0)
-        if not worth.max(initial=0.0) > 0 or self._queues.limit_hit(job.queue, int(scale) * WHOLE_DEVICE) is not None:
+        if not worth.max(initial=0.0) > 0:
             return WAITS
         may = self._queues.quotas.mask(job)
+        if self._queues.limit_hit(job.queue, int(scale) * WHOLE_DEVICE) is not None:
+            may = np.zeros(worth.size, dtype=np.bool_)
         if may is not None:
-            worth = np.where(may, worth, 0.0)
+            kept = np.arange(worth.size) == sits
+            worth = np.where(may | kept, worth, 0.0)
         best = int(worth.argmax())
         return best if worth[best] > 0 else WAITS
 
@@ -165,7 +171,7 @@ class _Draw:
         self._take_back(mark)
         for at, model in zip(who.tolist(), kinds.tolist(), strict=True):
             may = self._queues.quotas.mask(self._contenders.jobs[at])
-            if may is not None and not may[model]:
+            if may is not None and not may[model] and model != self._contenders.sits[at]:
                 self._take_back(mark)
                 for one in before:
                     self._put(*one)

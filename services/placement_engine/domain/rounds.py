@@ -32,7 +32,7 @@ from placement_engine.domain.round_assignment import WAITS, overdue
 from placement_engine.domain.round_shares import Contenders, share_out
 from placement_engine.domain.shapes import Ask, Shape
 from placement_engine.domain.supposition import Supposition
-from placement_engine.domain.tables import Tables
+from placement_engine.domain.tables import EXCLUDED, Tables
 from placement_engine.domain.victims import Victim, find_plan, work_lost
 
 __all__ = ["KEPT_ROUNDS", "LEAST_GAIN", "PATIENCE_SECONDS", "Rounds"]
@@ -89,6 +89,8 @@ class Rounds:
         """Models on which a waiting job did not fit though the count of devices said so: others are tried first."""
         self._looked_at: tuple[tuple[int, ...], int, int] = (), -1, -1
         """What was free, how many waited and what had happened when it was looked last who might go."""
+        self._at_once: list[str] = []
+        """Jobs for which the present cycle, or else the last, keeps a place that is free already."""
         self._left_out: set[str] = set()
         """Overdue jobs for which the last plan found no place."""
 
@@ -142,6 +144,21 @@ class Rounds:
         self._kinds.pop(job_id, None)
         self._unfit.pop(job_id, None)
 
+    def waits_for_its_place(self, job_id: str) -> bool:
+        """Whether a round gave the job a place that others are still to leave: it takes no other meanwhile."""
+        booking = self._bookings.nominations.get(job_id) if job_id in self._kinds else None
+        return booking is not None and any(one in self._ending for one in booking.after)
+
+    def finish(self) -> None:
+        """The cycle is over. What was kept for jobs that wait for nobody was kept against those behind them only."""
+        for job_id in self._at_once:
+            self._bookings.drop(job_id)
+
+    def undone(self, job_id: str) -> None:
+        """The placement could not be committed: a place that was kept for that cycle only is not kept again."""
+        if job_id in self._at_once:
+            self._bookings.drop(job_id)
+
     def missed(self, job_ids: Iterable[str]) -> bool:
         """These jobs alike, of which one was tried, do not fit on their kind, though there are devices enough: what is
         free goes to others then. False: what the round gave them is not the matter."""
@@ -156,6 +173,7 @@ class Rounds:
         """Once in a cycle, before the queue is walked: whom a new round stops. Sets whose turn it is."""
         if not self.on:
             return []
+        self._at_once.clear()
         self._attained.settle(now, self._queues.jobs, self._claims)
         self._kinds = {
             job_id: model
@@ -203,12 +221,13 @@ class Rounds:
         running, waiting = self._running(now), self._waiting(now)
         if not running and not waiting:
             return stopped
-        contenders, models = self._contenders(running, waiting, now)
+        contenders = self._contenders(running, waiting, now)
+        models = contenders.sits
         capacity = self._free(waiting)
         held = models != WAITS
         np.add.at(capacity, models[held], contenders.scale[held])
         kind = share_out(contenders, capacity, self._queues, totals, self._fleet.models.names, running, self._charge)
-        stopped += self._act(contenders, running, models, kind, now)
+        stopped += self._act(contenders, running, kind, now)
         late = [contenders.jobs[at].job_id for at in np.flatnonzero(contenders.overdue >= 0).tolist()]
         self._left_out = {job_id for job_id in late if job_id not in self._kinds}
         return stopped
@@ -257,8 +276,8 @@ class Rounds:
         ]
         return sorted(found, key=lambda job: job.job_id)
 
-    def _contenders(self, running: list[Claim], waiting: list[Job], now: float) -> tuple[Contenders, Ints]:
-        """Those that run and then those that wait, and the model on which each sits, -1: it waits."""
+    def _contenders(self, running: list[Claim], waiting: list[Job], now: float) -> Contenders:
+        """Those that run and then those that wait."""
         jobs = [*(claim.job for claim in running), *waiting]
         ids = [job.job_id for job in jobs]
         worth = self._attained.worth(
@@ -274,14 +293,15 @@ class Rounds:
         rank = np.full(len(jobs), -1, dtype=np.int64)
         late = len(running) + overdue(self._attained.waited([job.job_id for job in waiting], now), PATIENCE_SECONDS)
         rank[late] = np.arange(late.size)
-        return Contenders(tuple(jobs), value, scale, rank), models
+        return Contenders(tuple(jobs), value, scale, models, rank)
 
     def _free(self, jobs: Iterable[Job]) -> Ints:
         """Devices of each model that one of these jobs, at least, may take now."""
         columns = self._fleet.columns
         usable = np.zeros((columns.device.shape[1], columns.rows), dtype=np.bool_)
         for shape in dict.fromkeys(self._attained.shape_of(job.job_id) for job in jobs):
-            usable |= self._tables.get(shape).usable
+            table = self._tables.get(shape)
+            usable |= table.usable & (table.score != EXCLUDED)
         counts = np.bincount(
             columns.model[: columns.rows].astype(np.int64), usable.sum(axis=0), minlength=len(self._fleet.models)
         )
@@ -289,49 +309,68 @@ class Rounds:
 
     # -- what a plan changes ---------------------------------------------------------------------
 
-    def _act(
-        self, contenders: Contenders, running: list[Claim], models: Ints, kind: Ints, now: float
-    ) -> list[Preemption]:
+    def _act(self, contenders: Contenders, running: list[Claim], kind: Ints, now: float) -> list[Preemption]:
         """Keeps a place for all who take one, and stops who is in their way and who goes elsewhere."""
-        changes = np.flatnonzero(kind != models)
-        leaving = {at: running[at] for at in changes.tolist() if at < len(running)}
-        incoming = [at for at in changes.tolist() if kind[at] != WAITS]
+        changes = np.flatnonzero(kind != contenders.sits).tolist()
+        leaving = {at: running[at] for at in changes if at < len(running)}
+        incoming = [at for at in changes if kind[at] != WAITS]
         if not leaving:
             self._kinds.update((contenders.jobs[at].job_id, int(kind[at])) for at in incoming)
             return []
         density = contenders.value[np.arange(kind.size), kind] / contenders.scale
         late = np.where(contenders.overdue >= 0, contenders.overdue, kind.size)
         # Members of many devices first: they are the hardest to place.
-        incoming.sort(key=lambda at: (late[at], -contenders.jobs[at].devices, -density[at], at))
-        places = self._places(contenders, leaving, incoming, kind, now)
+        jobs = contenders.jobs
+        incoming.sort(key=lambda at: (-jobs[at].priority, late[at], -jobs[at].devices, -density[at], at))
+        places = self._settled(contenders, leaving, incoming, kind, now)
         return self._keep(contenders, leaving, places, kind, now)
+
+    def _settled(
+        self, contenders: Contenders, leaving: dict[int, Claim], incoming: list[int], kind: Ints, now: float
+    ) -> dict[int, tuple[Member, ...]]:
+        """Places for those that come in, with which nobody loses its own who should not: neither one that was to go
+        on elsewhere and finds no room there, nor one whose devices go to lower priorities alone. Those are taken out
+        of `leaving`: they stay."""
+        for _ in range(TRIES):
+            places = self._places(contenders, leaving, incoming, kind, now)
+            takers = _takers(leaving, places)
+            stay = {at for at in leaving if at in incoming and at not in places}
+            stay |= {at for at in takers if at not in places and _goes_lower(contenders, at, takers[at])}
+            if not stay:
+                return places
+            useless = {taker for at in stay for taker in takers.get(at, ()) if _goes_lower(contenders, at, [taker])}
+            incoming = [at for at in incoming if at not in stay and at not in useless]
+            for at in stay | (useless & set(leaving)):
+                del leaving[at]
+        # It does not come to rest: nobody goes elsewhere, and what only lower priorities would take stays.
+        for at in [at for at in leaving if kind[at] != WAITS]:
+            del leaving[at]
+        incoming = [at for at in incoming if contenders.sits[at] == WAITS]
+        places = self._places(contenders, leaving, incoming, kind, now)
+        for at, takers_of_one in _takers(leaving, places).items():
+            if _goes_lower(contenders, at, takers_of_one):
+                for taker in takers_of_one:
+                    places.pop(taker, None)
+        return places
 
     def _places(
         self, contenders: Contenders, leaving: dict[int, Claim], incoming: list[int], kind: Ints, now: float
     ) -> dict[int, tuple[Member, ...]]:
-        """Where those that take a place go, once those that leave are gone. Who runs and would find no place elsewhere
-        is taken out of `leaving`: it stays."""
-        for attempt in range(TRIES):
-            places: dict[int, tuple[Member, ...]] = {}
-            stranded = []
-            with self._bookings.in_full(), Supposition(self._fleet, self._tables, self._reserver) as suppose:
-                for claim in leaving.values():
+        """Where those that come in go, in this order, once all that leave are gone; without those that find no room.
+        What is free is taken first: nobody is stopped for one that fits beside it."""
+        places: dict[int, tuple[Member, ...]] = {}
+        with self._bookings.in_full(), Supposition(self._fleet, self._tables, self._reserver) as suppose:
+            for gone in ((), leaving.values()):
+                for claim in gone:
                     suppose.end(claim)
                 for at in incoming:
-                    members = suppose.placement(
-                        contenders.jobs[at], self._ask_on(contenders.jobs[at], int(kind[at])), now
-                    )
+                    job = contenders.jobs[at]
+                    members = None
+                    if at not in places:
+                        members = suppose.placement(job, self._ask_on(job, int(kind[at])), now)
                     if members is not None:
-                        suppose.hold(contenders.jobs[at].job_id, members)
+                        suppose.hold(job.job_id, members)
                         places[at] = members
-                    elif at in leaving:
-                        stranded.append(at)
-            if not stranded:
-                break
-            incoming = [at for at in incoming if at not in stranded]
-            if attempt < TRIES - 1:
-                for at in stranded:
-                    del leaving[at]
         return places
 
     def _ask_on(self, job: Job, model: int) -> Ask:
@@ -348,35 +387,26 @@ class Rounds:
         kind: Ints,
         now: float,
     ) -> list[Preemption]:
-        holder = {
-            (member.node, device.device_id): at
-            for at, claim in leaving.items()
-            for member in claim.members
-            for device in member.devices
-        }
-        gone: dict[int, int] = {}
+        takers = _takers(leaving, places)
+        jobs = contenders.jobs
+        gone = {at: max(of, key=lambda one: jobs[one].priority) for at, of in takers.items()}
         """Who is stopped, and for whom."""
-        after: dict[int, list[int]] = {}
+        gone.update((at, at) for at in places if at in leaving)
+        waits_for: dict[int, list[str]] = {at: [] for at in places}
+        for at, of in takers.items():
+            for taker in of:
+                waits_for[taker].append(jobs[at].job_id)
+        self._ending.update(jobs[at].job_id for at in gone)
         for at, members in places.items():
-            keys = [(member.node, device.device_id) for member in members for device in member.devices]
-            after[at] = list(dict.fromkeys(holder[key] for key in keys if key in holder))
-            for other in after[at]:
-                gone.setdefault(other, at)
-            if at in leaving:
-                gone[at] = at
-        self._ending.update(leaving[at].job.job_id for at in gone)
-        for at, members in places.items():
-            job = contenders.jobs[at]
+            job = jobs[at]
             if at in leaving:
                 job = replace(job, attempt=job.attempt + 1)
-            model = int(kind[at])
-            self._kinds[job.job_id] = model
-            if after[at] or at in leaving:
-                waits_for = tuple(leaving[other].job.job_id for other in after[at])
-                self._bookings.nominate(job, self._ask_on(job, model), members, waits_for, now)
-        return [
-            self._stop(leaving[at], contenders.jobs[other], int(kind[at]), now) for at, other in sorted(gone.items())
-        ]
+            self._kinds[job.job_id] = int(kind[at])
+            ask = self._ask_on(job, int(kind[at]))
+            self._bookings.nominate(job, ask, members, tuple(waits_for[at]), now)
+            if at not in leaving and not waits_for[at]:
+                self._at_once.append(job.job_id)
+        return [self._stop(leaving[at], jobs[other], int(kind[at]), now) for at, other in sorted(gone.items())]
 
     def _stop(self, claim: Claim, taker: Job, model: int, now: float) -> Preemption:
         if claim.job.job_id == taker.job_id:
@@ -456,7 +486,7 @@ class Rounds:
         for job_id, model in self._kinds.items():
             if job_id in self._queues.jobs and job_id not in self._bookings.nominations:
                 capacity[model] -= self._attained.shape_of(job_id).gang_devices
-        contenders, _ = self._contenders([], waiting, now)
+        contenders = self._contenders([], waiting, now)
         self._strike_out(contenders)
         kind = share_out(
             contenders, capacity.clip(min=0), self._queues, totals, self._fleet.models.names, (), self._charge
@@ -473,7 +503,9 @@ class Rounds:
         for at, job in enumerate(contenders.jobs):
             shape = self._attained.shape_of(job.job_id)
             if shape not in room:
-                members = self._tables.get(shape).usable.sum(axis=0) // shape.whole
+                table = self._tables.get(shape)
+                members = table.usable.sum(axis=0) // shape.whole
+                members[table.score == EXCLUDED] = 0
                 room[shape] = np.bincount(model, members, minlength=len(self._fleet.models)).astype(np.int64)
             value = contenders.value[at]
             value[room[shape] < job.replicas] = 0.0
@@ -490,6 +522,28 @@ class Rounds:
         )
         counts = np.bincount(columns.model[: columns.rows].astype(np.int64), whole.sum(axis=0))
         return tuple(counts.astype(np.int64).tolist())
+
+
+def _takers(leaving: Mapping[int, Claim], places: Mapping[int, tuple[Member, ...]]) -> dict[int, list[int]]:
+    """By who leaves, those others who get one of its devices, in the order of `places`."""
+    holder = {
+        (member.node, device.device_id): at
+        for at, claim in leaving.items()
+        for member in claim.members
+        for device in member.devices
+    }
+    found: dict[int, list[int]] = {}
+    for at, members in places.items():
+        keys = [(member.node, device.device_id) for member in members for device in member.devices]
+        for other in dict.fromkeys(holder[key] for key in keys if key in holder):
+            if other != at:
+                found.setdefault(other, []).append(at)
+    return found
+
+
+def _goes_lower(contenders: Contenders, at: int, takers: Iterable[int]) -> bool:
+    """Whether all who take what the job has are of lower priority."""
+    return all(contenders.jobs[taker].priority < contenders.jobs[at].priority for taker in takers)
 
 
 def _anyone(victim: Victim, chosen: list[Victim]) -> bool:
