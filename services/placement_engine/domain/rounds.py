@@ -40,7 +40,7 @@ __all__ = ["KEPT_ROUNDS", "LEAST_GAIN", "PATIENCE_SECONDS", "Rounds"]
 PATIENCE_SECONDS = 6 * 3600.0
 """A job that has waited so long goes first, the longest-waiting before the others: none starves."""
 KEPT_ROUNDS = 4
-"""Without arrivals or ends a plan is kept for so many rounds."""
+"""Where nobody came or ended and nothing became free, a plan is kept for so many rounds."""
 LEAST_RUN = 0.5
 """Part of a round that a job has run at least before it is stopped: starting takes time of its own."""
 LEAST_GAIN = 0.05
@@ -82,7 +82,8 @@ class Rounds:
         self._attained = Attained(fleet, tables)
         self._ends_at: float | None = None
         self._rounds_kept = 0
-        self._planned_at_news = -1
+        self._planned_at: tuple[int, tuple[int, ...]] = -1, ()
+        """What had happened and what was free when the present plan was made."""
         self._kinds: dict[str, int] = {}
         """Waiting jobs whose turn it is, and on which model."""
         self._unfit: dict[str, list[int]] = {}
@@ -204,9 +205,10 @@ class Rounds:
         self._ends_at = now + length if late or end is None else end + length
         self._looked_at = (), -1, -1
         self._rounds_kept += 1
-        if self._attained.news == self._planned_at_news and self._rounds_kept < KEPT_ROUNDS:
+        planned_at = self._attained.news, self._free_whole()
+        if planned_at == self._planned_at and self._rounds_kept < KEPT_ROUNDS:
             return False
-        self._planned_at_news, self._rounds_kept = self._attained.news, 0
+        self._planned_at, self._rounds_kept = planned_at, 0
         return True
 
     # -- a new round -----------------------------------------------------------------------------
@@ -223,7 +225,7 @@ class Rounds:
             return stopped
         contenders = self._contenders(running, waiting, now)
         models = contenders.sits
-        capacity = self._free(waiting)
+        capacity = self._free(contenders.jobs)
         held = models != WAITS
         np.add.at(capacity, models[held], contenders.scale[held])
         kind = share_out(contenders, capacity, self._queues, totals, self._fleet.models.names, running, self._charge)
