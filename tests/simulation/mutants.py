@@ -420,6 +420,7 @@ MUTANTS = (
         "        job.preemptible\n        and job.checkpoint_seconds",
         "        job.checkpoint_seconds",
         "a round stops nobody who is not preemptible",
+        f"{UNIT}/test_rounds.py",
     ),
     Mutant(
         "round-least-run",
@@ -427,13 +428,6 @@ MUTANTS = (
         "least = LEAST_RUN * self._policy.round_seconds - SLACK_SECONDS",
         "least = 0.0",
         "a place that a round gave is held for half a round",
-    ),
-    Mutant(
-        "round-priority",
-        "rounds.py",
-        "return all(contenders.jobs[taker].priority < contenders.jobs[at].priority for taker in takers)",
-        "return False",
-        "a round stops nobody for a lower priority",
     ),
     Mutant(
         "round-least-gain",

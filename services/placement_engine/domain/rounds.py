@@ -5,8 +5,7 @@ those that wait, contend for the devices that are free or that one of them has. 
 kind is its service index (`service_index`) times its speed there; `round_shares` finds the plan within priorities,
 queues and quotas. A plan costs: one that runs counts for more where it is, by the least gain and by the work that a
 stop would lose. Who loses its place, or goes on elsewhere, is stopped as for any preemption; a nomination keeps the
-place for the one who takes it. It is tried on a supposition first, so nobody is stopped for one that would not fit, and
-who turns out to be in nobody's way runs on.
+place for the one who takes it (`round_changes`).
 
 Between two ends nobody is stopped: what becomes free goes to those that wait by the same rule, a kind for each.
 A job that takes turns and is in no plan waits for its turn (`waits`); all others are placed as without rounds. Of those
@@ -22,16 +21,16 @@ from placement_engine.domain.attained import Attained, takes_turns
 from placement_engine.domain.columns import BLOCKED, FREE, Ints
 from placement_engine.domain.facts import NodeFacts
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Member, Preemption, PreemptionKind, Reason
+from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Preemption, PreemptionKind, Reason
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.preemption import Preemptor
 from placement_engine.domain.queues import Queues, Totals
 from placement_engine.domain.reservations import Bookings
 from placement_engine.domain.reserve import Reserver
 from placement_engine.domain.round_assignment import WAITS, overdue
+from placement_engine.domain.round_changes import Changes, stop_for
 from placement_engine.domain.round_shares import Contenders, share_out
 from placement_engine.domain.shapes import Ask, Shape
-from placement_engine.domain.supposition import Supposition
 from placement_engine.domain.tables import EXCLUDED, Tables
 from placement_engine.domain.victims import Victim, find_plan, work_lost
 
@@ -47,7 +46,6 @@ LEAST_GAIN = 0.05
 """A change must gain this part of what it ends, beside the work that is lost."""
 OVERDUE_A_ROUND = 8
 """Most jobs that do not take turns for which room is made at the end of one round."""
-TRIES = 3
 SLACK_SECONDS = 1e-3
 
 NOT_THEIR_TURN, IN_TURN = 1, 2
@@ -80,6 +78,7 @@ class Rounds:
         self._claims, self._ending = claims, ending
         self._charge, self._ask_of, self._barred = charge, ask_of, barred
         self._attained = Attained(fleet, tables)
+        self._changes = Changes(fleet, tables, reserver, bookings, self._attained, ending)
         self._ends_at: float | None = None
         self._rounds_kept = 0
         self._planned_at: tuple[int, tuple[int, ...]] = -1, ()
@@ -229,7 +228,10 @@ class Rounds:
         held = models != WAITS
         np.add.at(capacity, models[held], contenders.scale[held])
         kind = share_out(contenders, capacity, self._queues, totals, self._fleet.models.names, running, self._charge)
-        stopped += self._act(contenders, running, kind, now)
+        changes = self._changes.carry_out(contenders, running, kind, now)
+        stopped += changes.stopped
+        self._kinds.update(changes.kinds)
+        self._at_once += changes.at_once
         late = [contenders.jobs[at].job_id for at in np.flatnonzero(contenders.overdue >= 0).tolist()]
         self._left_out = {job_id for job_id in late if job_id not in self._kinds}
         return stopped
@@ -309,115 +311,6 @@ class Rounds:
         )
         return counts.astype(np.int64)
 
-    # -- what a plan changes ---------------------------------------------------------------------
-
-    def _act(self, contenders: Contenders, running: list[Claim], kind: Ints, now: float) -> list[Preemption]:
-        """Keeps a place for all who take one, and stops who is in their way and who goes elsewhere."""
-        changes = np.flatnonzero(kind != contenders.sits).tolist()
-        leaving = {at: running[at] for at in changes if at < len(running)}
-        incoming = [at for at in changes if kind[at] != WAITS]
-        if not leaving:
-            self._kinds.update((contenders.jobs[at].job_id, int(kind[at])) for at in incoming)
-            return []
-        density = contenders.value[np.arange(kind.size), kind] / contenders.scale
-        late = np.where(contenders.overdue >= 0, contenders.overdue, kind.size)
-        # Members of many devices first: they are the hardest to place.
-        jobs = contenders.jobs
-        incoming.sort(key=lambda at: (-jobs[at].priority, late[at], -jobs[at].devices, -density[at], at))
-        places = self._settled(contenders, leaving, incoming, kind, now)
-        return self._keep(contenders, leaving, places, kind, now)
-
-    def _settled(
-        self, contenders: Contenders, leaving: dict[int, Claim], incoming: list[int], kind: Ints, now: float
-    ) -> dict[int, tuple[Member, ...]]:
-        """Places for those that come in, with which nobody loses its own who should not: neither one that was to go
-        on elsewhere and finds no room there, nor one whose devices go to lower priorities alone. Those are taken out
-        of `leaving`: they stay."""
-        for _ in range(TRIES):
-            places = self._places(contenders, leaving, incoming, kind, now)
-            takers = _takers(leaving, places)
-            stay = {at for at in leaving if at in incoming and at not in places}
-            stay |= {at for at in takers if at not in places and _goes_lower(contenders, at, takers[at])}
-            if not stay:
-                return places
-            useless = {taker for at in stay for taker in takers.get(at, ()) if _goes_lower(contenders, at, [taker])}
-            incoming = [at for at in incoming if at not in stay and at not in useless]
-            for at in stay | (useless & set(leaving)):
-                del leaving[at]
-        # It does not come to rest: nobody goes elsewhere, and what only lower priorities would take stays.
-        for at in [at for at in leaving if kind[at] != WAITS]:
-            del leaving[at]
-        incoming = [at for at in incoming if contenders.sits[at] == WAITS]
-        places = self._places(contenders, leaving, incoming, kind, now)
-        for at, takers_of_one in _takers(leaving, places).items():
-            if _goes_lower(contenders, at, takers_of_one):
-                for taker in takers_of_one:
-                    places.pop(taker, None)
-        return places
-
-    def _places(
-        self, contenders: Contenders, leaving: dict[int, Claim], incoming: list[int], kind: Ints, now: float
-    ) -> dict[int, tuple[Member, ...]]:
-        """Where those that come in go, in this order, once all that leave are gone; without those that find no room.
-        What is free is taken first: nobody is stopped for one that fits beside it."""
-        places: dict[int, tuple[Member, ...]] = {}
-        with self._bookings.in_full(), Supposition(self._fleet, self._tables, self._reserver) as suppose:
-            for gone in ((), leaving.values()):
-                for claim in gone:
-                    suppose.end(claim)
-                for at in incoming:
-                    job = contenders.jobs[at]
-                    members = None
-                    if at not in places:
-                        members = suppose.placement(job, self._ask_on(job, int(kind[at])), now)
-                    if members is not None:
-                        suppose.hold(job.job_id, members)
-                        places[at] = members
-        return places
-
-    def _ask_on(self, job: Job, model: int) -> Ask:
-        ask = self._tables.ask(self._attained.shape_of(job.job_id))
-        only = np.zeros_like(ask.in_time)
-        only[model] = True
-        return replace(ask, in_time=only)
-
-    def _keep(
-        self,
-        contenders: Contenders,
-        leaving: dict[int, Claim],
-        places: dict[int, tuple[Member, ...]],
-        kind: Ints,
-        now: float,
-    ) -> list[Preemption]:
-        takers = _takers(leaving, places)
-        jobs = contenders.jobs
-        gone = {at: max(of, key=lambda one: jobs[one].priority) for at, of in takers.items()}
-        """Who is stopped, and for whom."""
-        gone.update((at, at) for at in places if at in leaving)
-        waits_for: dict[int, list[str]] = {at: [] for at in places}
-        for at, of in takers.items():
-            for taker in of:
-                waits_for[taker].append(jobs[at].job_id)
-        self._ending.update(jobs[at].job_id for at in gone)
-        for at, members in places.items():
-            job = jobs[at]
-            if at in leaving:
-                job = replace(job, attempt=job.attempt + 1)
-            self._kinds[job.job_id] = int(kind[at])
-            ask = self._ask_on(job, int(kind[at]))
-            self._bookings.nominate(job, ask, members, tuple(waits_for[at]), now)
-            if at not in leaving and not waits_for[at]:
-                self._at_once.append(job.job_id)
-        return [self._stop(leaving[at], jobs[other], int(kind[at]), now) for at, other in sorted(gone.items())]
-
-    def _stop(self, claim: Claim, taker: Job, model: int, now: float) -> Preemption:
-        if claim.job.job_id == taker.job_id:
-            message = f"goes on on {self._fleet.models.names[model]}, where its work is worth more; the place is kept"
-        else:
-            message = f"its round is over: its place goes to {taker.name or taker.job_id}"
-        lost = work_lost(claim, now)
-        return Preemption(claim.job.job_id, claim.job.attempt, taker.job_id, PreemptionKind.ROUND, lost, message)
-
     # -- those that take no turns ----------------------------------------------------------------
 
     def _make_room_for_the_overdue(self, now: float) -> list[Preemption]:
@@ -470,7 +363,7 @@ class Rounds:
             facts = self._fleet.nodes[plan.members[0].node]
             self._kinds[job.job_id] = self._model_at(facts, plan.members[0].devices[0].device_id)
         self._bookings.nominate(job, ask, plan.members, victims, now)
-        return [self._stop(victim.claim, job, 0, now) for victim in plan.victims]
+        return [stop_for(victim.claim, job, "", now) for victim in plan.victims]
 
     # -- between two ends ------------------------------------------------------------------------
 
@@ -524,28 +417,6 @@ class Rounds:
         )
         counts = np.bincount(columns.model[: columns.rows].astype(np.int64), whole.sum(axis=0))
         return tuple(counts.astype(np.int64).tolist())
-
-
-def _takers(leaving: Mapping[int, Claim], places: Mapping[int, tuple[Member, ...]]) -> dict[int, list[int]]:
-    """By who leaves, those others who get one of its devices, in the order of `places`."""
-    holder = {
-        (member.node, device.device_id): at
-        for at, claim in leaving.items()
-        for member in claim.members
-        for device in member.devices
-    }
-    found: dict[int, list[int]] = {}
-    for at, members in places.items():
-        keys = [(member.node, device.device_id) for member in members for device in member.devices]
-        for other in dict.fromkeys(holder[key] for key in keys if key in holder):
-            if other != at:
-                found.setdefault(other, []).append(at)
-    return found
-
-
-def _goes_lower(contenders: Contenders, at: int, takers: Iterable[int]) -> bool:
-    """Whether all who take what the job has are of lower priority."""
-    return all(contenders.jobs[taker].priority < contenders.jobs[at].priority for taker in takers)
 
 
 def _anyone(victim: Victim, chosen: list[Victim]) -> bool:

@@ -301,7 +301,7 @@ def streams(draw: st.DrawFn) -> list[tuple[float, Job, float]]:
             priority=draw(st.sampled_from([0, 0, 0, 1])),
             workload=draw(st.sampled_from(["w", ""])),
             preemptible=turns,
-            checkpoint_seconds=60.0 if turns else None,
+            checkpoint_seconds=60.0 if turns else draw(st.sampled_from([None, 60.0])),
         )
         found.append((draw(st.integers(0, 10)) * 600.0, job, draw(st.sampled_from([600.0, 3600.0, 20_000.0]))))
     return sorted(found, key=lambda one: one[0])
