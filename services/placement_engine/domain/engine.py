@@ -266,9 +266,9 @@ class Engine:
             # When it was claimed is not known: the first sample is taken to show it.
             self._fleet.hold(job_id, member, float("-inf"), peak, part)
         self._claims[job_id] = claim
+        self._rounds.restored(claim)
         self._ends.put(claim)
         self._charge(claim, 1)
-        self._rounds.restored(claim)
 
     def started(self, job_id: str, attempt: int, at: float) -> None:
         """The attempt that holds claims runs since `at`. Ignored for any other attempt."""
@@ -300,8 +300,7 @@ class Engine:
         self._bookings.not_placed(job_id)
         if job_id not in self._queues.jobs:
             self._queues.add(claim.job)
-            self._rounds.came(claim.job)
-            self._rounds.undone(job_id)
+        self._rounds.undone(claim.job)
 
     def _charge(self, claim: Claim, sign: int) -> None:
         self._preemptor.count(claim.job, sign)

@@ -154,10 +154,12 @@ class Rounds:
         for job_id in self._at_once:
             self._bookings.drop(job_id)
 
-    def undone(self, job_id: str) -> None:
-        """The placement could not be committed: a place that was kept for that cycle only is not kept again."""
-        if job_id in self._at_once:
-            self._bookings.drop(job_id)
+    def undone(self, job: Job) -> None:
+        """The placement could not be committed, the job waits again: a place that was kept for that cycle only is not
+        kept."""
+        self.came(job)
+        if job.job_id in self._at_once:
+            self._bookings.drop(job.job_id)
 
     def missed(self, job_ids: Iterable[str]) -> bool:
         """These jobs alike, of which one was tried, do not fit on their kind, though there are devices enough: what is
