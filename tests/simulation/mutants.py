@@ -107,7 +107,7 @@ MUTANTS = (
     ),
     Mutant(
         "device-limit",
-        "engine.py",
+        "answers.py",
         "queue = self._queues.limit_hit(job.queue, asked) if asked else None",
         "queue = None",
         "a queue holds no more devices than its limit",
@@ -149,7 +149,7 @@ MUTANTS = (
     ),
     Mutant(
         "stopped-twice",
-        "engine.py",
+        "intake.py",
         "if job_id in self._claims:\n            self._ending.add(job_id)",
         "if job_id in self._claims:\n            pass",
         "a job is stopped once, also across a restart",
@@ -287,21 +287,21 @@ MUTANTS = (
     ),
     Mutant(
         "undo",
-        "engine.py",
+        "intake.py",
         "        if job_id not in self._queues.jobs:\n            self._queues.add(claim.job)",
         "        self._queues.jobs.get(job_id)",
         "a decision that is taken back leaves the job waiting",
     ),
     Mutant(
         "undo-preemption",
-        "engine.py",
+        "intake.py",
         "self._bookings.stays(job_id)",
         "pass",
         "a preemption that is taken back keeps no place",
     ),
     Mutant(
         "undo-nomination",
-        "engine.py",
+        "intake.py",
         "self._bookings.not_placed(job_id)",
         "pass",
         "a placement that is taken back keeps the place that was kept",
@@ -315,14 +315,14 @@ MUTANTS = (
     ),
     Mutant(
         "restore",
-        "engine.py",
+        "intake.py",
         "self._ends.put(claim)\n        self._charge(claim, 1)\n\n    def started",
         "self._ends.put(claim)\n\n    def started",
         "a restart knows what queues use",
     ),
     Mutant(
         "release",
-        "engine.py",
+        "intake.py",
         "            self._charge(claim, -1)\n            if now is not None:",
         "            if now is not None:",
         "what ended is no longer charged",
@@ -402,7 +402,7 @@ MUTANTS = (
     ),
     Mutant(
         "deadline",
-        "engine.py",
+        "answers.py",
         "if job.deadline is not None and now > job.deadline:",
         "if job.deadline is not None and now > job.deadline + 60:",
         "no job starts after its deadline",

@@ -111,7 +111,7 @@ def test_what_is_derived_is_an_attribute_and_starts_empty() -> None:
 
 def test_every_member_of_the_engine_is_an_event_or_changes_nothing() -> None:
     """A new method of Engine has to say which: one that changes what is decided is recorded."""
-    public = {name for name in vars(Engine) if not name.startswith("_")}
+    public = {name for name in dir(Engine) if not name.startswith("_")}
     assert public == {*INPUTS, *READOUTS}
 
 
