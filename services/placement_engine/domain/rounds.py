@@ -164,6 +164,8 @@ class Rounds:
     def missed(self, job_ids: Iterable[str]) -> bool:
         """These jobs alike, of which one was tried, do not fit on their kind, though there are devices enough: what is
         free goes to others then. False: what the round gave them is not the matter."""
+        if not self._kinds:
+            return False
         missed = [one for one in job_ids if one in self._kinds and one not in self._bookings.nominations]
         for one in missed:
             self._unfit.setdefault(one, []).append(self._kinds.pop(one))
