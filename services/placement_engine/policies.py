@@ -8,13 +8,15 @@ from enum import Enum
 from typing import Any, get_type_hints
 
 from berth.errors import InvalidInput
+from berth.jobs import parse_duration
 from placement_engine.domain.policy import Policy, Weights
 
 __all__ = ["parse_policy", "service_policy"]
 
 
 def parse_policy(given: Mapping[str, Any], base: Policy = Policy()) -> Policy:  # noqa: B008
-    """`base` with these fields: numbers, words of an enum, and `weights` or `weights.heat`. Raises InvalidInput."""
+    """`base` with these fields: numbers, durations ("6m") of `..._seconds`, words of an enum, and `weights` or
+    `weights.heat`. Raises InvalidInput."""
     changes: dict[str, Any] = {}
     weights: dict[str, Any] = {}
     for name, value in given.items():
@@ -62,4 +64,6 @@ def _field_value(kind: type, where: str, name: str, value: Any) -> Any:
     try:
         return int(value) if wanted is int else float(value)
     except (TypeError, ValueError) as error:
+        if isinstance(value, str) and name.endswith("_seconds"):
+            return parse_duration(where, value)
         raise InvalidInput.of(where, value, "write a number") from error

@@ -66,6 +66,9 @@ class History:
         self.resizes = random.Random(f"resizes {seed}") if seed % 5 == 2 else None
         if self.resizes is not None:
             self.policy = replace(self.policy, resize_gangs=True, grow_after_seconds=self.resizes.choice((0.0, 40.0)))
+        if seed % 5 == 4:
+            # The dice of the others stay as they are.
+            self.policy = replace(self.policy, round_seconds=random.Random(f"rounds {seed}").choice((5.0, 20.0, 100.0)))
         self.oracle = Oracle(self.policy)
         self.now = START
         self.serial = 0
@@ -74,6 +77,7 @@ class History:
         # Dice of their own: the histories of the other seeds are as they were before there were such things.
         self.elsewhere = random.Random(f"elsewhere {seed}") if seed % 3 == 0 else None
         self.pods = random.Random(f"pods {seed}") if seed % 4 == 1 else None
+        self.turns = random.Random(f"turns {seed}") if self.policy.round_seconds else None
         self.domains = (PowerDomain("rack", "r0", 3000.0),) if self.dice.random() < 0.2 else ()
         self._fleet()
         self._queues()
@@ -253,6 +257,19 @@ class History:
             **{"cpu_milli": dice.choice((0, 1_000))} | shape | gang,
         )
 
+    @staticmethod
+    def _in_turns(job: Job, dice: random.Random) -> Job:
+        """The job as one that may be stopped at the end of a round, where it asks for whole devices."""
+        elastic = job.min_replicas and dice.random() < 0.7
+        return replace(
+            job,
+            preemptible=True,
+            checkpoint_seconds=dice.choice((1.0, 10.0, 200.0)),
+            deadline=None,
+            max_devices=0,
+            min_replicas=0 if elastic else job.min_replicas,
+        )
+
     def _plain_job(self) -> Job:
         """One for which it is beyond doubt what it may have: see progress.py."""
         return Job(
@@ -282,6 +299,8 @@ class History:
             self._declare(self._crowded(self.oracle.nodes[changed], self.pods))
         if self.resizes is not None:
             self._elastic(self.resizes)
+        if self.turns is not None and self.turns.random() < 0.7:
+            self._another_round(self.turns)
         self.cycle()
         if name == "pass_time" and not self.domains:
             # A plan that found nothing is not tried again at once: time has to pass first.
@@ -360,9 +379,24 @@ class History:
             self.oracle.members_gone(job_id, members, self.now)
             self.engine.members_gone(job_id, attempt, members, self.now)
 
+    def _another_round(self, dice: random.Random) -> None:
+        """Who waits is placed and runs, more come than there is room for, and the round ends."""
+        self.steps.append("         another round")
+        self.cycle()
+        self.start()
+        self.now += self.policy.round_seconds * dice.choice((0.3, 1.0, 1.5))
+        for _ in range(dice.choice((0, 2, 5))):
+            self.serial += 1
+            job = self._in_turns(self._plain_job(), dice)
+            job = replace(job, queue=dice.choice(("plain", "plain", "a", "b")), workload=dice.choice(("", "w")))
+            self.oracle.submit(job)
+            self.engine.submit(job)
+
     def submit(self) -> None:
         for _ in range(self.dice.randint(1, 3)):
             job = self._job()
+            if self.turns is not None and self.turns.random() < 0.7:
+                job = self._in_turns(job, self.turns)
             if self.elsewhere is not None and job.queue != "plain":
                 own = tuple(replace(one, nodes=self.elsewhere.choice((None, NodeConstraints()))) for one in job.groups)
                 job = replace(job, nodes=self._constraints(self.elsewhere), groups=own)

@@ -457,6 +457,37 @@ MUTANTS = (
         "if job.not_before > now_known and not job.attempt:",
         "a job is not tried during its back-off",
     ),
+    Mutant(
+        "round-preemptible",
+        "attained.py",
+        "        job.preemptible\n        and job.checkpoint_seconds",
+        "        job.checkpoint_seconds",
+        "a round stops nobody who is not preemptible",
+        f"{UNIT}/test_rounds.py",
+    ),
+    Mutant(
+        "round-least-run",
+        "rounds.py",
+        "least = LEAST_RUN * self._policy.round_seconds - SLACK_SECONDS",
+        "least = 0.0",
+        "a place that a round gave is held for half a round",
+    ),
+    Mutant(
+        "round-least-gain",
+        "rounds.py",
+        "*= 1.0 + LEAST_GAIN + lost / horizon",
+        "*= 1.0",
+        "a change of places is worth what it costs",
+        f"{UNIT}/test_rounds.py",
+    ),
+    Mutant(
+        "round-patience",
+        "rounds.py",
+        "for job in late[:OVERDUE_A_ROUND]:",
+        "for job in late[:0]:",
+        "who takes no turns does not wait for ever on those who do",
+        f"{UNIT}/test_rounds.py",
+    ),
 )
 
 

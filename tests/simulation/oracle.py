@@ -103,7 +103,7 @@ class Oracle:
         placed = {decision.job_id for decision in result.decisions}
         for preemption in result.preemptions:
             require(preemption.job_id not in placed, f"{preemption.job_id} is placed and stopped in one cycle")
-            self._preemption(preemption, now)
+            self._preemption(preemption, now, {one.job_id for one in result.preemptions})
         for resize in result.resizes:
             require(resize.job_id not in placed, f"{resize.job_id} is placed and resized in one cycle")
             if resize.removed:
@@ -135,7 +135,7 @@ class Oracle:
         require(len(left) == resize.size, f"{where}: {len(left)} are left, not {resize.size}")
         sizes.check(claim.job, left, where)
         part = replace(claim, members=resize.removed)
-        self._right_to(resize.kind, part, winner, where)
+        self._right_to(resize.kind, part, winner, now, where)
         require(not self.is_protected(claim, now), f"{where} in its protected time")
 
     def _grows(self, resize: Resize, now: float) -> None:
@@ -364,27 +364,48 @@ class Oracle:
 
     # -- preemption ------------------------------------------------------------------------------
 
-    def _preemption(self, preemption: Preemption, now: float) -> None:
+    def _preemption(self, preemption: Preemption, now: float, stopped: set[str]) -> None:
+        """`stopped`: all who are stopped in the same cycle."""
         victim, winner = self.held.get(preemption.job_id), self.waiting.get(preemption.for_job_id)
         where = f"{preemption.job_id} is stopped for {preemption.for_job_id}"
         require(victim is not None, f"{where}, and holds nothing")
-        require(winner is not None, f"{where}, which does not wait")
         assert victim is not None
+        if preemption.kind is PreemptionKind.ROUND and preemption.for_job_id in self.held:
+            winner = self.held[preemption.for_job_id].job  # which goes on elsewhere, and is stopped for that itself
+            require(preemption.for_job_id in stopped, f"{where}, which stays where it is")
+        require(winner is not None, f"{where}, which does not wait")
         assert winner is not None
         require(preemption.job_id not in self.ending, f"{where}, and was told already")
         require(preemption.attempt == victim.job.attempt, f"{where}, of another attempt")
-        self._right_to(preemption.kind, victim, winner, where)
+        self._right_to(preemption.kind, victim, winner, now, where)
         require(not self.is_protected(victim, now), f"{where} in its protected time")
         self.ending[preemption.job_id] = preemption.for_job_id
         self.stopped[preemption.job_id, preemption.attempt] += 1
         require(self.stopped[preemption.job_id, preemption.attempt] == 1, f"{where}, a second time in one attempt")
 
-    def _right_to(self, kind: PreemptionKind | None, victim: Claim, winner: Job, where: str) -> None:
+    def _right_to(self, kind: PreemptionKind | None, victim: Claim, winner: Job, now: float, where: str) -> None:
         if kind is PreemptionKind.PRIORITY:
             require(victim.job.priority < winner.priority, f"{where}, which has no higher priority")
             require(victim.job.preemptible, f"{where}, and is not preemptible")
+        elif kind is PreemptionKind.ROUND:
+            self._round(victim, winner, now, where)
         else:
             self._reclaim(victim, winner, where)
+
+    def _round(self, victim: Claim, winner: Job, now: float, where: str) -> None:
+        """Who takes turns goes at the end of a round, for one that matters no less, with its work saved."""
+        job, length = victim.job, self.policy.round_seconds
+        require(length > 0, f"{where}, and there are no rounds")
+        require(job.preemptible and bool(job.checkpoint_seconds), f"{where}, and cannot go on where it was")
+        require(job.deadline is None and job.latency_target_seconds is None, f"{where}, and has promised a time")
+        require(bool(job.devices) and not job.groups, f"{where}, and is of several shapes or of no whole device")
+        require(job.max_devices <= job.devices, f"{where}, and its number of devices is open")
+        require((job.min_replicas or job.replicas) == job.replicas, f"{where}, and is elastic")
+        require(job.priority <= winner.priority, f"{where}, which has a lower priority")
+        require(
+            victim.started_at is not None and now - victim.started_at >= 0.49 * length,
+            f"{where}, since {victim.started_at}, within half a round of {length} s",
+        )
 
     def is_protected(self, claim: Claim, now: float) -> bool:
         """Protection counts from the start of its work: what was placed and does not run yet loses nothing."""

@@ -36,6 +36,13 @@ class Answers(Intake):
 
     def _gate(self, job: Job, now: float) -> Why | None:
         """What keeps a job from being placed, whatever the fleet."""
+        why = self._barred(job, now)
+        if why is None and (not_its_turn := self._rounds.waits(job, now)) is not None:
+            return (not_its_turn,), ()
+        return why
+
+    def _barred(self, job: Job, now: float) -> Why | None:
+        """The same, but for the rounds."""
         if job.job_id in self._claims:
             return (holds_claims(job),), ()
         if job.deadline is not None and now > job.deadline:
@@ -47,6 +54,13 @@ class Answers(Intake):
         usage = self._queues.usage.get(queue.name)
         reason, remedy = limit_reason(queue, usage.devices if usage else 0, asked)
         return (reason,), (remedy,)
+
+    def _is_barred(self, job: Job, now: float) -> bool:
+        return job.not_before > now or self._barred(job, now) is not None
+
+    def _ask_for_room(self, job: Job, now: float) -> Ask:
+        """What a waiting job asks for now, at the best size for it."""
+        return self._ask(self._tables.get(self._sized(job, shape_of(job), now)), job, now)
 
     def _ask(self, table: Table, job: Job, now: float) -> Ask:
         """What the shape asks for, on accelerators that hold the deadline and on which a quota leaves room."""
@@ -228,7 +242,7 @@ class Answers(Intake):
             self._explainer,
             name_of=lambda job_id: self._claims[job_id].job.name or job_id if job_id in self._claims else job_id,
             dry_run=self.dry_run,
-            ask_of=lambda job, at: self._ask(self._tables.get(self._sized(job, shape_of(job), at)), job, at),
+            ask_of=self._ask_for_room,
             blocked=lambda job, at: job.not_before > at or self._gate(job, at) is not None,
             charge=self._charge,
         )

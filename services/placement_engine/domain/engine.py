@@ -40,9 +40,10 @@ class Engine(Answers):
         advice = list(self._adviser.advise(self._claims, now))
         self._preemptor.begin(now)
         self._defragmenter.begin(self._queues.jobs)
-        # 2. Order the queue: priority, weighted fair share, submit time, id.
-        turn = self._queues.turn(self._totals)
         with self._bookings.cycle(self._queues.jobs):
+            # 2. Order the queue: whose turn it is, where a round ends; priority, weighted fair share, submit time, id.
+            stops += self._rounds.plan(self._totals, now)
+            turn = self._queues.turn(self._totals)
             while len(decisions) < limit and (head := turn.next()) is not None:
                 job, group = head
                 considered += 1
@@ -52,14 +53,19 @@ class Engine(Answers):
                     table = self._tables.get(self._sized(job, group.likeness.shape, now))
                     ask = self._ask(table, job, now)
                     # 5. Reserve: a gang whole or not at all, beside what is kept for others.
-                    found = self._bookings.place(job, ask, table, now)
+                    found = None
+                    if not self._rounds.waits_for_its_place(job.job_id):
+                        found = self._bookings.place(job, self._rounds.narrowed(job, ask), table, now)
+                    missed = found is None and self._rounds.missed(place[2] for place in group.order)
+                    if missed and self._preemptor.may_stop_others(job):
+                        missed, found = False, self._bookings.place(job, ask, table, now)
                     if found is not None:
                         # 6. Commit: the job leaves the queue and its queue is charged.
                         decisions.append(self._commit(job, ask, *found, now))
                         turn.fits(group)
                         continue
                     # 7. Or make room: who is stopped leaves a place that is kept for the job until they are gone.
-                    stopped = self._make_room(job, table, now, advice)
+                    stopped = None if missed else self._make_room(job, table, now, advice)
                     why = self._blocked(job, group, ask, now)
                     if stopped is not None:
                         stops.extend(stopped)
@@ -73,6 +79,7 @@ class Engine(Answers):
                 turn.skip(group)
             # 8. Grow: what nobody who waits could use goes to gangs that run with fewer members than they wish for.
             resizes = (*(one for one in stops if isinstance(one, Resize)), *self._resizer.grow(now, self._totals))
+            self._rounds.finish()
         # 9. Publish.
         preemptions = tuple(one for one in stops if isinstance(one, Preemption))
         return CycleResult(tuple(decisions), tuple(rejections), considered, preemptions, tuple(advice), resizes)
@@ -80,7 +87,7 @@ class Engine(Answers):
     def _make_room(self, job: Job, table: Table, now: float, advice: list[Advice]) -> Stops | None:
         """Who is stopped for a job that does not fit, by preemption or else by moves; None: no place is kept."""
         # Without its queue's quotas: who is stopped may free what the queue is short of.
-        ask = with_deadline(self._fleet, table.ask, job, now)
+        ask = self._rounds.narrowed(job, with_deadline(self._fleet, table.ask, job, now))
         stopped: Stops | None = self._preemptor.preempt(job, ask, self._totals, now)
         if stopped is None and self._defragmenter.may_look(job, now) and not self._over_quota(job, ask):
             moves = self._defragmenter.propose(job, ask, self._preemptor.by_harm(now), now)
@@ -108,6 +115,7 @@ class Engine(Answers):
         self._ends.put(claim)
         self._bookings.placed(job, claim.members)
         self._preemptor.placed(job.job_id)
+        self._rounds.placed(job.job_id)
         self._charge(claim, 1)
         return self._decision(job, ask, table, reservation)
 

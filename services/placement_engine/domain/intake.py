@@ -34,7 +34,8 @@ from placement_engine.domain.preemption import Preemptor
 from placement_engine.domain.queues import PastUse, Queues, Totals
 from placement_engine.domain.reservations import Bookings
 from placement_engine.domain.resizing import Resizer
-from placement_engine.domain.shapes import Shape, shape_of, shapes_of
+from placement_engine.domain.rounds import Rounds
+from placement_engine.domain.shapes import Ask, Shape, shape_of, shapes_of
 from placement_engine.domain.sharing import most_milli
 from placement_engine.domain.surplus import part_key, part_of, worked_until
 from placement_engine.domain.survey import Surveyor
@@ -112,8 +113,30 @@ class Intake:
             member_milli=self._member_milli,
             put=self._resized,
         )
+        self._rounds = Rounds(
+            self._fleet,
+            self._tables,
+            self._reserver,
+            self._bookings,
+            self._queues,
+            self._preemptor,
+            policy,
+            claims=self._claims,
+            ending=self._ending,
+            charge=self._charge,
+            ask_of=self._ask_for_room,
+            barred=self._is_barred,
+        )
         self._totals = Totals()
         self._why: dict[Shape, tuple[float, tuple[object, ...], Why]] = {}
+
+    def _ask_for_room(self, job: Job, now: float) -> Ask:
+        """What a waiting job asks for now: see `Answers`."""
+        raise NotImplementedError
+
+    def _is_barred(self, job: Job, now: float) -> bool:
+        """Whether something keeps a job from being placed, whatever the fleet: see `Answers`."""
+        raise NotImplementedError
 
     def _table_of(self, shape: Shape) -> Table:
         return self._tables.get(shape)
@@ -196,9 +219,10 @@ class Intake:
             return
         if claim is not None and claim.job.attempt >= job.attempt:
             return
-        if waiting is None and claim is None:
+        if waiting is None and claim is None and not self._rounds.knows(job.job_id):
             self._hosting.observe(job)
         self._queues.add(job)
+        self._rounds.came(job)
 
     def withdraw(self, job_id: str) -> None:
         """Forgets a waiting job. Claims are left alone; unknown ids are ignored."""
@@ -207,6 +231,8 @@ class Intake:
     def release(self, job_id: str, now: float | None = None) -> None:
         """Frees what a job holds: it has ended. Unknown ids are ignored. `now`: when it ended, for the past use
         of its queue; None: it is taken to have ended at the last cycle."""
+        if (claim := self._claims.get(job_id)) is not None:
+            self._rounds.released(claim, now)
         self._free(job_id, ended=True, now=now)
 
     def _free(self, job_id: str, *, ended: bool, now: float | None = None) -> None:
@@ -245,6 +271,7 @@ class Intake:
             # When it was claimed is not known: the first sample is taken to show it.
             self._fleet.hold(job_id, member, float("-inf"), peak, part)
         self._claims[job_id] = claim
+        self._rounds.restored(claim)
         self._ends.put(claim)
         self._charge(claim, 1)
 
@@ -324,6 +351,7 @@ class Intake:
         self._bookings.not_placed(job_id)
         if job_id not in self._queues.jobs:
             self._queues.add(claim.job)
+        self._rounds.undone(claim.job)
 
     def _charge(self, claim: Claim, sign: int) -> None:
         self._preemptor.count(claim.job, sign)

@@ -459,6 +459,8 @@ class PreemptionKind(Enum):
     PRIORITY = "priority"
     RECLAIM = "reclaim"
     DEFRAGMENT = "defragment"
+    ROUND = "round"
+    """Its turn is over, or it goes on where it is faster."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,9 @@ class Policy:
     those they wish for. See resizing.py; the service does not carry it out yet and refuses it."""
     grow_after_seconds: float = 60.0
     """A gang grows only when it has run so long with the members that it has."""
+    round_seconds: float = 0.0
+    """Length of a round of time slicing: after each it is planned anew which of the jobs that can be checkpointed run,
+    and on which accelerators; 0: a job keeps its place until it ends. See rounds.py."""
     plan_retry_seconds: float = 1.0
     """A forecast or a preemption that found no way is not tried again before this."""
 
@@ -173,6 +176,7 @@ class Policy:
             "reservations",
             "reservation_after_seconds",
             "plan_retry_seconds",
+            "round_seconds",
             "protected_seconds",
             "grow_after_seconds",
             "defragment_after_seconds",

@@ -94,6 +94,11 @@ class Preemptor:
         """The present cycle has placed the job."""
         self._placed.add(job_id)
 
+    def may_stop_others(self, job: Job) -> bool:
+        """Whether lower priority, or what its queue owns, could make room for the job at all."""
+        lowest = min(self._preemptible, default=None)
+        return (lowest is not None and lowest < job.priority) or self._quotas()
+
     def count(self, job: Job, sign: int) -> None:
         """A job starts (1) or ends (-1) to hold claims."""
         if job.preemptible:
@@ -213,7 +218,7 @@ class Preemptor:
                 and victim.job_id not in self._ending
                 and victim.job_id not in self._placed
                 and self._claims.get(victim.job_id) is victim.claim
-                and not self._protected(victim.claim, now)
+                and not self.is_protected(victim.claim, now)
             ]
             self._surplus = self._parts(now) if self._policy.resize_gangs else []
         return self._candidates
@@ -231,7 +236,8 @@ class Preemptor:
                 found.append(Victim(part, work_lost(part, now), victim.kind, victim.claim))
         return sorted(found, key=lambda part: part.harm)
 
-    def _protected(self, claim: Claim, now: float) -> bool:
+    def is_protected(self, claim: Claim, now: float) -> bool:
+        """Whether it has not run for as long as the policy or its queue promise."""
         if claim.started_at is None:
             return False
         queue = self._queues.known.get(claim.job.queue)

@@ -37,9 +37,11 @@ class Likeness:
     deadline: float | None
     duration: float | None
     """Where a deadline binds, as declared; else its power of two, since the short may be backfilled."""
+    mark: int = 0
+    """What else sets jobs apart: see `Queues.mark`."""
 
 
-def likeness_of(job: Job) -> Likeness:
+def likeness_of(job: Job, mark: int = 0) -> Likeness:
     bound, duration = job.deadline is not None, job.expected_duration_seconds
     return Likeness(
         queue=job.queue,
@@ -47,6 +49,7 @@ def likeness_of(job: Job) -> Likeness:
         gang=gang_of(job),
         deadline=job.deadline,
         duration=duration if bound or duration is None else 2.0 ** math.frexp(duration)[1],
+        mark=mark,
     )
 
 
@@ -78,6 +81,7 @@ class Queues(QueueTree):
         self._group: dict[str, Group] = {}
         self._deferred: list[tuple[float, str]] = []
         self._held_back: dict[str, float] = {}
+        self._marks: dict[str, int] = {}
 
     # -- waiting jobs ----------------------------------------------------------------------------
 
@@ -93,7 +97,7 @@ class Queues(QueueTree):
             self._enter(job)
 
     def _enter(self, job: Job) -> None:
-        likeness = likeness_of(job)
+        likeness = likeness_of(job, self._marks.get(job.job_id, 0))
         group = self.groups.get(likeness)
         if group is None:
             group = self.groups[likeness] = Group(likeness)
@@ -113,14 +117,31 @@ class Queues(QueueTree):
             del self.order[job.queue]
         self._count_waiting(job, -1)
         self._held_back.pop(job_id, None)
-        group = self._group.pop(job_id, None)
-        if group is not None:
-            del group.order[bisect.bisect_left(group.order, place)]
-            group.untold.discard(job_id)
-            if not group.order:
-                del self.groups[group.likeness]
-                del self._groups_of[job.queue][group.likeness]
+        self._marks.pop(job_id, None)
+        self._leave(job)
         return job
+
+    def _leave(self, job: Job) -> bool:
+        """Takes the job out of its group; False: it is in none."""
+        group = self._group.pop(job.job_id, None)
+        if group is None:
+            return False
+        del group.order[bisect.bisect_left(group.order, place_of(job))]
+        group.untold.discard(job.job_id)
+        if not group.order:
+            del self.groups[group.likeness]
+            del self._groups_of[job.queue][group.likeness]
+        return True
+
+    def mark(self, job_id: str, mark: int) -> None:
+        """Sets a waiting job apart from those alike with another mark, since it gets another answer. Between cycles,
+        or before the turn of one."""
+        job = self.jobs.get(job_id)
+        if job is None or self._marks.get(job_id, 0) == mark:
+            return
+        self._marks[job_id] = mark
+        if self._leave(job):
+            self._enter(job)
 
     def wake(self, now: float) -> None:
         """Jobs whose back-off is over join the others."""

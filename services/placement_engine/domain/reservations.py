@@ -318,7 +318,8 @@ class Bookings:
         ]
 
     def stays(self, job_id: str) -> None:
-        """A job that was to be stopped was not: what was kept in its place is not to be had."""
+        """A job that was to be stopped was not: what was kept in its place is not to be had, and it needs no other."""
+        self.drop(job_id)
         for booking in [b for b in self.nominations.values() if job_id in b.after]:
             self.drop(booking.job.job_id)
 

@@ -2,12 +2,15 @@
 
 A job of s devices takes s devices of one kind or waits. Taken as s separate devices the problem is a linear assignment,
 solved exactly; the few jobs that come out split between kinds are then placed whole where that gains most. With jobs of
-one device the result is the optimum. Nothing here knows where the values come from.
+one device the result is the optimum. A problem of more than `MOST_CELLS` is solved by classes of jobs alike instead
+(`class_assignment`), which is nearly as good. Nothing here knows where the values come from.
 """
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
+
+from placement_engine.domain.class_assignment import whole_by_class
 
 __all__ = ["WAITS", "assign_kinds", "assign_shared", "overdue"]
 
@@ -17,6 +20,8 @@ Ints = npt.NDArray[np.int64]
 WAITS = -1
 LEAST_GAIN = 1e-9
 PAIRING_PASSES = 6
+MOST_CELLS = 400_000
+"""Devices asked for times devices free: beyond it jobs are assigned by class."""
 
 
 def overdue(waited: Floats, patience: float) -> Ints:
@@ -36,23 +41,34 @@ def assign_kinds(value: Floats, scale: Ints, devices: Ints, first: Ints) -> Ints
     in this order, each on the best kind that still holds it.
     No device is left idle that a waiting job could take.
     """
-    jobs, kinds = value.shape
+    jobs = value.shape[0]
     kind = np.full(jobs, WAITS, dtype=np.int64)
     free = devices.astype(np.int64).copy()
     _place_whole(kind, free, value, scale, first)
     rest = np.flatnonzero((kind == WAITS) & (value.max(axis=1, initial=0.0) > 0))
     if rest.size and free.any():
-        column = np.repeat(np.arange(kinds), free)
-        row = np.repeat(rest, scale[rest])
-        density = np.maximum(value[rest], 0.0) / scale[rest][:, None]
-        at, device = linear_sum_assignment(np.repeat(density, scale[rest], axis=0)[:, column], maximize=True)
-        counts = np.zeros((jobs, kinds), dtype=np.int64)
-        np.add.at(counts, (row[at], column[device]), 1)
-        whole, on = np.nonzero((counts == scale[:, None]) & (value > 0))
+        if int(scale[rest].sum()) * int(free.sum()) > MOST_CELLS:
+            on = whole_by_class(np.maximum(value[rest], 0.0), scale[rest], free)
+            whole, on = rest[on != WAITS], on[on != WAITS]
+        else:
+            whole, on = _whole(value, scale, free, rest)
         kind[whole] = on
         np.subtract.at(free, on, scale[whole])
     _move_up(kind, free, value, scale)
     return kind
+
+
+def _whole(value: Floats, scale: Ints, free: Ints, rest: Ints) -> tuple[Ints, Ints]:
+    """Jobs of `rest` that come out whole of the assignment of their devices one by one, and their kinds."""
+    jobs, kinds = value.shape
+    column = np.repeat(np.arange(kinds), free)
+    row = np.repeat(rest, scale[rest])
+    density = np.maximum(value[rest], 0.0) / scale[rest][:, None]
+    at, device = linear_sum_assignment(np.repeat(density, scale[rest], axis=0)[:, column], maximize=True)
+    counts = np.zeros((jobs, kinds), dtype=np.int64)
+    np.add.at(counts, (row[at], column[device]), 1)
+    whole, on = np.nonzero((counts == scale[:, None]) & (value > 0))
+    return whole, on
 
 
 def _place_whole(kind: Ints, free: Ints, value: Floats, scale: Ints, jobs: Ints) -> None:

@@ -28,6 +28,7 @@ LEAST_EVENTS = 20
 SHORTEST_S = 1800.0  # jobs that are nearer to their end than this are all as urgent
 LEAST_SCARCITY = 0.01  # work that only kinds in abundance need is still worth doing
 PRIOR_JOBS = 4.0  # how many jobs of the average size a shape is believed to have shown before any has
+MOST_ENDED = 20_000.0  # beyond so many ended jobs all counts are halved: what was long ago counts ever less
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,30 @@ class ServiceIndex:
         self._mean = 0.0
         self._events = self._due = 0
 
+    def fit(self, speed: Floats, scale: Ints, devices: Ints, origin: Ints) -> None:
+        """Takes another table; what was learnt stays. origin: where each of its shapes was in the table so far, -1:
+        it is new. Kinds may be other ones."""
+        same = np.array_equal(origin, np.arange(self._scale.size)) and np.array_equal(speed, self._speed)
+        if same and np.array_equal(devices, self._devices):
+            return
+        known = origin >= 0
+        for name in ("_arrivals", "_ended", "_served"):
+            counts = np.zeros(scale.size)
+            counts[known] = getattr(self, name)[origin[known]]
+            setattr(self, name, counts)
+        found = scale.astype(np.float64)
+        found[known] = self._scarcity[origin[known]]
+        self._scarcity = found
+        self._speed, self._scale, self._devices = speed, scale, devices.astype(np.float64)
+        self._due = min(self._due, self._events)
+
     def arrived(self, shape: int) -> None:
         self._arrivals[shape] += 1
         self._events += 1
+
+    def arrivals(self) -> Floats:
+        """How many jobs of each shape have come, of late."""
+        return self._arrivals.copy()
 
     def served(self, shapes: Ints, work: Floats) -> None:
         """Work, in seconds at full speed, that jobs of these shapes received."""
@@ -95,6 +117,9 @@ class ServiceIndex:
     def _learn(self) -> None:
         # Anew each time the history has grown by a tenth, and so ever more seldom.
         self._due = self._events + max(LEAST_EVENTS, self._events // 10)
+        if self._ended.sum() > MOST_ENDED:
+            for counts in (self._arrivals, self._ended, self._served, self._sizes):
+                counts *= 0.5
         if not (total := self._sizes.sum()):
             return
         # Work over completions counts what running jobs have received: long jobs are not forgotten for ending late.

@@ -316,8 +316,14 @@ class Tables:
         for shape in [shape for shape in self._tables if shape.workload == workload]:
             del self._tables[shape]
 
-    def get(self, shape: Shape) -> Table:
-        """The shape's table, up to date."""
+    def ask(self, shape: Shape) -> Ask:
+        """What the shape asks for on each model; where nothing else is wanted of its table, that is not brought up to
+        date."""
+        self._forget_what_is_old()
+        table = self._tables.get(shape)
+        return self.get(shape).ask if table is None else table.ask
+
+    def _forget_what_is_old(self) -> None:
         hosting, models = self._pipeline.hosting, self._fleet.models
         hosting.prepare()
         reach, marked = self._fleet.selection.version, len(models.traits) > 1
@@ -328,6 +334,10 @@ class Tables:
             # concern every ask.
             self._tables.clear()
             self._counts = counts
+
+    def get(self, shape: Shape) -> Table:
+        """The shape's table, up to date."""
+        self._forget_what_is_old()
         table = self._tables.get(shape)
         if table is None:
             table = Table(make_ask(self._fleet, shape))

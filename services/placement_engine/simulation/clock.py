@@ -1,11 +1,11 @@
 """The real engine on a virtual clock: jobs arrive, are placed by `Engine.cycle`, and end after their true duration.
 
 Time jumps from event to event. At one instant facts come first, then ends, then arrivals; then the engine plans
-until it decides nothing more. While jobs wait it also plans every `tick_seconds`, since protected run times and
-reservations pass with time alone, and while a gang is to grow by and by. A job that the engine stops loses its work
-since its last checkpoint and waits again with the next attempt; so does one whose node is removed. A gang that gets or
-gives members does so at once and loses nothing: its members share alike what work is left. No random number is drawn:
-the same situation and events give the same run.
+until it decides nothing more. While jobs wait, or take turns in rounds, it also plans every `tick_seconds`, since
+protected run times, reservations and rounds pass with time alone, and while a gang is to grow by and by. A job that the
+engine stops loses its work since its last checkpoint and waits again with the next attempt; so does one whose node is
+removed. A gang that gets or gives members does so at once and loses nothing: its members share alike what work is left.
+No random number is drawn: the same situation and events give the same run.
 """
 
 import heapq
@@ -149,6 +149,9 @@ class Clock:
         self.engine = build(situation)
         self._start = self._now = situation.now
         self._default, self._tick = default_seconds, tick_seconds
+        self._rounds = situation.policy.round_seconds > 0
+        if self._rounds:
+            self._tick = min(tick_seconds, situation.policy.round_seconds)
         self._events: list[tuple[float, int, int, Fact | Arrival | tuple[str, int]]] = []
         """The end of a job is (its id, number of the span)."""
         self._tickets = itertools.count()
@@ -205,7 +208,7 @@ class Clock:
             if not self._events and (stuck or not self.engine.waiting()):
                 break
             next_event = self._events[0][0] if self._events else math.inf
-            passes = self.engine.waiting() or self.engine.grows_with_time(self._now)
+            passes = self.engine.waiting() or self._rounds or self.engine.grows_with_time(self._now)
             at = min(next_event, at + self._tick if passes else math.inf)
         else:
             self._pass_to(until)
