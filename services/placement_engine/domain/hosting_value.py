@@ -179,8 +179,8 @@ class Rests:
 class ExpectedFill:
     """Device by device from a table, bounded by the CPU and memory as each kind of the mix would use them up."""
 
-    cpu_only_weight: ClassVar[float] = 0.65
-    cpu_only_rise: ClassVar[float] = 2.5
+    cpu_only_weight: ClassVar[float] = 0.25
+    cpu_only_rise: ClassVar[float] = 2.0
     cpu_only_from: ClassVar[float] = 0.1
 
     def __init__(self, mix: Mix) -> None:
