@@ -247,44 +247,43 @@ class SpareCpu:
         del known[MOST_CPU_ONLY:]
         self._weight, self._rise, self._from = fill.cpu_only_weight, fill.cpu_only_rise, fill.cpu_only_from
         self._cpu_per_milli = cpu / milli if milli else 0.0
-        self._kinds = np.array([[kind.cpu, kind.memory, share] for kind, share in known]).reshape(len(known), 3)
-        self._scarce: Ints = np.zeros(0, dtype=np.intp)
+        self._kinds = np.array([[kind.cpu, max(kind.memory, 1e-9), share] for kind, share in known]).reshape(-1, 3).T
+        self._cpu, self._memory, _ = self._kinds[:, :0]
         self._worth = np.zeros(0)
 
     def review(self, room: Room, to_come: float) -> None:
         """Sets the worth of one more host of each kind. `to_come`: members of all kinds."""
         if not self._kinds.size:
             return
-        self._scarce = np.arange(self._kinds.shape[0])
-        cpu, share = self._kinds[:, 0], self._kinds[:, 2]
+        self._cpu, self._memory, share = self._kinds
         pressure = np.minimum(share * to_come / np.maximum(self._hosts(room).sum(axis=0), 1.0), 1.0)
-        self._scarce = np.flatnonzero(pressure >= self._from)
-        self._worth = (self._weight * pressure**self._rise * cpu / self._cpu_per_milli)[self._scarce]
+        scarce = pressure >= self._from
+        worth: Floats = self._weight * pressure**self._rise * self._cpu / self._cpu_per_milli
+        self._cpu, self._memory, self._worth = self._cpu[scarce], self._memory[scarce], worth[scarce]
 
     def of(self, room: Room) -> Floats | float:
         """Of each row, in milli of devices that its CPU would feed: (k); 0.0 while there is room enough."""
-        if not self._scarce.size:
+        if not self._worth.size:
             return 0.0
         worth: Floats = np.add.reduce(self._hosts(room) * self._worth, axis=1)
         return worth
 
+    def _hosts(self, room: Room) -> Floats:
+        """Members of each scarce kind: (k, kinds)."""
+        spare = np.maximum(room.cpu - np.add.reduce(room.left, axis=0) * self._cpu_per_milli, 0.0)
+        hosts: Floats = spare[:, None] / self._cpu
+        np.minimum(hosts, room.memory[:, None] / self._memory, out=hosts)
+        return np.floor(hosts, out=hosts)
+
     def arrays(self) -> dict[str, Any]:
         """What `of` is found from: see HostingValue.arrays."""
-        cpu, memory, _ = self._kinds[self._scarce].T
         return {
-            "spare_kinds": self._scarce.size,
-            "spare_cpu": cpu,
-            "spare_memory": np.maximum(memory, 1e-9),
+            "spare_kinds": self._worth.size,
+            "spare_cpu": self._cpu,
+            "spare_memory": self._memory,
             "spare_worth": self._worth,
             "cpu_per_milli": self._cpu_per_milli,
         }
-
-    def _hosts(self, room: Room) -> Floats:
-        """Members of each scarce kind: (k, kinds)."""
-        cpu, memory, _ = self._kinds[self._scarce].T
-        spare = np.maximum(room.cpu - np.add.reduce(room.left, axis=0) * self._cpu_per_milli, 0.0)
-        hosts: Floats = np.minimum(spare[:, None] / cpu, room.memory[:, None] / np.maximum(memory, 1e-9))
-        return np.floor(hosts, out=hosts)
 
 
 class HostingValue:
