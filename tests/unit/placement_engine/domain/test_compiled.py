@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement_engine.domain import compiled
+from placement_engine.domain.columns import Columns
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.filters.flags import Flag
+from placement_engine.domain.hosting_value import ExpectedFill
 from placement_engine.domain.model import Job
 from placement_engine.domain.policy import Policy, UnknownPolicy
 from placement_engine.domain.scores.heat import Heat
@@ -58,6 +60,20 @@ def written(table: Table) -> tuple[bytes, bytes, bytes]:
     return table.score.tobytes(), table._terms[able].tobytes(), table._usable.tobytes()
 
 
+def written_in_c(table: Table, columns: Columns) -> tuple[bytes, bytes, bytes]:
+    """The same by C, of all rows; the table is as before."""
+    kept = [one.copy() for one in (table.score, table._terms, table._usable)]
+    table.score.fill(7.0)
+    table._terms.fill(7.0)
+    table._usable.fill(True)
+    assert table._compiled is not None
+    table._compiled.score(columns, np.arange(columns.rows))
+    found = written(table)
+    for array, old in zip((table.score, table._terms, table._usable), kept, strict=True):
+        array[:] = old
+    return found
+
+
 @needs_compiler
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), policy=st.sampled_from(POLICIES))
@@ -67,14 +83,30 @@ def test_c_and_arrays_write_the_same_to_the_last_bit(seed: int, policy: Policy) 
     for job in mix:
         table = engine._tables.get(shape_of(job))
         assert (table._compiled is None) == (policy.thrift_milli_per_watt > 0)
-        if table._compiled is None:
-            continue
-        expected = written(table)
-        table.score.fill(7.0)
-        table._terms.fill(7.0)
-        table._usable.fill(True)
-        table._compiled.score(columns, np.arange(columns.rows))
-        assert written(table) == expected
+        if table._compiled is not None:
+            assert written_in_c(table, columns) == written(table)
+
+
+@needs_compiler
+def test_c_and_arrays_agree_on_spare_cpu_and_on_rests() -> None:
+    engine, _ = a_busy_engine(3, Policy())
+    mix = [Job("c", cpu_milli=32_000, memory_bytes=GIB), Job("d", devices=8, cpu_milli=64_000, memory_bytes=GIB)]
+    for number in range(300):
+        engine.submit(replace(mix[number % 2], job_id=f"more-{number}"))
+    for decision in engine.cycle(NOW).decisions[::2]:
+        engine.release(decision.job_id)
+    for job_id in [f"more-{number}" for number in range(300)]:
+        engine.withdraw(job_id)
+    engine.cycle(NOW)
+    value = engine._hosting.value
+    assert value is not None
+    assert isinstance(value.fill, ExpectedFill)
+    assert value._spare_cpu._worth.size
+    assert value.fill.arrays()["rests"]
+    for job in (Job("e", cpu_milli=8_000), Job("f", devices=1), Job("g", device_milli=300, cpu_milli=4_000)):
+        table = engine._tables.get(shape_of(job))
+        assert (table.score > EXCLUDED).any()
+        assert written_in_c(table, engine._fleet.columns) == written(table)
 
 
 @settings(max_examples=25, deadline=None)
