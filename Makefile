@@ -70,4 +70,4 @@ kubernetes:  ## A real Kubernetes control plane with simulated nodes, in the for
 	@$(PYTHON) deploy/controlplane/control_plane.py run
 
 clean:  ## Removes what the targets made
-	@rm -rf $(VENV) .berth .mypy_cache .ruff_cache .pytest_cache .hypothesis build
+	@rm -rf $(VENV) .berth .mypy_cache .ruff_cache .pytest_cache .hypothesis build services/placement_engine/domain/_scoring*

@@ -2,11 +2,12 @@
 `Pipeline.score` says by arrays, at a fraction of their cost for the few rows that change between two decisions.
 
 Whoever installs Berth without a C compiler has the arrays alone, and the same decisions. An ask is of the common sort
-if its filters are floors, the age of telemetry and the power of the node, and its scores have a form (see plugins):
-a plugin that tells of neither is asked by arrays, as are all others then.
+if its filters are floors, the executor, the age of telemetry and the power of the node, and its scores have a form (see
+plugins): a plugin that tells of neither is asked by arrays, as are all others then.
 """
 
 import ctypes
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,23 @@ from placement_engine.domain.columns import (
     Ints,
 )
 from placement_engine.domain.hosting_value import HostingValue, Kind
-from placement_engine.domain.plugins import ByPower, ByTier, Form, Hosted, OfColumn, OfModel, OfSteps, RowFilter
+from placement_engine.domain.plugins import (
+    ByExecutor,
+    ByPower,
+    ByTier,
+    Form,
+    Hosted,
+    OfColumn,
+    OfModel,
+    OfSteps,
+    RowFilter,
+)
 from placement_engine.domain.shapes import Ask
 
 __all__ = ["Compiled", "compiled", "library"]
 
-VERSION = 2
-"""Of the structures below and of what the pass does; the library must be of the same."""
+VERSION = 3
+"""Of what the pass does; the library must be of the same."""
 MOST_SLOTS, MOST_KINDS = 64, 128
 
 _INT, _DOUBLE, _AT = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
@@ -50,7 +61,7 @@ def _structure(name: str, **parts: tuple[Any, str]) -> type[ctypes.Structure]:
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-_Columns = _structure("Columns", a=(_AT, "row device model"), b=(_INT, "row_columns device_columns slots"))
+_Columns = _structure("Columns", a=(_AT, "row device model executors"), b=(_INT, "row_columns device_columns slots"))
 _Value = _structure(
     "Value",
     a=(_INT, "kinds"),
@@ -65,7 +76,7 @@ _Value = _structure(
 )
 _Ask = _structure(
     "Ask",
-    a=(_INT, "models row_first row_floored device_first device_floored"),
+    a=(_INT, "models executor row_first row_floored device_first device_floored"),
     b=(_AT, "row_floors device_floors"),
     c=(_INT, "blocked tier idle_watts node_watts free cpu memory cpu_total accelerators"),
     d=(_AT, "tiers watts"),
@@ -74,22 +85,26 @@ _Ask = _structure(
     g=(_INT, "devices milli fraction scores"),
     h=(_AT, "form column values weights"),
 )
+_LAYOUT = ((VERSION * 1000 + ctypes.sizeof(_Columns)) * 1000 + ctypes.sizeof(_Value)) * 1000 + ctypes.sizeof(_Ask)
 _FORMS: dict[type, int] = {OfModel: 0, OfColumn: 1, OfSteps: 2, Hosted: 3}
 
 
 def _load() -> Any:
-    """None: it was not built, or is of another version."""
-    for path in sorted(Path(__file__).parent.glob("_scoring*.so")):
-        try:
-            found = ctypes.PyDLL(str(path))
-            if found.scoring_version() != VERSION:
-                continue
-        except (OSError, AttributeError):
-            continue
-        found.score_rows.argtypes = [_AT, _AT, _AT, _AT, _INT, _DOUBLE, _AT, _AT, _AT]
-        found.score_rows.restype = None
-        return found
-    return None
+    """None: it was not built, is older than its source, or of other structures."""
+    path = Path(__file__).with_name(f"_scoring{sysconfig.get_config_var('EXT_SUFFIX')}")
+    source = Path(__file__).with_name("scoring.c")
+    try:
+        if source.exists() and source.stat().st_mtime > path.stat().st_mtime:
+            return None
+        found = ctypes.PyDLL(str(path))
+        found.scoring_layout.restype = _INT
+        if found.scoring_layout() != _LAYOUT:
+            return None
+    except (OSError, AttributeError):
+        return None
+    found.score_rows.argtypes = [_AT, _AT, _AT, _AT, _INT, _DOUBLE, _AT, _AT, _AT]
+    found.score_rows.restype = None
+    return found
 
 
 library = _load()
@@ -130,7 +145,9 @@ class Compiled:
             self._of = columns.packed_row
             row, device = columns.packed_row, columns.packed_device
             sizes = {"row_columns": row.shape[1], "device_columns": device.shape[1], "slots": device.shape[2]}
-            self._columns = _Filled(_Columns, row=row, device=device, model=columns.model, **sizes)
+            self._columns = _Filled(
+                _Columns, row=row, device=device, model=columns.model, executors=columns.executors, **sizes
+            )
         self._call(self._columns.at, self._ask.at, self._value.at, rows.ctypes.data, rows.shape[0], *self._written)
 
 
@@ -154,19 +171,25 @@ def compiled(
         or max(parts["kinds"], parts["rests"], parts["specials"], parts["spare_kinds"]) > MOST_KINDS
     ):
         return None
+    executor = whole = 0
     tiers, watts = np.ones(TIERS, dtype=np.uint8), np.full(ask.allowed.shape[0], -np.inf)
     for plugin in filters:
         if isinstance(plugin, ByTier):
             tiers &= plugin.tiers().astype(np.uint8)
         elif isinstance(plugin, ByPower):
-            watts = ask.watts
+            watts, whole = ask.watts, ask.shape.whole
+        elif isinstance(plugin, ByExecutor):
+            executor = ask.executor_bit
         else:
             return None
     kind: Kind = hosted[0].kind
     values = [_values(form) for form in forms]
+    if any(isinstance(form, OfModel) and form.values.shape[0] < ask.allowed.shape[0] for form in forms):
+        return None
     filled = _Filled(
         _Ask,
         models=ask.allowed.shape[0],
+        executor=executor,
         row_first=BOUNDED.start,
         row_floored=floors[0].shape[1],
         device_first=BOUNDED_DEVICE.start,
@@ -184,7 +207,7 @@ def compiled(
         accelerators=ACCELERATORS,
         tiers=tiers,
         watts=watts,
-        whole=ask.shape.whole,
+        whole=whole,
         needed=ask.shape.slots,
         kind_cpu=kind.cpu,
         kind_memory=kind.memory,
@@ -203,4 +226,4 @@ def compiled(
 
 
 def _values(form: Form | None) -> Floats:
-    return np.ascontiguousarray(form.values) if isinstance(form, OfModel | OfSteps) else np.zeros(1)
+    return np.ascontiguousarray(form.values, dtype=np.float64) if isinstance(form, OfModel | OfSteps) else np.zeros(1)

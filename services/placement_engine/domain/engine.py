@@ -53,11 +53,11 @@ class Engine(Answers):
                     table = self._tables.get(self._sized(job, group.likeness.shape, now))
                     ask = self._ask(table, job, now)
                     # 5. Reserve: a gang whole or not at all, beside what is kept for others.
-                    found = None
-                    if not self._rounds.waits_for_its_place(job.job_id):
+                    found, waits = None, self._rounds.waits_for_its_place(job.job_id)
+                    if not waits:
                         found = self._bookings.place(job, self._rounds.narrowed(job, ask), table, now)
                     missed = found is None and self._rounds.missed(place[2] for place in group.order)
-                    if missed and self._preemptor.may_stop_others(job):
+                    if missed and not waits and self._preemptor.may_stop_others(job):
                         missed, found = False, self._bookings.place(job, ask, table, now)
                     if found is not None:
                         # 6. Commit: the job leaves the queue and its queue is charged.

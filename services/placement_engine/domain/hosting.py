@@ -83,14 +83,16 @@ class Hosting:
         """Makes the value fit the fleet; before it is asked for."""
         models = self._fleet.models
         shares = self._mix.shares
+        # Beside a prior there is nothing to weigh CPU-only work by.
+        cpu_only = self._mix.cpu_only if shares else ()
         # Cold, room is that of empty nodes, whose shape is the structure's.
-        of = (len(models), shares, self._mix.cpu_only, None if shares else self._fleet.structure)
+        of = (len(models), shares, cpu_only, None if shares else self._fleet.structure)
         if self._value is not None and of == self._of:
             return
         self._of = of
         present = np.array([count > 0 for count in models.counts], dtype=np.bool_)
         names = tuple(name for name, count in zip(models.names, models.counts, strict=True) if count > 0)
-        known = self._known(shares or prior(names), self._mix.cpu_only)
+        known = self._known(shares or prior(names), cpu_only)
         self._value = HostingValue(known, present)
         self.version += 1
         columns = self._fleet.columns.view()

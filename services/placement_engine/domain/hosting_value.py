@@ -194,7 +194,7 @@ class ExpectedFill:
             mine = np.flatnonzero(mix.allowed[:, model])
             self._table[model] = fill_table([mix.kinds[k] for k in mine], [mix.shares[k] for k in mine])
             weight = shares * milli * mix.allowed[:, model]
-            self._weights[model] = weight / weight.sum() if mine.size else weight
+            self._weights[model] = weight / weight.sum() if weight.any() else weight
         self._rests = Rests(mix, self._table, self._weights)
 
     def of(self, room: Room) -> Floats:

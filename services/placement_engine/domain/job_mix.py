@@ -13,6 +13,8 @@ __all__ = ["JobMix", "Request", "Share", "request_of"]
 
 HALF_LIFE = 4096.0
 """Members of jobs."""
+FORGOTTEN = 1e-9
+"""Of the weight of one member: what weighs less was last seen a hundred thousand members ago."""
 WARM = 64
 """Members until the learnt mix counts: before that only the prior does."""
 REVIEW_MEMBERS = 1024
@@ -83,7 +85,8 @@ class JobMix:
         self._members += members
         self._step *= 2.0 ** min(members / HALF_LIFE, 1.0)
         if self._step > 1e12:
-            self._weights = {one: weight / self._step for one, weight in self._weights.items()}
+            scaled = {one: weight / self._step for one, weight in self._weights.items()}
+            self._weights = {one: weight for one, weight in scaled.items() if weight > FORGOTTEN}
             self._step = 1.0
 
     def review(self) -> None:

@@ -93,6 +93,10 @@ class ByPower:
     """The row filter of a node's power, member_watts: there is one."""
 
 
+class ByExecutor:
+    """The row filter of what starts the job, a bit of the executors of a node: there is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class OfModel:
     """A score that is a value of the accelerator model, by its number."""

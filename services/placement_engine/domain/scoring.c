@@ -14,7 +14,7 @@ enum form { OF_MODEL, OF_COLUMN, OF_STEPS, OF_HOSTING };
 
 typedef struct {
     const double *row, *device; /* packed: (rows, row_columns), (rows, device_columns, slots) */
-    const int64_t *model;
+    const int64_t *model, *executors;
     int64_t row_columns, device_columns, slots;
 } Columns;
 
@@ -38,7 +38,7 @@ typedef struct {
 
 typedef struct {
     /* Filters: floors by model, the tiers that pass, and the watts that a member adds, by model. */
-    int64_t models, row_first, row_floored, device_first, device_floored;
+    int64_t models, executor, row_first, row_floored, device_first, device_floored;
     const double *row_floors, *device_floors;
     int64_t blocked, tier, idle_watts, node_watts, free, cpu, memory, cpu_total, accelerators; /* columns */
     const uint8_t *tiers;
@@ -55,8 +55,10 @@ typedef struct {
     const double *weights;
 } Ask;
 
-#define VERSION 2 /* compiled.py has the same */
-int64_t scoring_version(void) { return VERSION; }
+#define VERSION 3 /* compiled.py has the same */
+int64_t scoring_layout(void) {
+    return (((int64_t)VERSION * 1000 + sizeof(Columns)) * 1000 + sizeof(Value)) * 1000 + sizeof(Ask);
+}
 
 /* What numpy adds up to for n <= 128 contiguous values. */
 static double sum(const double *a, int64_t n) {
@@ -183,6 +185,7 @@ void score_rows(const Columns *c, const Ask *a, const Value *v, const int64_t *r
             able += passes;
         }
         int passes = able >= a->needed && a->tiers[(int64_t)row[a->tier]];
+        if (a->executor) passes &= a->executor > 0 && (c->executors[at] & a->executor) != 0;
         for (int64_t f = 0; f < a->row_floored; f++) passes &= row[a->row_first + f] >= row_floors[f];
         double added = a->watts[model];
         if (a->whole) added = most(added - row[a->idle_watts], 0.0) * (double)a->whole;

@@ -176,6 +176,7 @@ class Table:
         """Where the log of changes was then."""
         self._sieve: Sieve | None = None
         self._compiled: Compiled | None = None
+        self._compiled_for: Bools | None = None
         self.score: Floats = np.zeros(0)
         # By rows: what belongs to a row lies together, and few rows are written at a time.
         self._terms: npt.NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
@@ -213,11 +214,18 @@ class Table:
         self.score = np.full(n, EXCLUDED)
         self._terms = np.zeros((n, len(pipeline.scores)), dtype=np.float32)
         self._put(able, total, terms)
-        self._compiled = pipeline.compiled(self.ask, self._sieve, (self.score, self._terms, self._usable))
+
+    def compiled(self, pipeline: Pipeline) -> Compiled | None:
+        """The pass in C over some rows, on the arrays of the last pass over all: made when it is first asked for."""
+        if self._compiled_for is not self._usable and self._sieve is not None:
+            self._compiled = pipeline.compiled(self.ask, self._sieve, (self.score, self._terms, self._usable))
+            self._compiled_for = self._usable
+        return self._compiled
 
     def _score_some(self, fleet: Fleet, pipeline: Pipeline, rows: Ints) -> None:
-        if self._compiled is not None:
-            self._compiled.score(fleet.columns, rows)
+        compiled = self.compiled(pipeline)
+        if compiled is not None:
+            compiled.score(fleet.columns, rows)
             return
         able, total, terms, usable = pipeline.score(fleet.columns.view(rows), self.ask, self._sieve)
         self._usable[rows] = usable.T

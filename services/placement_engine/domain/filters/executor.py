@@ -1,11 +1,11 @@
 """The node must run what starts the job: a process, Kubernetes, ..."""
 
 from placement_engine.domain.columns import Bools, View
-from placement_engine.domain.plugins import Description, Selective
+from placement_engine.domain.plugins import ByExecutor, Description, Selective
 from placement_engine.domain.shapes import Ask
 
 
-class Executor(Selective):
+class Executor(Selective, ByExecutor):
     name = "Executor"
     code = "EXECUTOR_MISSING"
 

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement_engine.domain import compiled
-from placement_engine.domain.columns import Columns
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.filters.flags import Flag
 from placement_engine.domain.hosting_value import ExpectedFill
@@ -39,13 +38,18 @@ def a_busy_engine(seed: int, policy: Policy) -> tuple[Engine, list[Job]]:
     other.set_profiles(engine._fleet.models.estimator.profiles())
     for node in nodes:
         devices = tuple(node.devices[: rng.choice((0, 1, 3, 8, 8, 8))])
-        caps = {"power_cap_watts": rng.choice((None, 2000.0, 6000.0)), "pod_limit": rng.choice((None, 3))}
+        runs = rng.choice((("process",), ("kubernetes",), ("process", "kubernetes")))
+        caps = {
+            "executors": runs,
+            "power_cap_watts": rng.choice((None, 2000.0, 6000.0)),
+            "pod_limit": rng.choice((None, 3)),
+        }
         other.apply_node(replace(node, devices=devices, schedulable=rng.random() < 0.9, **caps))
         if rng.random() < 0.9:
             sample = a_sample(node.name, NOW - rng.choice((0, 0, 0, 100, 1000)), rng)
             wrong = [replace(one, throttle_bits=rng.choice((0, 0, 0, 8))) for one in sample.devices[: len(devices)]]
             other.apply_sample(replace(sample, devices=tuple(wrong)))
-    mix = shapes(24, rng)
+    mix = [replace(job, executor=rng.choice(("", "", "process", "kubernetes", "nowhere"))) for job in shapes(24, rng)]
     for number in range(rng.choice((10, 90))):  # cold, or with a mix that was learnt
         other.submit(replace(rng.choice(mix), job_id=f"job-{number}"))
     placed = [decision.job_id for decision in other.cycle(NOW).decisions]
@@ -60,14 +64,15 @@ def written(table: Table) -> tuple[bytes, bytes, bytes]:
     return table.score.tobytes(), table._terms[able].tobytes(), table._usable.tobytes()
 
 
-def written_in_c(table: Table, columns: Columns) -> tuple[bytes, bytes, bytes]:
+def written_in_c(table: Table, engine: Engine) -> tuple[bytes, bytes, bytes]:
     """The same by C, of all rows; the table is as before."""
     kept = [one.copy() for one in (table.score, table._terms, table._usable)]
     table.score.fill(7.0)
     table._terms.fill(7.0)
     table._usable.fill(True)
-    assert table._compiled is not None
-    table._compiled.score(columns, np.arange(columns.rows))
+    in_c, columns = table.compiled(engine._pipeline), engine._fleet.columns
+    assert in_c is not None
+    in_c.score(columns, np.arange(columns.rows))
     found = written(table)
     for array, old in zip((table.score, table._terms, table._usable), kept, strict=True):
         array[:] = old
@@ -79,17 +84,17 @@ def written_in_c(table: Table, columns: Columns) -> tuple[bytes, bytes, bytes]:
 @given(seed=st.integers(0, 10**6), policy=st.sampled_from(POLICIES))
 def test_c_and_arrays_write_the_same_to_the_last_bit(seed: int, policy: Policy) -> None:
     engine, mix = a_busy_engine(seed, policy)
-    columns = engine._fleet.columns
     for job in mix:
         table = engine._tables.get(shape_of(job))
-        assert (table._compiled is None) == (policy.thrift_milli_per_watt > 0)
-        if table._compiled is not None:
-            assert written_in_c(table, columns) == written(table)
+        assert (table.compiled(engine._pipeline) is None) == (policy.thrift_milli_per_watt > 0)
+        if table.compiled(engine._pipeline) is not None:
+            assert written_in_c(table, engine) == written(table)
 
 
 @needs_compiler
-def test_c_and_arrays_agree_on_spare_cpu_and_on_rests() -> None:
-    engine, _ = a_busy_engine(3, Policy())
+@pytest.mark.parametrize("seed", range(6))
+def test_c_and_arrays_agree_on_spare_cpu_and_on_rests(seed: int) -> None:
+    engine, _ = a_busy_engine(seed, Policy())
     mix = [Job("c", cpu_milli=32_000, memory_bytes=GIB), Job("d", devices=8, cpu_milli=64_000, memory_bytes=GIB)]
     for number in range(300):
         engine.submit(replace(mix[number % 2], job_id=f"more-{number}"))
@@ -103,10 +108,12 @@ def test_c_and_arrays_agree_on_spare_cpu_and_on_rests() -> None:
     assert isinstance(value.fill, ExpectedFill)
     assert value._spare_cpu._worth.size
     assert value.fill.arrays()["rests"]
-    for job in (Job("e", cpu_milli=8_000), Job("f", devices=1), Job("g", device_milli=300, cpu_milli=4_000)):
+    able = 0
+    for job in (Job("e", cpu_milli=2_000), Job("f", devices=1), Job("g", device_milli=100, cpu_milli=1_000)):
         table = engine._tables.get(shape_of(job))
-        assert (table.score > EXCLUDED).any()
-        assert written_in_c(table, engine._fleet.columns) == written(table)
+        able += int((table.score > EXCLUDED).sum())
+        assert written_in_c(table, engine) == written(table)
+    assert able > 2
 
 
 @settings(max_examples=25, deadline=None)
@@ -137,12 +144,12 @@ def test_a_sieve_says_what_its_filters_say_one_by_one(seed: int, policy: Policy)
         (Job("j", device_milli=250), True),
         (Job("j", cpu_milli=1000), True),
         (Job("j", device_share_bytes=GIB), False),
-        (Job("j", devices=1, executor="process"), False),
+        (Job("j", devices=1, executor="process"), True),
     ],
 )
 def test_uncommon_asks_are_left_to_arrays(job: Job, common: bool) -> None:
     engine = an_engine(a_node())
-    assert (engine._tables.get(shape_of(job))._compiled is not None) is common
+    assert (engine._tables.get(shape_of(job)).compiled(engine._pipeline) is not None) is common
 
 
 class Untold:
@@ -165,7 +172,7 @@ def test_a_score_that_tells_nothing_of_itself_is_asked_by_arrays_and_counts() ->
     pipeline._values = tuple((s.values, w) for s, w in zip(pipeline.scores, pipeline.weights, strict=True))
     engine._tables = Tables(engine._fleet, engine._policy, pipeline)
     table = engine._tables.get(shape_of(Job("j", devices=1)))
-    assert table._compiled is None
+    assert table.compiled(engine._pipeline) is None
     assert all(after < old for after, old in zip(table.score.tolist(), before, strict=True))
 
 
@@ -181,4 +188,4 @@ def test_without_the_library_decisions_are_the_same(monkeypatch: pytest.MonkeyPa
     with_library = decisions()
     monkeypatch.setattr(compiled, "library", None)
     assert decisions() == with_library
-    assert len(with_library) > 20
+    assert len(with_library) > 10
