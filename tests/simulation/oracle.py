@@ -372,7 +372,9 @@ class Oracle:
         assert victim is not None
         if preemption.kind is PreemptionKind.ROUND and preemption.for_job_id in self.held:
             winner = self.held[preemption.for_job_id].job  # which goes on elsewhere, and is stopped for that itself
-            require(preemption.for_job_id in stopped, f"{where}, which stays where it is")
+            # Or its place went on to one of higher priority in the same cycle, and it found another.
+            went_on = any(one.priority > winner.priority for one in self.waiting.values())
+            require(preemption.for_job_id in stopped or went_on, f"{where}, which stays where it is")
         require(winner is not None, f"{where}, which does not wait")
         assert winner is not None
         require(preemption.job_id not in self.ending, f"{where}, and was told already")
