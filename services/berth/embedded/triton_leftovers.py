@@ -17,10 +17,15 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 __all__ = ["MARK", "Leftovers"]
+
+log = structlog.get_logger(__name__)
 
 MARK: Final = "BERTH_TRITON_STATE"
 """In the environment of the server and of the processes that it starts: the folder of its state."""
@@ -40,37 +45,55 @@ class Leftovers:
         self._folder = folder.resolve()
         self._file = self._folder / "leftovers"
         self._noted = self._read()
+        self._unwritten = False
 
     def environment(self) -> Mapping[str, str]:
         """For a server that is about to start: our mark, and a TMPDIR of its own."""
         # Not below the state folder: sockets in it must have short names.
         own = tempfile.mkdtemp(prefix=_PREFIX)
-        self._note({own})
+        try:
+            self._note({own})
+        except OSError:
+            os.rmdir(own)
+            raise
         return {MARK: str(self._folder), "TMPDIR": own}
 
     def note(self, server: int) -> None:
-        """Which folders the models of the running server are in, by its process id. Cheap; call it often."""
+        """Which folders the models of the running server are in, by its process id. Cheap; call it often.
+
+        Where the note cannot be written (a full disk) the log says so, and the next call tries again.
+        """
         found = set()
         for child in _children(server):
             argv = _words(child, "cmdline")
             if len(argv) > 1 and argv[0].endswith(STUB) and (named := _FOLDER.match(argv[1])):
                 found.add(named.group())
-        if found - self._noted:
-            # Those that are gone meanwhile, with their models, are no leftovers.
-            self._noted = {one for one in self._noted if os.path.lexists(one)}
+        if not found - self._noted and not self._unwritten:
+            return
+        # Those that are gone meanwhile, with their models, are no leftovers.
+        self._noted = {one for one in self._noted if os.path.lexists(one)}
+        try:
             self._note(found)
+            self._unwritten = False
+        except OSError as error:
+            if not self._unwritten:
+                log.warning("what Triton leaves if it is killed now cannot be noted", error=repr(error))
+            self._unwritten = True
 
     def sweep(self) -> None:
         """Once the server is dead. Blocks for some seconds at most."""
         regions = self._end_orphans()
         for one in regions:
-            (_SHARED_MEMORY / one).unlink(missing_ok=True)
+            with suppress(OSError):
+                (_SHARED_MEMORY / one).unlink(missing_ok=True)
         for name in sorted(self._noted):
             path = Path(name)
             if _OURS.fullmatch(name) and path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
         self._noted = set()
-        self._file.unlink(missing_ok=True)
+        self._unwritten = False
+        with suppress(OSError):
+            self._file.unlink(missing_ok=True)
 
     def _end_orphans(self) -> set[str]:
         """Ends what still runs of a killed server, and gives the regions of shared memory that it held."""
