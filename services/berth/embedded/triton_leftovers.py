@@ -103,6 +103,9 @@ class Leftovers:
             argv = _words(process, "cmdline")
             if not argv or not argv[0].endswith(STUB) or f"{MARK}={self._folder}" not in _words(process, "environ"):
                 continue
+            if _served(process):
+                # Another's, whose state folder has the same name: in a container that this machine runs.
+                continue
             regions |= {word for word in argv if _REGION.fullmatch(word)}
             if len(argv) > 1 and (named := _FOLDER.match(argv[1])):
                 self._noted.add(named.group())
@@ -144,6 +147,16 @@ def _children(process: int) -> Iterator[int]:
     except OSError:
         # It ended, or a thread of it.
         return
+
+
+def _served(process: int) -> bool:
+    """Whether its parent is a server that runs. A server's orphans have another parent."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    parent = next((line.split()[1] for line in status.splitlines() if line.startswith("PPid:")), "0")
+    return any(word.endswith("tritonserver") for word in _words(int(parent), "cmdline")[:1])
 
 
 def _words(process: int, kind: str) -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 
 from berth.embedded.process import Child, end_all, spawn
 from berth.embedded.triton import TritonServer
-from berth.embedded.triton_leftovers import MARK, STUB
+from berth.embedded.triton_leftovers import MARK, STUB, Leftovers
 
 SERVER = f'(exec -a /x/{STUB} bash "$1" "$2") & wait'
 PARENT = 'exec -a /x/{name} bash "$@"'
@@ -118,3 +118,17 @@ def test_a_full_disk_at_the_start_is_an_error_that_the_supervisor_expects(
     with pytest.raises(RuntimeError, match=r"Triton could not be started: .*No space left"):
         asyncio.run(server.start())
     assert list(tmp_path.glob("berth-triton-*")) == []
+
+
+def test_what_a_running_server_serves_is_no_orphan(tmp_path: Path, left: Callable[..., Left]) -> None:
+    """A container's server may have a state folder of the same name as ours."""
+    theirs, orphan = left(tmp_path / "server"), left(tmp_path / "server")
+    orphan.child.popen.kill()
+    orphan.child.popen.wait()
+    Leftovers(tmp_path / "server").sweep()
+    assert theirs.stub.is_running()
+    assert theirs.folder.exists()
+    assert theirs.region.exists()
+    assert not orphan.stub.is_running()
+    assert not orphan.folder.exists()
+    assert not orphan.region.exists()
