@@ -132,3 +132,16 @@ def test_what_a_running_server_serves_is_no_orphan(tmp_path: Path, left: Callabl
     assert not orphan.stub.is_running()
     assert not orphan.folder.exists()
     assert not orphan.region.exists()
+
+
+def test_what_was_noted_goes_though_the_models_processes_died_with_their_server(
+    tmp_path: Path, left: Callable[..., Left]
+) -> None:
+    running = left(tmp_path / "server")
+    Leftovers(tmp_path / "server").note(running.child.pid)
+    for one in (running.stub, running.child.popen):
+        one.kill()
+        one.wait()
+    Leftovers(tmp_path / "server").sweep()
+    assert not running.folder.exists()
+    assert not running.region.exists()
