@@ -111,7 +111,8 @@ class Leftovers:
             except ProcessLookupError:
                 pass
         deadline = time.monotonic() + GONE_SECONDS
-        while any(_words(one, "cmdline") for one in orphans) and time.monotonic() < deadline:
+        # One that nobody waited for has no words any more.
+        while any(any(_words(one, "cmdline")) for one in orphans) and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def _note(self, more: set[str]) -> None:
@@ -137,11 +138,13 @@ def _processes() -> Iterator[int]:
 
 def _children(process: int) -> Iterator[int]:
     try:
-        for task in os.listdir(f"/proc/{process}/task"):
-            yield from map(int, Path(f"/proc/{process}/task/{task}/children").read_text().split())
+        tasks = os.listdir(f"/proc/{process}/task")
     except OSError:
-        # It ended, or a thread of it.
         return
+    for task in tasks:
+        # A thread that ended meanwhile hides no other's children.
+        with suppress(OSError):
+            yield from map(int, Path(f"/proc/{process}/task/{task}/children").read_text().split())
 
 
 def _places(argv: Sequence[str]) -> set[str]:

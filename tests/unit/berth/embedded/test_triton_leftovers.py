@@ -16,7 +16,7 @@ import pytest
 
 from berth.embedded.process import Child, end_all, spawn
 from berth.embedded.triton import TritonServer
-from berth.embedded.triton_leftovers import MARK, STUB, Leftovers
+from berth.embedded.triton_leftovers import GONE_SECONDS, MARK, STUB, Leftovers
 
 SERVER = f'(exec -a /x/{STUB} bash "$1" "$2") & wait'
 PARENT = 'exec -a /x/{name} bash "$@"'
@@ -69,6 +69,14 @@ def a_stub(server: int) -> psutil.Process:
     raise AssertionError("it has not started")
 
 
+def lives(process: psutil.Process) -> bool:
+    """Not, where it ended and nobody has waited for it yet."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def full(*_: object, **__: object) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -90,7 +98,7 @@ def test_a_full_disk_ends_neither_the_watch_nor_the_orderly_end(
         server._leftovers._unwritten = True
         server.stop(grace_seconds=5.0)
     assert not running.child.running()
-    assert not running.stub.is_running()
+    assert not lives(running.stub)
     assert not running.folder.exists()
 
 
@@ -126,10 +134,10 @@ def test_what_a_running_server_serves_is_no_orphan(tmp_path: Path, left: Callabl
     orphan.child.popen.kill()
     orphan.child.popen.wait()
     Leftovers(tmp_path / "server").sweep()
-    assert theirs.stub.is_running()
+    assert lives(theirs.stub)
     assert theirs.folder.exists()
     assert theirs.region.exists()
-    assert not orphan.stub.is_running()
+    assert not lives(orphan.stub)
     assert not orphan.folder.exists()
     assert not orphan.region.exists()
 
@@ -145,3 +153,27 @@ def test_what_was_noted_goes_though_the_models_processes_died_with_their_server(
     Leftovers(tmp_path / "server").sweep()
     assert not running.folder.exists()
     assert not running.region.exists()
+
+
+def test_a_process_that_nobody_waits_for_is_not_waited_for(tmp_path: Path) -> None:
+    argv = ["bash", "-c", f"exec -a /x/{STUB} sleep 60"]
+    child = spawn("stub", argv, log=tmp_path / "log", environment={MARK: str(tmp_path.resolve())})
+    try:
+        while psutil.Process(child.pid).cmdline()[:1] != [f"/x/{STUB}"]:
+            time.sleep(0.01)
+        began = time.monotonic()
+        Leftovers(tmp_path).sweep()
+        assert time.monotonic() - began < GONE_SECONDS / 2
+        assert psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
+    finally:
+        end_all([child], grace_seconds=0.0)
+
+
+def test_a_thread_that_ended_hides_no_other_threads_children(
+    tmp_path: Path, left: Callable[..., Left], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = left(tmp_path / "server")
+    real = os.listdir
+    monkeypatch.setattr("os.listdir", lambda path: ["999999999", *real(path)])
+    Leftovers(tmp_path / "server").note(running.child.pid)
+    assert str(running.folder) in (tmp_path / "server" / "leftovers").read_text()
