@@ -7,7 +7,7 @@ Executions of several instances overlap: no more seconds are counted than went b
 once every member has LEAST_SECONDS of it; until then it stays in the mark.
 
 The latencies that are told beside it are quantiles of all requests in the server's window at the time of the look (see
-triton_latency). They are told of the batch size in which most of the work was done, and of no other.
+triton_latency). They are told of the batch size in which every member did most of its work, and of no other.
 """
 
 import asyncio
@@ -111,13 +111,14 @@ def reading_of(
     windows = {member: (latencies or {}).get(member, Quantiles()) for member in state}
     # Of the gang only where every member's are known: the one that is silent may be the slowest.
     known = all(one != Quantiles() for one in windows.values())
+    # And of one batch size: a member's window that is mostly of another says nothing of this one.
+    most = {one.most_of() for one in state.values()}
     for member, one in state.items():
-        most = one.most_of()
         quantiles = windows[member] if known else Quantiles()
         for batch in sorted(ready):
             count, spent = one.pending.pop(batch)
             line = Line(float(batch * count), "queries", spent, batch_size=batch)
-            if batch == most:
+            if most == {batch}:
                 line = replace(
                     line,
                     latency_p50_seconds=quantiles.p50,

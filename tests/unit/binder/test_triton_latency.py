@@ -77,6 +77,9 @@ def test_the_window_is_told_of_the_batch_size_that_most_of_it_is() -> None:
     both = {1: (40, SECOND)}, {1: (40, SECOND)}
     assert told(*both, m0=one, m1=Quantiles(0.1, 0.2, 0.7)) == [(1, 0.7)]
     assert told(*both, m1=Quantiles(0.1, 0.2, 0.7)) == [(1, None)]
+    # And where most of each one's work was of that batch size.
+    unlike = {1: (40, SECOND), 4: (1, SECOND)}, {1: (4, SECOND), 4: (40, SECOND)}
+    assert told(*unlike, m0=one, m1=Quantiles(0.1, 0.2, 0.7)) == [(1, None), (4, None)]
 
 
 async def test_a_page_is_read_once_a_look_and_its_silence_raises_nothing() -> None:
