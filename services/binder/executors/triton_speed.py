@@ -32,8 +32,9 @@ log = structlog.get_logger(__name__)
 
 LEAST_SECONDS: Final = 1.0
 """Below it the profile store sets a span aside."""
-ANSWER_SECONDS: Final = 8.0
-"""Within which each member's server answers; well below what the observer waits for all attempts together."""
+ANSWER_SECONDS: Final = 5.0
+"""Within which each member's server answers, its latencies included: less than a last look waits for a whole gang, and
+well below what the observer waits for all attempts together."""
 AT_ONCE: Final = 256
 PHASES: Final = ("compute_input", "compute_infer", "compute_output")
 
@@ -169,16 +170,24 @@ async def _reading(
     attempt, members = each.assignment.attempt, each.assignment.work.members
 
     async def ask(member: Member) -> tuple[Counters, Quantiles] | None:
+        until = asyncio.get_running_loop().time() + ANSWER_SECONDS
         try:
-            async with asyncio.timeout(ANSWER_SECONDS), at_once:
+            async with asyncio.timeout_at(until), at_once:
                 told = await statistics(each.assignment, member)
             if told is None:
                 return None
-            # After the counts: what is counted is in the window.
-            return counters_of(told), Quantiles() if latency is None else await latency(each.assignment, member)
+            counters = counters_of(told)
         except (Unanswered, Refused, InvalidInput, ValueError, TimeoutError) as error:
             log.info("a server did not say how fast a model is", attempt=str(attempt.id), error=repr(error))
             return None
+        if latency is None:
+            return counters, Quantiles()
+        try:
+            # After the counts: what is counted is in the window.
+            async with asyncio.timeout_at(until):
+                return counters, await latency(each.assignment, member)
+        except TimeoutError:
+            return counters, Quantiles()
 
     # Together: a gang on a server that hangs would else be waited for longer than the observer waits for all.
     told = await asyncio.gather(*map(ask, members))
