@@ -91,9 +91,11 @@ class Observer:
 
         answers = await asyncio.gather(*map(ask, found))
         told = [self._account(one, answer) for one, answer in zip(found, answers, strict=True)]
-        told = [one for one in told if one.reading is not None]
-        if told and await self._reports.tell(told):
-            self._told()
+        for name in self._executors:
+            of_one = [one for one in told if one.reading is not None and one.open.assignment.attempt.executor == name]
+            if of_one and (count := await self._reports.tell(of_one)):
+                OBSERVED.labels(name).inc(count)
+                self._told()
 
     async def _look(self, name: str, executor: Reporting, *, ended: bool) -> None:
         after = AttemptId("", 0)

@@ -33,3 +33,13 @@ async def test_estimates_that_were_never_enough_and_are_not_heard_of_are_forgott
         assert [key.workload for key, _ in await store.listed("")] == ["enough", "late"]
     finally:
         await database.close()
+
+
+async def test_what_a_replica_of_the_last_release_selects_is_still_there(database_dsn: str) -> None:
+    """Both run side by side during an update; what it could not read would make its observations dead letters."""
+    database = await Database.open(database_dsn, SCHEMA, size=1)
+    try:
+        await database.migrate("berth", "profile_store")
+        assert await database.pool.fetch("SELECT latency_p50_seconds, latency_p99_seconds FROM estimate") == []
+    finally:
+        await database.close()

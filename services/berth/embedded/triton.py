@@ -125,6 +125,14 @@ class TritonServer:
 
     async def start(self) -> str:
         """Fetches it where need be, starts it, waits until it is ready, gives its address. Raises RuntimeError."""
+        try:
+            await self._spawn()
+        except OSError as error:
+            raise RuntimeError(f"Triton could not be started: {error}") from error
+        await self._wait()
+        return self.address
+
+    async def _spawn(self) -> None:
         home = await asyncio.to_thread(fetch)
         (self._folder / "models").mkdir(parents=True, exist_ok=True)
         # Of the last one, which may have been killed.
@@ -159,8 +167,6 @@ class TritonServer:
             inherit=inherited,
             folder=self._folder,
         )
-        await self._wait()
-        return self.address
 
     def _ports(self) -> tuple[int, int]:
         """Those of the last time where they are free: who serves models here is known by its address."""
@@ -189,14 +195,18 @@ class TritonServer:
 
     def stop(self, *, grace_seconds: float = 8.0) -> None:
         """Ends it, and removes what it left. Blocks."""
-        if self.child is not None:
+        if self.child is None:
+            return
+        try:
             self.note()
+        finally:
             end_all([self.child], grace_seconds=grace_seconds)
             self._leftovers.sweep()
 
     def note(self) -> None:
         """Remembers what it would leave if it were killed now. Call it now and then while it runs."""
-        if self.child is not None:
+        # Of a process that has ended and was waited for, the number may be somebody else's.
+        if self.child is not None and self.child.running():
             self._leftovers.note(self.child.pid)
 
     def kill(self) -> None:

@@ -8,6 +8,7 @@ model that was unloaded. A model's name is of one attempt and member, so no othe
 
 import asyncio
 import math
+import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -27,6 +28,8 @@ SUMMARY: Final = "nv_inference_request_summary_us"
 PORT: Final = 8002
 """Of Triton's metrics, unless it was told otherwise."""
 ANSWER_SECONDS: Final = 3.0
+PAUSE_SECONDS: Final = 60.0
+"""So long a page is not asked that gave no answer: releases and binds wait for it."""
 MOST_BYTES: Final = 2**24
 MOST_SECONDS: Final = 1e7
 
@@ -71,18 +74,25 @@ class Pages:
         self._servers = servers
         self._named = named
         self._silent: set[str] = set()
+        self._paused: dict[str, float] = {}
 
     def look(self) -> "Look":
         return Look(self)
 
     async def quantiles(self, address: str) -> Mapping[str, Quantiles]:
         """Empty where the page tells none: latencies are worth no more than that."""
+        now = time.monotonic()
+        if now < self._paused.get(address, now):
+            return {}
+        self._paused.pop(address, None)
         try:
             found = quantiles_of(await _text(address))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             if address not in self._silent:
                 log.info("no latencies: a page of metrics cannot be read", address=address, error=repr(error))
             self._silent.add(address)
+            if isinstance(error, TimeoutError):
+                self._paused[address] = time.monotonic() + PAUSE_SECONDS
             return {}
         self._silent.discard(address)
         return found

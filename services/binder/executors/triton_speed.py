@@ -7,7 +7,7 @@ Executions of several instances overlap: no more seconds are counted than went b
 once every member has LEAST_SECONDS of it; until then it stays in the mark.
 
 The latencies that are told beside it are quantiles of all requests in the server's window at the time of the look (see
-triton_latency). They are told of the batch size in which most of the work was done, and of no other.
+triton_latency). They are told of the batch size in which every member did most of its work, and of no other.
 """
 
 import asyncio
@@ -32,8 +32,9 @@ log = structlog.get_logger(__name__)
 
 LEAST_SECONDS: Final = 1.0
 """Below it the profile store sets a span aside."""
-ANSWER_SECONDS: Final = 8.0
-"""Within which each member's server answers; well below what the observer waits for all attempts together."""
+ANSWER_SECONDS: Final = 5.0
+"""Within which each member's server answers, its latencies included: less than a last look waits for a whole gang, and
+well below what the observer waits for all attempts together."""
 AT_ONCE: Final = 256
 PHASES: Final = ("compute_input", "compute_infer", "compute_output")
 
@@ -111,13 +112,14 @@ def reading_of(
     windows = {member: (latencies or {}).get(member, Quantiles()) for member in state}
     # Of the gang only where every member's are known: the one that is silent may be the slowest.
     known = all(one != Quantiles() for one in windows.values())
+    # And of one batch size: a member's window that is mostly of another says nothing of this one.
+    most = {one.most_of() for one in state.values()}
     for member, one in state.items():
-        most = one.most_of()
         quantiles = windows[member] if known else Quantiles()
         for batch in sorted(ready):
             count, spent = one.pending.pop(batch)
             line = Line(float(batch * count), "queries", spent, batch_size=batch)
-            if batch == most:
+            if most == {batch}:
                 line = replace(
                     line,
                     latency_p50_seconds=quantiles.p50,
@@ -168,16 +170,24 @@ async def _reading(
     attempt, members = each.assignment.attempt, each.assignment.work.members
 
     async def ask(member: Member) -> tuple[Counters, Quantiles] | None:
+        until = asyncio.get_running_loop().time() + ANSWER_SECONDS
         try:
-            async with asyncio.timeout(ANSWER_SECONDS), at_once:
+            async with asyncio.timeout_at(until), at_once:
                 told = await statistics(each.assignment, member)
             if told is None:
                 return None
-            # After the counts: what is counted is in the window.
-            return counters_of(told), Quantiles() if latency is None else await latency(each.assignment, member)
+            counters = counters_of(told)
         except (Unanswered, Refused, InvalidInput, ValueError, TimeoutError) as error:
             log.info("a server did not say how fast a model is", attempt=str(attempt.id), error=repr(error))
             return None
+        if latency is None:
+            return counters, Quantiles()
+        try:
+            # After the counts: what is counted is in the window.
+            async with asyncio.timeout_at(until):
+                return counters, await latency(each.assignment, member)
+        except TimeoutError:
+            return counters, Quantiles()
 
     # Together: a gang on a server that hangs would else be waited for longer than the observer waits for all.
     told = await asyncio.gather(*map(ask, members))

@@ -124,7 +124,11 @@ class Estimator:
         if self._profiles.get(workload):
             return _unknown(entry)  # a roofline alone cannot be compared with measured speeds
         if character is not None:
-            return _unknown(entry) if own is None else _by_roofline(entry, 1.0 / own.seconds, own, workload, character)
+            if own is None:
+                return _unknown(entry)
+            found = _by_roofline(entry, 1.0 / own.seconds, own, workload)
+            alone = self._bound(character, entry, 1)
+            return _with_latency(found, alone, character.calls) if alone and character.calls else found
         speed = self._uncharacterised(entry, devices) if workload else None
         return _unknown(entry) if speed is None else _by_roofline(entry, speed, None, workload)
 
@@ -367,15 +371,19 @@ def _basis(points: Mapping[int, Profile], devices: int) -> str:
 # -- without a profile ---------------------------------------------------------------------------
 
 
-def _by_roofline(
-    entry: Accelerator, speed: float, own: Bound | None, workload: str, character: Character | None = None
-) -> Estimate:
-    calls = character.calls if character else None
+def _with_latency(found: Estimate, alone: Bound, calls: float) -> Estimate:
+    """Of one call on one device: each has the whole model, so more of them answer more calls, and none sooner."""
+    latency = ASSUMED_TAIL * alone.seconds / calls
+    high = latency * (1.0 + alone.relative_uncertainty)
+    return replace(found, latency_seconds=latency, latency_high_seconds=high)
+
+
+def _by_roofline(entry: Accelerator, speed: float, own: Bound | None, workload: str) -> Estimate:
     what = f"{own.by} bound" if own else "nothing is known of the work"
     missing = f"no profile of {workload!r}" if workload else "the job names no workload"
     return Estimate(
         speed=speed,
-        latency_seconds=ASSUMED_TAIL * own.seconds / calls if own and calls else None,
+        latency_seconds=None,
         memory_bytes=None,
         watts=entry.tdp_watts,
         peak_watts=entry.tdp_watts,

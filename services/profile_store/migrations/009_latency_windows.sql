@@ -1,7 +1,6 @@
--- Latencies of the last spans that told them, the newest last: [[p50, p90, p99], ...] in seconds. What the dropped columns
--- held were means of quantiles, which are no quantiles: they are learnt anew.
+-- Latencies of the last spans that told them, the newest last: [[p50, p90, p99], ...] in seconds. latency_p50_seconds and
+-- latency_p99_seconds are read no more: they held means of quantiles, which are no quantiles, so latencies are learnt anew.
+-- They stay, nullable as they are, for a replica of the last release that runs beside this one still selects them.
 ALTER TABLE estimate
     ADD COLUMN windows      jsonb NOT NULL DEFAULT '[]',
-    ADD COLUMN told_latency double precision,
-    DROP COLUMN latency_p50_seconds,
-    DROP COLUMN latency_p99_seconds;
+    ADD COLUMN told_latency double precision;

@@ -12,7 +12,7 @@ from binder.domain.attempt import AttemptId, State
 from binder.domain.executor import Asked, Reading
 from binder.domain.report import Speed
 from binder.domain.reports import Open, Told
-from binder.observing import GIVEN_UP_SECONDS, Observer
+from binder.observing import GIVEN_UP_SECONDS, OBSERVED, Observer
 from tests.unit.binder.builders import NOW, FakeExecutor, make_command
 
 SPEED = Speed(units=10.0, unit="steps", seconds=2.0, members_counted=1, source="report")
@@ -174,7 +174,9 @@ async def looked_at(executor: FakeExecutor, *opens: Open) -> tuple[FakeReports, 
 
 
 async def test_what_is_about_to_be_forgotten_is_told_and_goes_on_to_be_asked_for() -> None:
+    before = OBSERVED.labels("process")._value.get()
     reports, woken = await looked_at(FakeForgetter(Reading("a", (SPEED,))), an_open("j"))
+    assert OBSERVED.labels("process")._value.get() == before + 1
     assert [(one.reading.mark, one.over) for one in reports.told if one.reading] == [("a", False)]
     assert ([one.mark for one in reports.rows.values()], woken) == (["a"], [1])
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from berth.errors import InvalidInput
 from binder.domain.work import Member
+from binder.executors import triton_latency
 from binder.executors.triton_copies import Servers, read_pages, served_name
 from binder.executors.triton_latency import Pages, Quantiles, page_of, quantiles_of
 from binder.executors.triton_speed import reading_of
@@ -77,6 +78,9 @@ def test_the_window_is_told_of_the_batch_size_that_most_of_it_is() -> None:
     both = {1: (40, SECOND)}, {1: (40, SECOND)}
     assert told(*both, m0=one, m1=Quantiles(0.1, 0.2, 0.7)) == [(1, 0.7)]
     assert told(*both, m1=Quantiles(0.1, 0.2, 0.7)) == [(1, None)]
+    # And where most of each one's work was of that batch size.
+    unlike = {1: (40, SECOND), 4: (1, SECOND)}, {1: (4, SECOND), 4: (40, SECOND)}
+    assert told(*unlike, m0=one, m1=Quantiles(0.1, 0.2, 0.7)) == [(1, None), (4, None)]
 
 
 async def test_a_page_is_read_once_a_look_and_its_silence_raises_nothing() -> None:
@@ -105,3 +109,22 @@ async def test_a_page_is_read_once_a_look_and_its_silence_raises_nothing() -> No
         assert sorted(asked) == ["/metrics", "/other"]
     finally:
         await runner.cleanup()
+
+
+async def test_a_page_that_gives_no_answer_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def text(address: str) -> str:
+        asked.append(address)
+        if len(asked) == 1:
+            raise TimeoutError
+        return PAGE
+
+    monkeypatch.setattr(triton_latency, "_text", text)
+    monkeypatch.setattr(triton_latency, "PAUSE_SECONDS", 0.2)
+    pages = Pages(Servers(), Servers())
+    assert [await pages.quantiles("a"), await pages.quantiles("a")] == [{}, {}]
+    assert await pages.quantiles("b")
+    assert asked == ["a", "b"]
+    await asyncio.sleep(0.25)
+    assert await pages.quantiles("a")

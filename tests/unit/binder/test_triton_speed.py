@@ -18,7 +18,10 @@ from berth.backends.base import Unanswered
 from berth.embedded.triton import TritonServer, unavailable
 from binder.domain.executor import Asked, Reading
 from binder.domain.work import Assignment, Member
+from binder.executors import triton_speed
+from binder.executors.triton_latency import Quantiles
 from binder.executors.triton_speed import counters_of, reading_of, triton_reports
+from binder.observing import LAST_LOOK_SECONDS
 from tests.unit.binder.builders import make_command
 
 SECOND = 10**9
@@ -126,6 +129,27 @@ async def test_a_server_that_does_not_answer_spoils_no_other_reading() -> None:
     readings = await triton_reports(asked, statistics, lambda: 100.0)
     assert list(readings) == [good.id]
     assert [(speed.units, speed.seconds) for speed in readings[good.id].speeds] == [(8.0, 3.0)]
+
+
+async def test_a_silent_member_or_page_costs_a_last_look_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert triton_speed.ANSWER_SECONDS < LAST_LOOK_SECONDS
+    monkeypatch.setattr(triton_speed, "ANSWER_SECONDS", 0.1)
+    gang = make_command("gang", "none", members=2)
+    gang = replace(gang, attempt=replace(gang.attempt, started_at=0.0))
+
+    async def statistics(assignment: Assignment, member: Member) -> Mapping[str, Any] | None:
+        if member.member:
+            await asyncio.sleep(60)
+        phases = {phase: {"count": 4, "ns": SECOND} for phase in ("compute_input", "compute_infer", "compute_output")}
+        return {"batch_stats": [{"batch_size": 2, **phases}]}
+
+    async def latency(assignment: Assignment, member: Member) -> Quantiles:
+        await asyncio.sleep(60)
+        return Quantiles(1.0)
+
+    async with asyncio.timeout(5):
+        readings = await triton_reports([Asked(gang, "", ended=False)], statistics, lambda: 100.0, latency)
+    assert json.loads(readings[gang.id].mark)["0"]["pending"] == {"2": [4, 3.0]}
 
 
 async def test_a_server_that_hangs_silences_its_own_members_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,6 +240,11 @@ def test_a_latency_target_is_held_against_the_roofline_of_one_call() -> None:
     ten = Character(1e14, 1e10, calls=10.0)
     fast = a_fleet(a_node("h", 1, "H100"))
     assert placed(fast, a_job("ten", character=ten, latency_target_seconds=0.1)) == {"ten": ["h"]}
+    # Nor does one call get faster by devices that hold a copy each, of one member or of several.
+    for gang in ({"devices": 8}, {"replicas": 8}):
+        job = a_job("eight", character=call, latency_target_seconds=0.1, **gang)
+        assert set(why(a_fleet(a_node("a", 8, "A100")), job)) == {"LATENCY_TARGET_MISSED"}
+        assert placed(a_fleet(a_node("h", 8, "H100")), job)["eight"]
 
 
 # -- roofline ------------------------------------------------------------------------------------

@@ -372,6 +372,16 @@ def test_a_profile_says_a_latency_and_no_call_of_the_character() -> None:
     assert (profiled, transferred) == (None, None)
 
 
+@pytest.mark.parametrize("calls", [1.0, 100.0])
+def test_more_devices_answer_more_calls_and_none_sooner(calls: float) -> None:
+    """A gang's devices are counted together: eight of one member, or of eight members with one."""
+    work = Character(calls * 1e13, calls * 1e9, calls=calls)
+    one, eight = (an_estimator().estimate("", H100.name, devices, work) for devices in (1, 8))
+    assert one.latency_seconds == eight.latency_seconds == pytest.approx(1.5 * 1e13 / (989e12 * 0.45))
+    assert one.latest_seconds == eight.latest_seconds == pytest.approx(1.5 * (one.latency_seconds or 0.0))
+    assert (eight.speed or 0.0) > 5 * (one.speed or 0.0)
+
+
 @pytest.mark.parametrize(
     ("precision", "tera"),
     [("fp16", 989.0), ("BF16", 989.0), ("fp8", 1979.0), ("fp4", 1979.0), ("int8", 1979.0), ("fp32", None)],
