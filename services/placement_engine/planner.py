@@ -60,6 +60,8 @@ class Planner:
         published: Callable[[], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if policy.resize_gangs:
+            raise ValueError("a planner does not carry out changes of a gang's size: policy resize_gangs must be off")
         self.pool = pool
         self._settings = settings
         self._policy = policy

@@ -80,8 +80,8 @@ MUTANTS = (
     Mutant(
         "surplus-first",
         "preemption.py",
-        "in (spared, [*spared, *self.by_harm(now)]) if spared else (self.by_harm(now),):",
-        "in (self.by_harm(now),):",
+        "spared = self.spared(now) if self._policy.resize_gangs else []",
+        "spared: list[Victim] = []",
         "what a running gang can do without goes before anybody is stopped",
         f"{UNIT}/test_resizing.py",
     ),

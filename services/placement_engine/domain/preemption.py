@@ -18,7 +18,7 @@ reclaim does not stop a job of higher priority than the one it is done for.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -157,9 +157,10 @@ class Preemptor:
             return None  # a quota or the deadline leaves no accelerator
         self._plans_left -= 1
         by_priority = not nothing_leaves or (lowest is not None and lowest < job.priority)
-        entitlement: dict[str, Bools] | None = None
-        spared = self.spared(now)
-        for victims in (spared, [*spared, *self.by_harm(now)]) if spared else (self.by_harm(now),):
+        entitlement = None if by_priority else self._entitlement(job, ask, totals)
+        if entitlement is not None and not entitlement:
+            return None  # it may stop nobody: nobody is put in order for it
+        for victims in self._in_turn(now):
             if by_priority:
                 lower = [v for v in victims if v.claim.job.priority < job.priority and v.claim.job.preemptible]
                 if (plan := self._find(job, ask, now, lower, _anyone, {})) is not None:
@@ -172,6 +173,13 @@ class Preemptor:
                 if (plan := self._find(job, owned, now, candidates, allow, entitlement)) is not None:
                     return plan
         return None
+
+    def _in_turn(self, now: float) -> Iterator[list[Victim]]:
+        """Whom the rights are tried on: what gangs can do without, then all; all at once where there is no such."""
+        spared = self.spared(now) if self._policy.resize_gangs else []
+        if spared:
+            yield spared
+        yield [*spared, *self.by_harm(now)] if spared else self.by_harm(now)
 
     def _quotas(self) -> bool:
         return any(queue.quotas for queue in self._queues.known.values())

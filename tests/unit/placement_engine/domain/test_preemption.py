@@ -21,7 +21,8 @@ from placement_engine.domain.model import (
     Queue,
     Quota,
 )
-from placement_engine.domain.policy import Policy
+from placement_engine.domain.policy import DefragmentPolicy, Policy
+from placement_engine.domain.preemption import Preemptor
 from placement_engine.domain.supposition import Supposition
 from placement_engine.domain.victims import in_words, told_to
 from tests.unit.placement_engine.domain.builders import GIB, NOW, a_job, a_node, a_sample, an_engine, placed
@@ -613,3 +614,21 @@ def test_nothing_is_kept_for_a_job_that_may_not_start_any_more() -> None:
     assert [p.job_id for p in engine.cycle(NOW + 1).preemptions] == ["soft"]
     engine.release("soft", NOW + 20)
     assert placed(engine, a_job("other", devices=8), now=NOW + 20) == {"other": ["n1"]}
+
+
+@pytest.mark.parametrize(
+    ("priority", "waiting", "quotas", "put_in_order"),
+    [(0, 0, (), False), (1, 0, (), False), (0, 1, (), True), (0, 0, (Quota("", 8000),), True)],
+)
+def test_nobody_is_put_in_order_for_a_job_that_may_stop_nobody(
+    monkeypatch: pytest.MonkeyPatch, priority: int, waiting: int, quotas: tuple[Quota, ...], put_in_order: bool
+) -> None:
+    """It is a sort over all that runs, in each cycle, and on a full fleet of one priority somebody always waits."""
+    calls = []
+    by_harm = Preemptor.by_harm
+    monkeypatch.setattr(Preemptor, "by_harm", lambda self, now: calls.append(now) or by_harm(self, now))
+    engine = an_engine(a_node("n1"), policy=replace(EAGER, defragment=DefragmentPolicy.OFF))
+    engine.set_queues([Queue("mine", quotas=quotas), Queue("theirs")])
+    run_on(engine, "n1", a_victim("v", ran=100.0, devices=8, priority=priority, queue="theirs"))
+    assert submit(engine, a_job("p", devices=5, priority=waiting, queue="mine")).decisions == ()
+    assert bool(calls) is put_in_order

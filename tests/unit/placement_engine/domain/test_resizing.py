@@ -591,18 +591,42 @@ def test_several_shapes_in_groups_keep_their_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("owned", "placed_size"),
-    [(1, 0), (2, 2), (3, 2), (5, 4), (7, 7)],
+    ("owned", "least", "group_size", "placed_size"),
+    [(1, 1, 2, 1), (2, 1, 2, 2), (3, 1, 2, 2), (5, 1, 2, 4), (7, 1, 2, 7), (5, 5, 2, 5), (6, 5, 2, 6), (6, 5, 4, 5)],
 )
 @pytest.mark.parametrize("by", ["quota", "limit"])
-def test_a_quota_cuts_a_gang_to_whole_groups(owned: int, placed_size: int, by: str) -> None:
-    queue = (
-        Queue("default", quotas=(Quota("", 1000 * owned),)) if by == "quota" else Queue("default", device_limit=owned)
-    )
+def test_a_queue_cuts_a_gang_to_whole_groups_or_its_very_minimum(
+    owned: int, least: int, group_size: int, placed_size: int, by: str
+) -> None:
+    """The minimum is what admits it: cut to less than that, it waited for ever and was told of a power budget."""
     engine = an_engine(a_node(devices=8))
-    engine.set_queues([queue])
-    engine.submit(a_gang(wished=7, least=1, group_size=2, group_level="node"))
-    assert [len(one.members) for one in engine.cycle(NOW).decisions] == ([placed_size] if placed_size else [])
+    engine.set_queues([owning(owned, by)])
+    engine.submit(a_gang(wished=7, least=least, group_size=group_size, group_level="node"))
+    assert [len(one.members) for one in engine.cycle(NOW).decisions] == [placed_size]
+
+
+@pytest.mark.parametrize(("by", "code"), [("quota", "QUEUE_QUOTA_EXCEEDED"), ("limit", "QUEUE_DEVICE_LIMIT")])
+def test_a_gang_in_groups_that_its_queue_has_no_room_for_is_told_so(by: str, code: str) -> None:
+    engine = an_engine(a_node(devices=8))
+    engine.set_queues([owning(4, by)])
+    engine.submit(a_gang(wished=7, least=5, group_size=2, group_level="node"))
+    assert engine.cycle(NOW).decisions == ()
+    rejection = engine.explain("gang", NOW)
+    assert rejection is not None
+    assert [one.code for one in rejection.reasons] == [code]
+
+
+def test_a_gang_that_can_be_resized_is_placed_in_whole_groups() -> None:
+    engine = an_engine(a_node(devices=8), policy=RESIZING)
+    engine.set_queues([owning(5, "limit")])
+    engine.submit(a_gang(wished=7, least=3, group_size=2, group_level="node"))
+    assert [len(one.members) for one in engine.cycle(NOW).decisions] == [4]
+
+
+def owning(devices: int, by: str) -> Queue:
+    if by == "quota":
+        return Queue("default", quotas=(Quota("", 1000 * devices),))
+    return Queue("default", device_limit=devices)
 
 
 def test_resizes_are_replayed_byte_for_byte() -> None:
