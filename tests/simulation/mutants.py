@@ -45,15 +45,15 @@ MUTANTS = (
     Mutant(
         "capacity",
         "filters/capacity.py",
-        "return view.devices(FREE) >= ask.shape.milli_per_device",
-        "return view.devices(FREE) > ABSENT",
+        "{FREE: ask.shape.milli_per_device}",
+        "{FREE: 0}",
         "a device is claimed up to 1000 thousandths",
     ),
     Mutant(
         "cpu",
         "filters/host_resources.py",
-        "fits: Bools = view.rows(CPU) >= shape.cpu_milli",
-        "fits: Bools = view.rows(CPU) > float('-inf')",
+        "asked = {CPU: ask.shape.cpu_milli,",
+        "asked = {CPU: 0,",
         "a node's CPU is not promised twice",
     ),
     Mutant(
@@ -387,8 +387,8 @@ MUTANTS = (
     Mutant(
         "pod-limit",
         "filters/pod_limit.py",
-        "free: Bools = view.rows(PODS) >= 1",
-        "free: Bools = view.rows(PODS) >= 0",
+        "return {PODS: 1.0}",
+        "return {PODS: 0.0}",
         "a node takes no more pods than it allows",
     ),
     Mutant(

@@ -22,9 +22,7 @@ class Staleness(ByTier):
         return tier < UNSCHEDULABLE if self._refuses_unheard else tier != UNSCHEDULABLE
 
     def passes(self, view: View, ask: Ask) -> Bools:
-        tier = view.rows(TIER)
-        fits: Bools = tier < UNSCHEDULABLE if self._refuses_unheard else tier != UNSCHEDULABLE
-        return fits
+        return self.tiers().take(view.rows(TIER).astype(np.intp))
 
     def describe(self, view: View, ask: Ask) -> Description:
         never = int((view.rows(TIER) == UNHEARD).sum())
