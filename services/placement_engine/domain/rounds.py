@@ -46,6 +46,8 @@ LEAST_GAIN = 0.05
 """A change must gain this part of what it ends, beside the work that is lost."""
 OVERDUE_A_ROUND = 8
 """Most jobs that do not take turns for which room is made at the end of one round."""
+TRIED_A_ROUND = 2 * OVERDUE_A_ROUND
+"""Most for which that is tried: one try is a search over all that run."""
 SLACK_SECONDS = 1e-3
 
 NOT_THEIR_TURN, IN_TURN = 1, 2
@@ -93,6 +95,9 @@ class Rounds:
         """Jobs for which the present cycle, or else the last, keeps a place that is free already."""
         self._left_out: set[str] = set()
         """Overdue jobs for which the last plan found no place."""
+        self._tries = 0
+        self._tried: dict[str, int] = {}
+        """Which try was the last to make room for an overdue job, in vain: the others are tried before it is again."""
 
     @property
     def on(self) -> bool:
@@ -324,26 +329,37 @@ class Rounds:
         waited = self._attained.waited([job.job_id for job in waiting], now).tolist()
         turns = dict(zip((job.job_id for job in waiting), waited, strict=True))
         longest = max((seconds for one, seconds in turns.items() if one not in self._left_out), default=0.0)
-        late = [
-            job
+        late = {
+            job_id: job
             for job_id, job in self._queues.jobs.items()
             if turns.get(job_id, now - job.submitted_at) >= max(PATIENCE_SECONDS, longest)
             and (job_id in self._left_out or not takes_turns(job))
             and job_id not in self._bookings.nominations
             and job_id not in self._claims
             and not self._barred(job, now)
-        ]
-        late.sort(key=lambda job: (job.submitted_at, job.job_id))
+        }
+        self._tried = {job_id: turn for job_id, turn in self._tried.items() if job_id in late}
+        order = sorted(late, key=lambda one: (late[one].submitted_at, one))
+        # Whoever was tried in vain lets all others be tried before it is again.
+        order.sort(key=lambda one: self._tried.get(one, 0))
+        running = self._running(now)
         stopped: list[Preemption] = []
-        for job in late[:OVERDUE_A_ROUND]:
-            stopped += self._make_room(job, now)
+        helped = 0
+        for job_id in sorted(order[:TRIED_A_ROUND], key=lambda one: (late[one].submitted_at, one)):
+            if helped == OVERDUE_A_ROUND:
+                break
+            self._tries += 1
+            self._tried[job_id] = self._tries
+            made = self._make_room(late[job_id], running, now)
+            helped += bool(made)
+            stopped += made
         return stopped
 
-    def _make_room(self, job: Job, now: float) -> list[Preemption]:
+    def _make_room(self, job: Job, running: list[Claim], now: float) -> list[Preemption]:
         candidates = [
             Victim(claim, work_lost(claim, now), PreemptionKind.ROUND)
-            for claim in self._running(now)
-            if claim.job.priority <= job.priority
+            for claim in running
+            if claim.job.priority <= job.priority and claim.job.job_id not in self._ending
         ]
         ask = self._ask_of(job, now)
         with self._bookings.without(self._bookings.yielding_to(job)), self._bookings.in_full():

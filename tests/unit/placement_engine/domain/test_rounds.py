@@ -332,3 +332,12 @@ def test_whatever_comes_no_half_gang_no_ping_pong_and_nobody_waits_for_ever(
         assert at - taken.get((one.for_job_id, one.job_id), -math.inf) >= ROUND or one.for_job_id == one.job_id
         last[one.job_id] = at
         taken[one.job_id, one.for_job_id] = at
+
+
+def test_overdue_jobs_for_which_there_is_no_room_do_not_keep_others_from_theirs() -> None:
+    runner = a_runner(a_node("n1", 1), a_node("n2", 1))
+    runner.submit(*(in_turns(f"a{i}") for i in range(4))).run(ROUND)
+    # Room for two on one node there never is.
+    runner.submit(*(a_job(f"big{i:02d}", devices=2) for i in range(40))).run(2 * ROUND)
+    runner.submit(a_job("small")).run(PATIENCE_SECONDS + 20 * ROUND)
+    assert "small" in runner.runs()
