@@ -19,6 +19,7 @@ import numpy as np
 
 from placement_engine.domain.attained import Attained, takes_turns
 from placement_engine.domain.columns import BLOCKED, FREE, Ints
+from placement_engine.domain.entitlement import keeps_its_quotas
 from placement_engine.domain.facts import NodeFacts
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Preemption, PreemptionKind, Reason
@@ -373,7 +374,7 @@ class Rounds:
                 now=now,
                 candidates=sorted(candidates, key=lambda victim: victim.harm),
                 ending={},
-                allow=_anyone,
+                allow=lambda victim, chosen: self._may_go(victim, chosen, job),
             )
         if plan is None or not plan.victims:
             return []
@@ -384,6 +385,25 @@ class Rounds:
             self._kinds[job.job_id] = self._model_at(facts, plan.members[0].devices[0].device_id)
         self._bookings.nominate(job, ask, plan.members, victims, now)
         return [stop_for(victim.claim, job, "", now) for victim in plan.victims]
+
+    def _may_go(self, victim: Victim, chosen: list[Victim], job: Job) -> bool:
+        """Whether the victim's queue keeps what it has a quota of: it would take that back at once."""
+        freed: dict[int, int] = {}
+        queue = victim.claim.job.queue
+        if queue == job.queue:
+            return True
+        top = self._queues.path(queue)[0]
+        on_their_way = (self._claims[job_id] for job_id in self._ending if job_id in self._claims)
+        for claim in (*on_their_way, *(one.claim for one in chosen), victim.claim):
+            if self._queues.path(claim.job.queue)[0] != top:
+                continue
+            for member in claim.members:
+                facts = self._fleet.nodes.get(member.node)
+                for device in member.devices:
+                    model = self._model_at(facts, device.device_id)
+                    if model != WAITS:
+                        freed[model] = freed.get(model, 0) + device.milli
+        return keeps_its_quotas(self._queues, queue, job.queue, freed)
 
     # -- between two ends ------------------------------------------------------------------------
 
@@ -437,7 +457,3 @@ class Rounds:
         )
         counts = np.bincount(columns.model[: columns.rows].astype(np.int64), whole.sum(axis=0))
         return tuple(counts.astype(np.int64).tolist())
-
-
-def _anyone(victim: Victim, chosen: list[Victim]) -> bool:
-    return True

@@ -341,3 +341,15 @@ def test_overdue_jobs_for_which_there_is_no_room_do_not_keep_others_from_theirs(
     runner.submit(*(a_job(f"big{i:02d}", devices=2) for i in range(40))).run(2 * ROUND)
     runner.submit(a_job("small")).run(PATIENCE_SECONDS + 20 * ROUND)
     assert "small" in runner.runs()
+
+
+def test_no_room_is_made_of_what_a_queue_would_take_back_at_once() -> None:
+    runner = a_runner(a_node(devices=1))
+    runner.engine.set_queues([Queue("a", quotas=(Quota("", 1000),)), Queue("b")])
+    runner.submit(in_turns("x", queue="a")).run(60)
+    runner.submit(a_job("n", queue="b", preemptible=True)).run(PATIENCE_SECONDS + 20 * ROUND)
+    assert runner.stops == []
+    # What it borrowed it gives.
+    runner.engine.set_queues([Queue("a", quotas=(Quota("", 0),)), Queue("b")])
+    runner.run(runner.now + 5 * ROUND)
+    assert runner.runs() == {"n": "H100"}
