@@ -96,6 +96,10 @@ class Rounds:
         """Jobs for which the present cycle, or else the last, keeps a place that is free already."""
         self._left_out: set[str] = set()
         """Overdue jobs for which the last plan found no place."""
+        self._seen_at = float("-inf")
+        """When the last cycle was."""
+        self._waits_since: dict[str, float] = {}
+        """Jobs that take no turns and have held something: since when they do not. For those that come back."""
         self._tries = 0
         self._tried: dict[str, int] = {}
         """Which try was the last to make room for an overdue job, in vain: the others are tried before it is again."""
@@ -120,8 +124,10 @@ class Rounds:
             self._attained.came(claim.job)
 
     def released(self, claim: Claim, at: float | None) -> None:
-        """What the job held is free since `at`; None: since the next cycle."""
+        """What the job held is free since `at`; None: since the last cycle."""
         if self.on:
+            if not takes_turns(claim.job):
+                self._waits_since[claim.job.job_id] = self._seen_at if at is None else at
             self._attained.released(claim, at, told_to_stop=claim.job.job_id in self._ending)
 
     # -- for the cycle ---------------------------------------------------------------------------
@@ -184,6 +190,7 @@ class Rounds:
         if not self.on:
             return []
         self._at_once.clear()
+        self._seen_at = now
         self._attained.settle(now, self._queues.jobs, self._claims)
         self._kinds = {
             job_id: model
@@ -228,6 +235,12 @@ class Rounds:
         for job_id in [one for one in self._kinds if one not in self._bookings.nominations]:
             del self._kinds[job_id]
             self._mark(job_id)
+        # One that is not back by the next round is not expected any more.
+        self._waits_since = {
+            job_id: since
+            for job_id, since in self._waits_since.items()
+            if job_id in self._queues.jobs or job_id in self._claims or now - since <= self._policy.round_seconds
+        }
         stopped = self._make_room_for_the_overdue(now)
         running, waiting = self._running(now), self._waiting(now)
         if not running and not waiting:
@@ -333,20 +346,21 @@ class Rounds:
         late = {
             job_id: job
             for job_id, job in self._queues.jobs.items()
-            if turns.get(job_id, now - job.submitted_at) >= max(PATIENCE_SECONDS, longest)
+            if self._waited(job, turns, now) >= max(PATIENCE_SECONDS, longest)
             and (job_id in self._left_out or not takes_turns(job))
             and job_id not in self._bookings.nominations
             and job_id not in self._claims
             and not self._barred(job, now)
         }
         self._tried = {job_id: turn for job_id, turn in self._tried.items() if job_id in late}
-        order = sorted(late, key=lambda one: (late[one].submitted_at, one))
+        longest_first = {one: (-self._waited(job, turns, now), one) for one, job in late.items()}
+        order = sorted(late, key=longest_first.__getitem__)
         # Whoever was tried in vain lets all others be tried before it is again.
         order.sort(key=lambda one: self._tried.get(one, 0))
         running = self._running(now)
         stopped: list[Preemption] = []
         helped = 0
-        for job_id in sorted(order[:TRIED_A_ROUND], key=lambda one: (late[one].submitted_at, one)):
+        for job_id in sorted(order[:TRIED_A_ROUND], key=longest_first.__getitem__):
             if helped == OVERDUE_A_ROUND:
                 break
             self._tries += 1
@@ -355,6 +369,12 @@ class Rounds:
             helped += bool(made)
             stopped += made
         return stopped
+
+    def _waited(self, job: Job, turns: Mapping[str, float], now: float) -> float:
+        """Seconds since a job that waits came or last held something; `turns`: of those that take turns."""
+        if job.job_id in turns:
+            return turns[job.job_id]
+        return now - max(job.submitted_at, self._waits_since.get(job.job_id, job.submitted_at))
 
     def _make_room(self, job: Job, running: list[Claim], now: float) -> list[Preemption]:
         candidates = [

@@ -353,3 +353,19 @@ def test_no_room_is_made_of_what_a_queue_would_take_back_at_once() -> None:
     runner.engine.set_queues([Queue("a", quotas=(Quota("", 0),)), Queue("b")])
     runner.run(runner.now + 5 * ROUND)
     assert runner.runs() == {"n": "H100"}
+
+
+def test_the_patience_of_one_that_comes_back_counts_from_when_it_ran() -> None:
+    runner = a_runner(a_node(devices=1))
+    came = runner.now
+    runner.submit(a_job("n")).run(PATIENCE_SECONDS + 3600)
+    # It failed, say, and waits again.
+    runner.engine.release("n", runner.now)
+    failed_at = runner.now
+    runner.submit(in_turns("a")).run(runner.now + 60)
+    runner.engine.submit(replace(runner.jobs["n"], submitted_at=came, attempt=2))
+    runner.waits_since["n"] = runner.now
+    runner.run(failed_at + PATIENCE_SECONDS - 2 * ROUND)
+    assert runner.stops == []
+    runner.run(failed_at + PATIENCE_SECONDS + 5 * ROUND)
+    assert runner.runs() == {"n": "H100"}
