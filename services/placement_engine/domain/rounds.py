@@ -173,6 +173,10 @@ class Rounds:
         if job.job_id in self._at_once:
             self._bookings.drop(job.job_id)
 
+    def stop_undone(self) -> None:
+        """A stop could not be committed: the next end of a round plans anew, though nothing has happened."""
+        self._planned_at = -1, ()
+
     def missed(self, job_ids: Iterable[str]) -> bool:
         """These jobs alike, of which one was tried, do not fit on their kind, though there are devices enough: what is
         free goes to others then. False: what the round gave them is not the matter."""

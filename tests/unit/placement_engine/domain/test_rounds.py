@@ -369,3 +369,15 @@ def test_the_patience_of_one_that_comes_back_counts_from_when_it_ran() -> None:
     assert runner.stops == []
     runner.run(failed_at + PATIENCE_SECONDS + 5 * ROUND)
     assert runner.runs() == {"n": "H100"}
+
+
+def test_a_stop_that_could_not_be_committed_is_planned_again_at_the_next_end() -> None:
+    runner = a_runner(a_node(devices=1), stopping=600.0)
+    runner.submit(in_turns("a"), in_turns("b"))
+    while not runner.stops:
+        runner.run(runner.now + 60)
+    at, stop = runner.stops[0]
+    runner.leaving.clear()
+    runner.engine.undo_preemption(stop.job_id, stop.attempt)
+    runner.run(at + ROUND)
+    assert [when for when, _ in runner.stops] == [at, at + ROUND]
