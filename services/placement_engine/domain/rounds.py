@@ -90,6 +90,8 @@ class Rounds:
         """Waiting jobs whose turn it is, and on which model."""
         self._unfit: dict[str, list[int]] = {}
         """Models on which a waiting job did not fit though the count of devices said so: others are tried first."""
+        self._missed: set[str] = set()
+        """Jobs that the present cycle, or else the last, found not to fit on their kind."""
         self._looked_at: tuple[tuple[int, ...], int, int] = (), -1, -1
         """What was free, how many waited and what had happened when it was looked last who might go."""
         self._at_once: list[str] = []
@@ -186,6 +188,7 @@ class Rounds:
         for one in missed:
             self._unfit.setdefault(one, []).append(self._kinds.pop(one))
         if missed:
+            self._missed.update(missed)
             self._looked_at = (), -1, -1
         return bool(missed)
 
@@ -205,8 +208,10 @@ class Rounds:
         if self._is_over(now):
             stopped = self._next_round(totals, now)
         self._fill(totals, now)
-        for job_id in (*self._kinds, *self._bookings.nominations):
+        # Those that missed are no more of the group that is tried: passed over, they would hide those behind them.
+        for job_id in (*sorted(self._missed), *self._kinds, *self._bookings.nominations):
             self._mark(job_id)
+        self._missed.clear()
         return stopped
 
     def _mark(self, job_id: str) -> None:
@@ -455,7 +460,7 @@ class Rounds:
 
     def _strike_out(self, contenders: Contenders) -> None:
         """Sets to 0 what a job is worth where there is no room for its members now, and where it did not fit before;
-        once that is everywhere, it is tried anew."""
+        once that is everywhere, it is tried anew: after others, where it did not fit just now."""
         columns = self._fleet.columns
         model = columns.model[: columns.rows].astype(np.int64)
         room: dict[Shape, Ints] = {}
@@ -469,9 +474,12 @@ class Rounds:
             value = contenders.value[at]
             value[room[shape] < job.replicas] = 0.0
             if job.job_id in self._unfit:
+                before = value.copy()
                 value[self._unfit[job.job_id]] = 0.0
                 if not value.any():
                     del self._unfit[job.job_id]
+                    if job.job_id not in self._missed:
+                        value[:] = before
 
     def _free_whole(self) -> tuple[int, ...]:
         """Devices of each model that are free and take new work."""

@@ -16,7 +16,7 @@ from placement_engine.domain.attained import takes_turns
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.model import CycleResult, Job, Node, Preemption, PreemptionKind, Profile, Queue, Quota
 from placement_engine.domain.policy import Policy
-from placement_engine.domain.rounds import PATIENCE_SECONDS
+from placement_engine.domain.rounds import PATIENCE_SECONDS, Rounds
 from tests.unit.placement_engine.domain.builders import a_job, a_node
 
 ROUND = 360.0
@@ -381,3 +381,28 @@ def test_a_stop_that_could_not_be_committed_is_planned_again_at_the_next_end() -
     runner.engine.undo_preemption(stop.job_id, stop.attempt)
     runner.run(at + ROUND)
     assert [when for when, _ in runner.stops] == [at, at + ROUND]
+
+
+def full(*jobs: Job) -> tuple[Runner, Rounds, int]:
+    """These wait for the one device, which another has: the runner, its rounds, and the device's model."""
+    runner = a_runner(a_node(devices=1), lasts={"x": 600.0})
+    runner.submit(a_job("x")).run(60)
+    runner.submit(*jobs).run(540)
+    return runner, runner.engine._rounds, runner.engine._fleet.models.names.index("H100")
+
+
+def test_who_once_did_not_fit_is_tried_where_nothing_else_is_left() -> None:
+    runner, rounds, model = full(in_turns("a"))
+    rounds._unfit["a"] = [model]
+    runner.run(600)
+    assert runner.runs() == {"a": "H100"}
+
+
+def test_who_did_not_fit_does_not_hide_the_one_behind_it() -> None:
+    runner, rounds, model = full(in_turns("a"), in_turns("b"))
+    rounds._kinds["a"] = model
+    rounds._mark("a")
+    assert rounds.missed(["a"])
+    runner.engine.release("x", 600.0)
+    decisions = runner.engine.cycle(600.0).decisions
+    assert [decision.job_id for decision in decisions] == ["b"]
