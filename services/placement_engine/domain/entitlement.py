@@ -76,7 +76,7 @@ def keeps_its_quotas(queues: Queues, victim_queue: str, for_queue: str, freed: M
     if victim_queue == for_queue or not change:
         return True
     return all(
-        stake.used(at) - stake.amount(at, change) >= stake.owned(at)
+        stake.owned(at) <= stake.used(at) - stake.amount(at, change)
         for stake in _stakes(queues, change, frozenset())
         for at in _below_common(queues, victim_queue, for_queue)
         if not at.direct and stake.has_quota(at.name)
