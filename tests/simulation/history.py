@@ -63,11 +63,11 @@ class History:
         self.dice = random.Random(seed)
         self.make = make
         self.policy = self.dice.choice(POLICIES)
-        self.resizes = random.Random(f"resizes {seed}") if seed % 5 == 2 else None
+        self.resizes = random.Random(f"resizes {seed}") if seed % 5 == 2 or seed % 10 == 9 else None
         if self.resizes is not None:
             self.policy = replace(self.policy, resize_gangs=True, grow_after_seconds=self.resizes.choice((0.0, 40.0)))
         if seed % 5 == 4:
-            # The dice of the others stay as they are.
+            # The dice of the others stay as they are. Every second of these has both.
             self.policy = replace(self.policy, round_seconds=random.Random(f"rounds {seed}").choice((5.0, 20.0, 100.0)))
         self.oracle = Oracle(self.policy)
         self.now = START

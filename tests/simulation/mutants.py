@@ -483,9 +483,17 @@ MUTANTS = (
     Mutant(
         "round-patience",
         "rounds.py",
-        "for job in late[:OVERDUE_A_ROUND]:",
-        "for job in late[:0]:",
+        "order[:TRIED_A_ROUND]",
+        "order[:0]",
         "who takes no turns does not wait for ever on those who do",
+        f"{UNIT}/test_rounds.py",
+    ),
+    Mutant(
+        "round-quotas",
+        "rounds.py",
+        "return keeps_its_quotas(self._queues, queue, job.queue, freed)",
+        "return True",
+        "a round leaves a queue what it has a quota of",
         f"{UNIT}/test_rounds.py",
     ),
 )

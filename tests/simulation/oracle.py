@@ -408,6 +408,15 @@ class Oracle:
             victim.started_at is not None and now - victim.started_at >= 0.49 * length,
             f"{where}, since {victim.started_at}, within half a round of {length} s",
         )
+        if winner.queue != job.queue and not (winner.preemptible and winner.checkpoint_seconds):
+            # It takes no turns: no plan weighed the two, room was made for it.
+            gone = [self.held[job_id] for job_id in (*self.ending, job.job_id) if job_id in self.held]
+            for name in self.path(job.queue):
+                for quota in self.queues[name].quotas if name not in self.path(winner.queue) else ():
+                    of_it = [claim for claim in gone if name in self.path(claim.job.queue)]
+                    left = self.used(name, quota.accelerator) - sum(self.milli(c, quota.accelerator) for c in of_it)
+                    if self.milli(victim, quota.accelerator):
+                        require(left >= quota.milli, f"{where}: {name} is left {left} of its own {quota.milli} milli")
 
     def is_protected(self, claim: Claim, now: float) -> bool:
         """Protection counts from the start of its work: what was placed and does not run yet loses nothing."""

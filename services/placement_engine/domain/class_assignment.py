@@ -66,7 +66,23 @@ def _devices(density: Floats, most: Ints, free: Ints) -> Floats:
         -density[at, kind], A_ub=limits, b_ub=np.concatenate([most, free]), bounds=(0, None), method="highs"
     )
     given = np.zeros(density.shape)
+    if solved.x is None:
+        return _densest_first(density, most, free)
     given[at, kind] = solved.x
+    return given
+
+
+def _densest_first(density: Floats, most: Ints, free: Ints) -> Floats:
+    """Where the solver gives up: what is worth most for a device takes what is left, one after another."""
+    given = np.zeros(density.shape)
+    wanted, left = most.copy(), free.copy()
+    at, kind = np.nonzero(density > 0)
+    for one in np.argsort(-density[at, kind], kind="stable").tolist():
+        row, on = at[one], kind[one]
+        taken = min(wanted[row], left[on])
+        given[row, on] = taken
+        wanted[row] -= taken
+        left[on] -= taken
     return given
 
 

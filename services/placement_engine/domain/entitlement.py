@@ -69,6 +69,20 @@ def may_take_from(
     )
 
 
+def keeps_its_quotas(queues: Queues, victim_queue: str, for_queue: str, freed: Mapping[int, int]) -> bool:
+    """Whether, `freed` (milli by model number) gone from jobs of `victim_queue`, it and each queue above it that
+    has a quota, below the least common ancestor with `for_queue`, still hold that quota: else it is taken back."""
+    change = _by_name(queues, freed)
+    if victim_queue == for_queue or not change:
+        return True
+    return all(
+        stake.owned(at) <= stake.used(at) - stake.amount(at, change)
+        for stake in _stakes(queues, change, frozenset())
+        for at in _below_common(queues, victim_queue, for_queue)
+        if not at.direct and stake.has_quota(at.name)
+    )
+
+
 def reclaimable(queues: Queues, ledger: Ledger, victim_queue: str, for_queue: str) -> int:
     """Milli of the ledger's accelerator that jobs of `victim_queue` hold and `for_queue` could take."""
     stake = Stake(queues, ledger, frozenset(queues.path(for_queue)))
@@ -128,14 +142,14 @@ class Stake:
 
     def _of_ledger(self, name: str) -> float:
         nominal = self._nominal(name)
-        if self._has_quota(name):
+        if self.has_quota(name):
             return nominal
         queue = self._queues.known.get(name)
         parent = queue.parent if queue else ""
         above = self._part_of(parent) if parent else float(self._pool(""))
         siblings = self._queues.children(parent)
         shared = max(0.0, above - sum(self._nominal(sibling) for sibling in siblings))
-        sharing = [one for one in siblings if not self._has_quota(one)]
+        sharing = [one for one in siblings if not self.has_quota(one)]
         return nominal + shared * self._weighed(name, sharing)
 
     def _of_rest(self, name: str) -> float:
@@ -160,7 +174,7 @@ class Stake:
         line = self._ledger.lines.get(name) if self._ledger else None
         return line.nominal if line else 0
 
-    def _has_quota(self, name: str) -> bool:
+    def has_quota(self, name: str) -> bool:
         line = self._ledger.lines.get(name) if self._ledger else None
         return line is not None and line.quota is not None
 

@@ -340,6 +340,7 @@ class Intake:
         if claim is not None and claim.job.attempt == attempt and job_id in self._ending:
             self._ending.discard(job_id)
             self._bookings.stays(job_id)
+            self._rounds.stop_undone()
 
     def undo(self, job_id: str, attempt: int) -> None:
         """Takes back a decision that could not be committed: claims freed, the job waits again.

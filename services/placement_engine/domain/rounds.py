@@ -19,6 +19,7 @@ import numpy as np
 
 from placement_engine.domain.attained import Attained, takes_turns
 from placement_engine.domain.columns import BLOCKED, FREE, Ints
+from placement_engine.domain.entitlement import keeps_its_quotas
 from placement_engine.domain.facts import NodeFacts
 from placement_engine.domain.fleet import Fleet
 from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Preemption, PreemptionKind, Reason
@@ -46,6 +47,8 @@ LEAST_GAIN = 0.05
 """A change must gain this part of what it ends, beside the work that is lost."""
 OVERDUE_A_ROUND = 8
 """Most jobs that do not take turns for which room is made at the end of one round."""
+TRIED_A_ROUND = 2 * OVERDUE_A_ROUND
+"""Most for which that is tried: one try is a search over all that run."""
 SLACK_SECONDS = 1e-3
 
 NOT_THEIR_TURN, IN_TURN = 1, 2
@@ -87,12 +90,21 @@ class Rounds:
         """Waiting jobs whose turn it is, and on which model."""
         self._unfit: dict[str, list[int]] = {}
         """Models on which a waiting job did not fit though the count of devices said so: others are tried first."""
+        self._missed: set[str] = set()
+        """Jobs that the present cycle, or else the last, found not to fit on their kind."""
         self._looked_at: tuple[tuple[int, ...], int, int] = (), -1, -1
         """What was free, how many waited and what had happened when it was looked last who might go."""
         self._at_once: list[str] = []
         """Jobs for which the present cycle, or else the last, keeps a place that is free already."""
         self._left_out: set[str] = set()
         """Overdue jobs for which the last plan found no place."""
+        self._seen_at = float("-inf")
+        """When the last cycle was."""
+        self._waits_since: dict[str, float] = {}
+        """Jobs that take no turns and have held something: since when they do not. For those that come back."""
+        self._tries = 0
+        self._tried: dict[str, int] = {}
+        """Which try was the last to make room for an overdue job, in vain: the others are tried before it is again."""
 
     @property
     def on(self) -> bool:
@@ -114,8 +126,10 @@ class Rounds:
             self._attained.came(claim.job)
 
     def released(self, claim: Claim, at: float | None) -> None:
-        """What the job held is free since `at`; None: since the next cycle."""
+        """What the job held is free since `at`; None: since the last cycle."""
         if self.on:
+            if not takes_turns(claim.job):
+                self._waits_since[claim.job.job_id] = self._seen_at if at is None else at
             self._attained.released(claim, at, told_to_stop=claim.job.job_id in self._ending)
 
     # -- for the cycle ---------------------------------------------------------------------------
@@ -161,6 +175,10 @@ class Rounds:
         if job.job_id in self._at_once:
             self._bookings.drop(job.job_id)
 
+    def stop_undone(self) -> None:
+        """A stop could not be committed: the next end of a round plans anew, though nothing has happened."""
+        self._planned_at = -1, ()
+
     def missed(self, job_ids: Iterable[str]) -> bool:
         """These jobs alike, of which one was tried, do not fit on their kind, though there are devices enough: what is
         free goes to others then. False: what the round gave them is not the matter."""
@@ -170,6 +188,7 @@ class Rounds:
         for one in missed:
             self._unfit.setdefault(one, []).append(self._kinds.pop(one))
         if missed:
+            self._missed.update(missed)
             self._looked_at = (), -1, -1
         return bool(missed)
 
@@ -178,6 +197,7 @@ class Rounds:
         if not self.on:
             return []
         self._at_once.clear()
+        self._seen_at = now
         self._attained.settle(now, self._queues.jobs, self._claims)
         self._kinds = {
             job_id: model
@@ -188,8 +208,10 @@ class Rounds:
         if self._is_over(now):
             stopped = self._next_round(totals, now)
         self._fill(totals, now)
-        for job_id in (*self._kinds, *self._bookings.nominations):
+        # Those that missed are no more of the group that is tried: passed over, they would hide those behind them.
+        for job_id in (*sorted(self._missed), *self._kinds, *self._bookings.nominations):
             self._mark(job_id)
+        self._missed.clear()
         return stopped
 
     def _mark(self, job_id: str) -> None:
@@ -222,6 +244,12 @@ class Rounds:
         for job_id in [one for one in self._kinds if one not in self._bookings.nominations]:
             del self._kinds[job_id]
             self._mark(job_id)
+        # One that is not back by the next round is not expected any more.
+        self._waits_since = {
+            job_id: since
+            for job_id, since in self._waits_since.items()
+            if job_id in self._queues.jobs or job_id in self._claims or now - since <= self._policy.round_seconds
+        }
         stopped = self._make_room_for_the_overdue(now)
         running, waiting = self._running(now), self._waiting(now)
         if not running and not waiting:
@@ -324,26 +352,44 @@ class Rounds:
         waited = self._attained.waited([job.job_id for job in waiting], now).tolist()
         turns = dict(zip((job.job_id for job in waiting), waited, strict=True))
         longest = max((seconds for one, seconds in turns.items() if one not in self._left_out), default=0.0)
-        late = [
-            job
+        late = {
+            job_id: job
             for job_id, job in self._queues.jobs.items()
-            if turns.get(job_id, now - job.submitted_at) >= max(PATIENCE_SECONDS, longest)
+            if self._waited(job, turns, now) >= max(PATIENCE_SECONDS, longest)
             and (job_id in self._left_out or not takes_turns(job))
             and job_id not in self._bookings.nominations
             and job_id not in self._claims
             and not self._barred(job, now)
-        ]
-        late.sort(key=lambda job: (job.submitted_at, job.job_id))
+        }
+        self._tried = {job_id: turn for job_id, turn in self._tried.items() if job_id in late}
+        longest_first = {one: (-self._waited(job, turns, now), one) for one, job in late.items()}
+        order = sorted(late, key=longest_first.__getitem__)
+        # Whoever was tried in vain lets all others be tried before it is again.
+        order.sort(key=lambda one: self._tried.get(one, 0))
+        running = self._running(now)
         stopped: list[Preemption] = []
-        for job in late[:OVERDUE_A_ROUND]:
-            stopped += self._make_room(job, now)
+        helped = 0
+        for job_id in sorted(order[:TRIED_A_ROUND], key=longest_first.__getitem__):
+            if helped == OVERDUE_A_ROUND:
+                break
+            self._tries += 1
+            self._tried[job_id] = self._tries
+            made = self._make_room(late[job_id], running, now)
+            helped += bool(made)
+            stopped += made
         return stopped
 
-    def _make_room(self, job: Job, now: float) -> list[Preemption]:
+    def _waited(self, job: Job, turns: Mapping[str, float], now: float) -> float:
+        """Seconds since a job that waits came or last held something; `turns`: of those that take turns."""
+        if job.job_id in turns:
+            return turns[job.job_id]
+        return now - max(job.submitted_at, self._waits_since.get(job.job_id, job.submitted_at))
+
+    def _make_room(self, job: Job, running: list[Claim], now: float) -> list[Preemption]:
         candidates = [
             Victim(claim, work_lost(claim, now), PreemptionKind.ROUND)
-            for claim in self._running(now)
-            if claim.job.priority <= job.priority
+            for claim in running
+            if claim.job.priority <= job.priority and claim.job.job_id not in self._ending
         ]
         ask = self._ask_of(job, now)
         with self._bookings.without(self._bookings.yielding_to(job)), self._bookings.in_full():
@@ -357,7 +403,7 @@ class Rounds:
                 now=now,
                 candidates=sorted(candidates, key=lambda victim: victim.harm),
                 ending={},
-                allow=_anyone,
+                allow=lambda victim, chosen: self._may_go(victim, chosen, job),
             )
         if plan is None or not plan.victims:
             return []
@@ -368,6 +414,25 @@ class Rounds:
             self._kinds[job.job_id] = self._model_at(facts, plan.members[0].devices[0].device_id)
         self._bookings.nominate(job, ask, plan.members, victims, now)
         return [stop_for(victim.claim, job, "", now) for victim in plan.victims]
+
+    def _may_go(self, victim: Victim, chosen: list[Victim], job: Job) -> bool:
+        """Whether the victim's queue keeps what it has a quota of: it would take that back at once."""
+        freed: dict[int, int] = {}
+        queue = victim.claim.job.queue
+        if queue == job.queue:
+            return True
+        top = self._queues.path(queue)[0]
+        on_their_way = (self._claims[job_id] for job_id in self._ending if job_id in self._claims)
+        for claim in (*on_their_way, *(one.claim for one in chosen), victim.claim):
+            if self._queues.path(claim.job.queue)[0] != top:
+                continue
+            for member in claim.members:
+                facts = self._fleet.nodes.get(member.node)
+                for device in member.devices:
+                    model = self._model_at(facts, device.device_id)
+                    if model != WAITS:
+                        freed[model] = freed.get(model, 0) + device.milli
+        return keeps_its_quotas(self._queues, queue, job.queue, freed)
 
     # -- between two ends ------------------------------------------------------------------------
 
@@ -395,7 +460,7 @@ class Rounds:
 
     def _strike_out(self, contenders: Contenders) -> None:
         """Sets to 0 what a job is worth where there is no room for its members now, and where it did not fit before;
-        once that is everywhere, it is tried anew."""
+        once that is everywhere, it is tried anew: after others, where it did not fit just now."""
         columns = self._fleet.columns
         model = columns.model[: columns.rows].astype(np.int64)
         room: dict[Shape, Ints] = {}
@@ -409,9 +474,12 @@ class Rounds:
             value = contenders.value[at]
             value[room[shape] < job.replicas] = 0.0
             if job.job_id in self._unfit:
+                before = value.copy()
                 value[self._unfit[job.job_id]] = 0.0
                 if not value.any():
                     del self._unfit[job.job_id]
+                    if job.job_id not in self._missed:
+                        value[:] = before
 
     def _free_whole(self) -> tuple[int, ...]:
         """Devices of each model that are free and take new work."""
@@ -421,7 +489,3 @@ class Rounds:
         )
         counts = np.bincount(columns.model[: columns.rows].astype(np.int64), whole.sum(axis=0))
         return tuple(counts.astype(np.int64).tolist())
-
-
-def _anyone(victim: Victim, chosen: list[Victim]) -> bool:
-    return True

@@ -120,16 +120,19 @@ class ServiceIndex:
         if self._ended.sum() > MOST_ENDED:
             for counts in (self._arrivals, self._ended, self._served, self._sizes):
                 counts *= 0.5
-        if not (total := self._sizes.sum()):
+        total, ended = self._sizes.sum(), self._ended.sum()
+        if not (total > 0 and ended > 0):
             return
+        # Counts were halved since a job was told of, perhaps, that now takes back what it lost: not beyond nothing.
+        served = np.maximum(self._served, 0.0)
         # Work over completions counts what running jobs have received: long jobs are not forgotten for ending late.
-        mean = self._served.sum() / self._ended.sum()
-        sizes = (self._served + PRIOR_JOBS * mean) / (self._ended + PRIOR_JOBS)
+        mean = served.sum() / ended
+        sizes = (served + PRIOR_JOBS * mean) / (self._ended + PRIOR_JOBS)
         seen = (self._arrivals > 0) & (self._speed > 0).any(axis=1)  # the program has no answer for what runs nowhere
-        self._scarcity = self._scale.astype(np.float64)
-        self._scarcity[seen] = scarcity(
-            self._speed[seen], self._scale[seen], (self._arrivals * sizes)[seen], self._devices
-        )
+        found = scarcity(self._speed[seen], self._scale[seen], (self._arrivals * sizes)[seen], self._devices)
+        if found is not None:
+            self._scarcity = self._scale.astype(np.float64)
+            self._scarcity[seen] = found
         self._mean, self._index = float(mean), mean * gittins(self._sizes / total, BOUNDS)
 
 
@@ -161,8 +164,8 @@ def _slope(spent: Floats, ended: Floats, low: int, high: int) -> float:
     return float((ended[high] - ended[low]) / length) if length > 0 else 0.0
 
 
-def scarcity(speed: Floats, scale: Ints, load: Floats, devices: Floats) -> Floats:
-    """Fleet taken by a second of work of each shape, where 1 is one average device.
+def scarcity(speed: Floats, scale: Ints, load: Floats, devices: Floats) -> Floats | None:
+    """Fleet taken by a second of work of each shape, where 1 is one average device; None: the solver found no answer.
 
     speed: of each shape on each kind as a share of its fastest, shape (shapes, kinds). scale: devices of a job.
     load: work that arrives in a second. Dual of: least busy share of the fleet that serves the load.
@@ -179,5 +182,7 @@ def scarcity(speed: Floats, scale: Ints, load: Floats, devices: Floats) -> Float
     cost = np.zeros(size + 1)
     cost[size] = 1.0
     solved = linprog(cost, A_ub=busy, b_ub=np.zeros(kinds), A_eq=served, b_eq=load, method="highs")
+    if solved.status != 0:
+        return None
     dual: Floats = np.maximum(solved.eqlin.marginals, 0.0) * devices.sum()
     return dual

@@ -1,5 +1,7 @@
 """Jobs assigned by class: as good as one by one, where the classes are few as where they are coarse."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,3 +69,10 @@ def test_a_large_fleet_is_near_the_bound_that_no_plan_passes() -> None:
         prices = np.maximum(prices + 2e-4 * (asked - devices), 0.0)
     bound = np.maximum((value - prices).max(axis=1), 0.0).sum() + float(prices @ devices)
     assert total(value, kind) >= 0.985 * bound
+
+
+def test_a_solver_that_gives_up_leaves_no_device_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_assignment, "linprog", lambda *_, **__: SimpleNamespace(x=None, status=4))
+    value = np.array([[3.0, 1.0], [2.0, 2.0], [1.0, 0.0]])
+    kind = class_assignment.whole_by_class(value, np.ones(3, dtype=np.int64), np.array([1, 1], dtype=np.int64))
+    assert kind.tolist() == [0, 1, WAITS]

@@ -16,7 +16,7 @@ from placement_engine.domain.attained import takes_turns
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.model import CycleResult, Job, Node, Preemption, PreemptionKind, Profile, Queue, Quota
 from placement_engine.domain.policy import Policy
-from placement_engine.domain.rounds import PATIENCE_SECONDS
+from placement_engine.domain.rounds import PATIENCE_SECONDS, Rounds
 from tests.unit.placement_engine.domain.builders import a_job, a_node
 
 ROUND = 360.0
@@ -332,3 +332,77 @@ def test_whatever_comes_no_half_gang_no_ping_pong_and_nobody_waits_for_ever(
         assert at - taken.get((one.for_job_id, one.job_id), -math.inf) >= ROUND or one.for_job_id == one.job_id
         last[one.job_id] = at
         taken[one.job_id, one.for_job_id] = at
+
+
+def test_overdue_jobs_for_which_there_is_no_room_do_not_keep_others_from_theirs() -> None:
+    runner = a_runner(a_node("n1", 1), a_node("n2", 1))
+    runner.submit(*(in_turns(f"a{i}") for i in range(4))).run(ROUND)
+    # Room for two on one node there never is.
+    runner.submit(*(a_job(f"big{i:02d}", devices=2) for i in range(40))).run(2 * ROUND)
+    runner.submit(a_job("small")).run(PATIENCE_SECONDS + 20 * ROUND)
+    assert "small" in runner.runs()
+
+
+def test_no_room_is_made_of_what_a_queue_would_take_back_at_once() -> None:
+    runner = a_runner(a_node(devices=1))
+    runner.engine.set_queues([Queue("a", quotas=(Quota("", 1000),)), Queue("b")])
+    runner.submit(in_turns("x", queue="a")).run(60)
+    runner.submit(a_job("n", queue="b", preemptible=True)).run(PATIENCE_SECONDS + 20 * ROUND)
+    assert runner.stops == []
+    # What it borrowed it gives.
+    runner.engine.set_queues([Queue("a", quotas=(Quota("", 0),)), Queue("b")])
+    runner.run(runner.now + 5 * ROUND)
+    assert runner.runs() == {"n": "H100"}
+
+
+def test_the_patience_of_one_that_comes_back_counts_from_when_it_ran() -> None:
+    runner = a_runner(a_node(devices=1))
+    came = runner.now
+    runner.submit(a_job("n")).run(PATIENCE_SECONDS + 3600)
+    # It failed, say, and waits again.
+    runner.engine.release("n", runner.now)
+    failed_at = runner.now
+    runner.submit(in_turns("a")).run(runner.now + 60)
+    runner.engine.submit(replace(runner.jobs["n"], submitted_at=came, attempt=2))
+    runner.waits_since["n"] = runner.now
+    runner.run(failed_at + PATIENCE_SECONDS - 2 * ROUND)
+    assert runner.stops == []
+    runner.run(failed_at + PATIENCE_SECONDS + 5 * ROUND)
+    assert runner.runs() == {"n": "H100"}
+
+
+def test_a_stop_that_could_not_be_committed_is_planned_again_at_the_next_end() -> None:
+    runner = a_runner(a_node(devices=1), stopping=600.0)
+    runner.submit(in_turns("a"), in_turns("b"))
+    while not runner.stops:
+        runner.run(runner.now + 60)
+    at, stop = runner.stops[0]
+    runner.leaving.clear()
+    runner.engine.undo_preemption(stop.job_id, stop.attempt)
+    runner.run(at + ROUND)
+    assert [when for when, _ in runner.stops] == [at, at + ROUND]
+
+
+def full(*jobs: Job) -> tuple[Runner, Rounds, int]:
+    """These wait for the one device, which another has: the runner, its rounds, and the device's model."""
+    runner = a_runner(a_node(devices=1), lasts={"x": 600.0})
+    runner.submit(a_job("x")).run(60)
+    runner.submit(*jobs).run(540)
+    return runner, runner.engine._rounds, runner.engine._fleet.models.names.index("H100")
+
+
+def test_who_once_did_not_fit_is_tried_where_nothing_else_is_left() -> None:
+    runner, rounds, model = full(in_turns("a"))
+    rounds._unfit["a"] = [model]
+    runner.run(600)
+    assert runner.runs() == {"a": "H100"}
+
+
+def test_who_did_not_fit_does_not_hide_the_one_behind_it() -> None:
+    runner, rounds, model = full(in_turns("a"), in_turns("b"))
+    rounds._kinds["a"] = model
+    rounds._mark("a")
+    assert rounds.missed(["a"])
+    runner.engine.release("x", 600.0)
+    decisions = runner.engine.cycle(600.0).decisions
+    assert [decision.job_id for decision in decisions] == ["b"]

@@ -67,11 +67,14 @@ def test_half_end_after_one_second_and_half_after_a_hundred() -> None:
 def test_a_kind_that_only_one_shape_needs_is_dear_and_the_other_free() -> None:
     # All of kind 0 goes to shape 0; shape 1 fits on kind 1 with room: the binding kind is 0.
     speed = np.array([[1.0, 0.0], [1.0, 1.0]])
-    assert scarcity(speed, ints(1, 1), np.array([3.0, 1.0]), np.array([4.0, 4.0])).tolist() == pytest.approx([2.0, 0.0])
+    found = scarcity(speed, ints(1, 1), np.array([3.0, 1.0]), np.array([4.0, 4.0]))
+    assert found is not None
+    assert found.tolist() == pytest.approx([2.0, 0.0])
 
 
 def test_a_gang_takes_as_much_as_its_devices() -> None:
     found = scarcity(np.ones((2, 1)), ints(1, 4), np.array([1.0, 1.0]), np.array([5.0]))
+    assert found is not None
     assert found.tolist() == pytest.approx([1.0, 4.0])
 
 
@@ -141,3 +144,17 @@ def test_every_worth_is_a_positive_number_and_the_same_twice(sizes: list[float],
     assert worth(one, 0, work, work + 1) == worth(two, 0, work, work + 1)
     assert 0 < worth(one, 1, work, work + 1) < np.inf
     assert BOUNDS[0] <= 10.0
+
+
+def test_a_job_that_takes_back_more_than_the_halved_counts_hold_does_not_end_the_scheduler() -> None:
+    """It was told of before the counts were halved, and loses what it did since its last checkpoint."""
+    made = taught([HOUR] * 40)
+    made.served(ints(0), np.array([-1000 * HOUR]))
+    for _ in range(100):
+        made.arrived(0)
+    assert worth(made, 0, HOUR, HOUR) > 0
+    assert worth(made, 1, HOUR, HOUR) > 0
+
+
+def test_what_no_fleet_can_serve_has_no_scarcity() -> None:
+    assert scarcity(np.array([[1.0]]), ints(1), np.array([-1.0]), np.array([4.0])) is None
