@@ -26,6 +26,8 @@ from placement_engine.domain.model import (
 )
 from placement_engine.domain.node_constraints import NodeConstraints, NodeRequirement, Taint, Toleration
 from placement_engine.domain.policy import Policy
+from placement_engine.domain.surplus import part_key
+from placement_engine.domain.views import digest
 from tests.simulation.broken import require
 from tests.simulation.oracle import Oracle
 from tests.simulation.progress import (
@@ -476,8 +478,10 @@ class History:
     def fail_to_commit(self) -> None:
         """Decisions and preemptions of a cycle are taken back: nothing of them stays."""
         self.dice.choice((self.submit, self.submit, self.finish, self.stop_those_told))()
-        before, ending = self.engine.state_digest(), bool(self.oracle.ending or self.oracle.leaving)
+        before = self._digest()
         result = self.engine.cycle(self.now)
+        undone = {one.job_id for one in result.preemptions}
+        undone |= {part_key(one.job_id, one.removed[0].member) for one in result.resizes if one.removed}
         for resize in reversed(result.resizes):
             self.engine.undo_resize(resize)
         for preemption in result.preemptions:
@@ -486,8 +490,16 @@ class History:
             self.engine.undo(decision.job_id, decision.attempt)
         held = {job_id for job_id in self.oracle.held if self.engine.holds(job_id) is not None}
         require(held == set(self.oracle.held), "an undo lost claims")
-        if not ending:  # else a place that is on its way already may have been found, which is none of the decisions'
-            require(self.engine.state_digest() == before, "an undo left something behind")
+        require(self._digest() == before, "an undo left something behind")
+        # A place that is free, or was on its way before, may have been found or have lapsed: no decision's doing.
+        waits = [one for one in self.engine._bookings.nominations.values() if undone.intersection(one.after)]
+        require(not waits, "an undo left a place that waits for a job that stays")
+
+    def _digest(self) -> bytes:
+        """The state without the places that are kept."""
+        engine = self.engine
+        told = (*sorted(engine._ending), *sorted(engine._leaving))
+        return digest(engine._fleet, engine._queues, engine._claims, told)
 
     def ask(self) -> None:
         """Questions change nothing."""
