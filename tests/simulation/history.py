@@ -26,7 +26,6 @@ from placement_engine.domain.model import (
 )
 from placement_engine.domain.node_constraints import NodeConstraints, NodeRequirement, Taint, Toleration
 from placement_engine.domain.policy import Policy
-from placement_engine.domain.surplus import part_key
 from placement_engine.domain.views import digest
 from tests.simulation.broken import require
 from tests.simulation.oracle import Oracle
@@ -478,10 +477,9 @@ class History:
     def fail_to_commit(self) -> None:
         """Decisions and preemptions of a cycle are taken back: nothing of them stays."""
         self.dice.choice((self.submit, self.submit, self.finish, self.stop_those_told))()
-        before = self._digest()
+        before, kept = self._digest(), dict(self.engine._bookings.nominations)
+        on_their_way = {*self.oracle.ending, *self.engine._leaving}
         result = self.engine.cycle(self.now)
-        undone = {one.job_id for one in result.preemptions}
-        undone |= {part_key(one.job_id, one.removed[0].member) for one in result.resizes if one.removed}
         for resize in reversed(result.resizes):
             self.engine.undo_resize(resize)
         for preemption in result.preemptions:
@@ -491,9 +489,14 @@ class History:
         held = {job_id for job_id in self.oracle.held if self.engine.holds(job_id) is not None}
         require(held == set(self.oracle.held), "an undo lost claims")
         require(self._digest() == before, "an undo left something behind")
-        # A place that is free, or was on its way before, may have been found or have lapsed: no decision's doing.
-        waits = [one for one in self.engine._bookings.nominations.values() if undone.intersection(one.after)]
-        require(not waits, "an undo left a place that waits for a job that stays")
+        # No decision's doing: a place that was free or on its way before was found, one was kept long enough in vain.
+        now_kept = self.engine._bookings.nominations
+        for job_id, booking in now_kept.items():
+            waits = kept.get(job_id) != booking and not on_their_way.issuperset(booking.after)
+            require(not waits, f"an undo left a place for {job_id} that waits for jobs that stay")
+        if not on_their_way:
+            early = [one for one, b in kept.items() if self.now - b.at < self.policy.nomination_seconds]
+            require(all(one in now_kept for one in early), "an undo lost a place that was kept")
 
     def _digest(self) -> bytes:
         """The state without the places that are kept."""
@@ -554,9 +557,9 @@ class History:
                 self._declare(clear)
         for _ in range(8):  # for so long that a cordon is lifted
             self.all_well()
-        # A second idle cycle: a place that was kept in vain is given up in between.
+        # Idle for longer than a place is kept in vain.
         idle = 0
-        while idle < 2:
+        while idle < 3:
             self.all_well()
             self.cycle()
             idle = 0 if self.results[-1].decisions else idle + 1

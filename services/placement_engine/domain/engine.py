@@ -40,7 +40,7 @@ class Engine(Answers):
         advice = list(self._adviser.advise(self._claims, now))
         self._preemptor.begin(now)
         self._defragmenter.begin(self._queues.jobs)
-        with self._bookings.cycle(self._queues.jobs):
+        with self._bookings.cycle(self._queues.jobs, now):
             # 2. Order the queue: whose turn it is, where a round ends; priority, weighted fair share, submit time, id.
             stops += self._rounds.plan(self._totals, now)
             turn = self._queues.turn(self._totals)

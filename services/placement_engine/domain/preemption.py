@@ -109,7 +109,7 @@ class Preemptor:
     def preempt(self, job: Job, ask: Ask, totals: Totals, now: float) -> tuple[Preemption | Resize, ...] | None:
         """Stops who must be stopped, and keeps the place for the job. (): all that it needs is on its way
         already. None: nothing can be freed for it."""
-        if self._bookings.is_nominated(job.job_id, now):
+        if job.job_id in self._bookings.nominations:
             return ()
         until, tried = self._not_before.get(job.job_id, (float("-inf"), job))
         if self._plans_left <= 0 or (now < until and tried == job):

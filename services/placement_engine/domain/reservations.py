@@ -91,7 +91,7 @@ class Bookings:
     # -- a cycle ---------------------------------------------------------------------------------
 
     @contextmanager
-    def cycle(self, waiting: Mapping[str, Job]) -> Iterator[None]:
+    def cycle(self, waiting: Mapping[str, Job], now: float) -> Iterator[None]:
         """Nominations are kept from the start, reservations as they are made; both are let go at the end."""
         if self._fleet.columns.clock != self._clock_left:
             self._generation += 1
@@ -99,6 +99,9 @@ class Bookings:
             job = waiting.get(job_id)
             if job_id not in self._ending and (job is None or not _same(job, booking.job)):
                 self.drop(job_id)
+            else:
+                # Here and not where the job is tried: behind one alike that does not fit it is not tried at all.
+                self._give_up_in_time(job_id, booking, now)
         self._forecasts = {j: known for j, known in self._forecasts.items() if j in waiting}
         self.reservations = {}
         self._given_up = {}
@@ -296,18 +299,13 @@ class Bookings:
         """A gang has got members: what was forecast is to be looked at again."""
         self._generation += 1
 
-    def is_nominated(self, job_id: str, now: float) -> bool:
-        """Whether a place is kept for the job. Where it does not fit there though all are gone (what they did
-        is still to leave telemetry), the place is kept for some seconds more."""
-        booking = self.nominations.get(job_id)
-        if booking is None:
-            return False
+    def _give_up_in_time(self, job_id: str, booking: Booking, now: float) -> None:
+        """Where the job does not fit though all are gone (what they did is still to leave telemetry), its place is kept
+        for some seconds more."""
         if self._leaving(booking):
-            return True
-        if now - self._freed_at.setdefault(job_id, now) < self._policy.nomination_seconds:
-            return True
-        self.drop(job_id)
-        return False
+            return
+        if now - self._freed_at.setdefault(job_id, now) >= self._policy.nomination_seconds:
+            self.drop(job_id)
 
     def yielding_to(self, job: Job) -> list[str]:
         """Whose nominations do not count for the job: its own, and those of lower priority."""

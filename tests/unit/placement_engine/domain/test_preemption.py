@@ -294,6 +294,20 @@ def test_a_place_where_the_job_does_not_fit_after_all_is_given_up_in_time() -> N
     assert stopped(engine.cycle(NOW + 61)) == {"w": "p"}
 
 
+def test_it_is_given_up_in_time_also_behind_a_job_alike_that_is_tried_first() -> None:
+    """The job whose place it is is passed over with those alike: nobody asked whether it still fits."""
+    policy = replace(EAGER, nomination_seconds=60.0)
+    node = a_node("n1", 2)
+    engine = an_engine(node, policy=policy)
+    run_on(engine, "n1", a_victim("v", devices=1))
+    assert stopped(submit(engine, a_job("p", devices=2, priority=1, submitted_at=NOW))) == {"v": "p"}
+    engine.release("v")
+    engine.apply_node(replace(node, devices=(node.devices[0], replace(node.devices[1], present=False))))
+    engine.submit(a_job("first", devices=2, priority=1, submitted_at=NOW - 1))
+    assert submit(engine, a_job("small", devices=1), now=NOW + 1).decisions == ()
+    assert [d.job_id for d in engine.cycle(NOW + 62).decisions] == ["small"]
+
+
 def test_nobody_is_preempted_where_the_policy_says_so() -> None:
     engine = an_engine(a_node("n1"), policy=replace(EAGER, preemptions_per_cycle=0))
     run_on(engine, "n1", a_victim("v", devices=8))
