@@ -37,15 +37,14 @@ async def prepare(backend: Backend, content: Path, placement: Placement) -> Prep
     return await backend.prepare(open_artefact(content).artefact, content, placement)
 
 
-async def requests_of(client: TritonClient, name: str, wanted: int) -> int:
-    """Requests that the server counted, once they are as many: it counts after it has answered."""
+async def settled(client: TritonClient, name: str) -> dict[str, Any]:
+    """The statistics of a model that was asked, once they rest: the server counts after it has answered."""
     for _ in range(100):
         found = await client.statistics(name)
-        if found is not None and found["inference_count"] == wanted:
-            break
-        await asyncio.sleep(0.05)
-    assert found is not None
-    return int(found["inference_count"])
+        await asyncio.sleep(0.1)
+        if found is not None and found["inference_count"] and await client.statistics(name) == found:
+            return dict(found)
+    raise AssertionError(f"{name}: no request was counted")
 
 
 async def test_an_artefact_answers_as_its_function_and_is_loaded_once(server: TritonServer, artefact: Path) -> None:
@@ -57,10 +56,11 @@ async def test_an_artefact_answers_as_its_function_and_is_loaded_once(server: Tr
     assert serving.endpoint == f"{server.address}/v2/models/once"
     assert await ask(serving.endpoint, ROWS) == DOUBLED
     async with TritonClient(server.address) as client:
-        assert await requests_of(client, "once", 1) == 1
+        before = await settled(client, "once")
+        assert before["inference_count"] == 1
         assert await xla.backend().serve("once", prepared, placement) == serving
         # A second load would have begun the counts anew.
-        assert await requests_of(client, "once", 1) == 1
+        assert await client.statistics("once") == before
         with pytest.raises(Refused, match=r"unexpected shape for input '[a-z_0-9]+'"):
             await ask(serving.endpoint, [[1.0, 2.0]])
         other = Prepared("xla", "0" * 64, prepared.files, prepared.configuration)

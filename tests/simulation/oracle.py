@@ -103,7 +103,7 @@ class Oracle:
         placed = {decision.job_id for decision in result.decisions}
         for preemption in result.preemptions:
             require(preemption.job_id not in placed, f"{preemption.job_id} is placed and stopped in one cycle")
-            self._preemption(preemption, now, {one.job_id for one in result.preemptions})
+            self._preemption(preemption, now, {one.job_id for one in result.preemptions}, placed)
         for resize in result.resizes:
             require(resize.job_id not in placed, f"{resize.job_id} is placed and resized in one cycle")
             if resize.removed:
@@ -364,8 +364,8 @@ class Oracle:
 
     # -- preemption ------------------------------------------------------------------------------
 
-    def _preemption(self, preemption: Preemption, now: float, stopped: set[str]) -> None:
-        """`stopped`: all who are stopped in the same cycle."""
+    def _preemption(self, preemption: Preemption, now: float, stopped: set[str], placed: set[str]) -> None:
+        """`stopped`, `placed`: all who are in the same cycle."""
         victim, winner = self.held.get(preemption.job_id), self.waiting.get(preemption.for_job_id)
         where = f"{preemption.job_id} is stopped for {preemption.for_job_id}"
         require(victim is not None, f"{where}, and holds nothing")
@@ -373,7 +373,9 @@ class Oracle:
         if preemption.kind is PreemptionKind.ROUND and preemption.for_job_id in self.held:
             winner = self.held[preemption.for_job_id].job  # which goes on elsewhere, and is stopped for that itself
             # Or its place went on to one of higher priority in the same cycle, and it found another.
-            went_on = any(one.priority > winner.priority for one in self.waiting.values())
+            went_on = preemption.for_job_id in placed and any(
+                one.priority > winner.priority for one in self.waiting.values()
+            )
             require(preemption.for_job_id in stopped or went_on, f"{where}, which stays where it is")
         require(winner is not None, f"{where}, which does not wait")
         assert winner is not None

@@ -24,8 +24,7 @@ tasks = st.builds(
     cpu=st.integers(0, 64_000),
     memory=st.integers(0, 300_000),
     devices=st.just(1),
-    # Less than 20 are some hundred tasks on a device: sampled fills then take minutes.
-    milli=st.integers(20, 1000),
+    milli=st.integers(1, 1000),
     models=st.sampled_from([(), ("T4",), ("G2", "T4")]),
 ) | st.builds(
     TaskClass,
@@ -56,6 +55,8 @@ def test_nothing_is_over_capacity_and_each_task_gets_what_it_asked_for(
     fleet: list[Node], mix: list[TaskClass], policy: str, seed: int
 ) -> None:
     known = workload(mix)
+    if sum(one.devices for one in fleet) * 1300 * len(mix) > 5_000 * sum(one.milli * one.devices for one in mix):
+        fleet = [replace(fleet[0], devices=1)]  # tens of thousands of tiny tasks would say no more, and take minutes
     before = State(renamed(fleet, seed))
 
     def check(state: State, index: int, at: int, device: int) -> None:
