@@ -482,7 +482,7 @@ MUTANTS = (
     ),
     Mutant(
         "round-patience",
-        "rounds.py",
+        "overdue.py",
         "order[:TRIED_A_ROUND]",
         "order[:0]",
         "who takes no turns does not wait for ever on those who do",
@@ -490,11 +490,19 @@ MUTANTS = (
     ),
     Mutant(
         "round-quotas",
-        "rounds.py",
+        "overdue.py",
         "return keeps_its_quotas(self._queues, queue, job.queue, freed)",
         "return True",
         "a round leaves a queue what it has a quota of",
         f"{UNIT}/test_rounds.py",
+    ),
+    Mutant(
+        "place-kept-for-ever",
+        "reservations.py",
+        "                self._give_up_in_time(job_id, booking, now)",
+        "                pass",
+        "a place that is kept in vain is given up in time",
+        f"{UNIT}/test_preemption.py",
     ),
 )
 

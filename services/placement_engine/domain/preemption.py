@@ -26,6 +26,7 @@ import numpy as np
 from placement_engine.domain.columns import Bools
 from placement_engine.domain.entitlement import entitled, may_take_from
 from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.held import Milli, add_milli, model_at
 from placement_engine.domain.model import Claim, Job, Member, Preemption, PreemptionKind, Resize
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.queues import Queues, Totals
@@ -36,9 +37,6 @@ from placement_engine.domain.shapes import Ask
 from placement_engine.domain.surplus import part_key, part_of, staying, surplus, wished_of
 from placement_engine.domain.tables import Tables
 from placement_engine.domain.victims import Allow, Plan, Victim, disjoint, find_plan, work_lost
-
-Milli = dict[int, int]
-"""Thousandths of devices by model number."""
 
 
 class Preemptor:
@@ -263,7 +261,7 @@ class Preemptor:
         pending: Milli = {}
         for booking in self._bookings.nominations.values():
             if booking.job.job_id != job.job_id and self._queues.path(booking.job.queue)[0] == top:
-                self._add(pending, booking.members)
+                add_milli(self._fleet, pending, booking.members)
         wanted = []
         for m in np.flatnonzero(ask.in_time & ask.allowed).tolist():
             asked = least_milli(job, models, m) if models.counts[m] > 0 else 0
@@ -281,10 +279,10 @@ class Preemptor:
     def _accepted(self, job: Job, plan: Plan, entitlement: Mapping[str, Bools]) -> bool:
         """Whether each reclaim is of what the queue is entitled to, and its quotas hold the job afterwards."""
         models = {
-            self._fleet.by_row[facts.devices[claim.device_id].row][1].model
+            model
             for member in plan.members
-            if (facts := self._fleet.nodes.get(member.node)) is not None
             for claim in member.devices
+            if (model := model_at(self._fleet, member.node, claim.device_id)) is not None
         }
         reclaimed = (v.claim.job.queue for v in plan.victims if v.kind is PreemptionKind.RECLAIM)
         if not all(entitlement[queue][m] for queue in reclaimed for m in models):
@@ -305,7 +303,7 @@ class Preemptor:
         """Candidates, with those of lower priority among them, and the rule by which they add up."""
         leaving: dict[str, Milli] = {}
         for claim in self._on_their_way().values():
-            self._add(leaving.setdefault(self._queues.path(claim.job.queue)[0], {}), claim.members)
+            add_milli(self._fleet, leaving.setdefault(self._queues.path(claim.job.queue)[0], {}), claim.members)
 
         def allow(victim: Victim, chosen: list[Victim]) -> bool:
             if victim.kind is PreemptionKind.PRIORITY:
@@ -315,7 +313,7 @@ class Preemptor:
             freed = dict(leaving.get(top, {}))
             for one in disjoint((*chosen, victim)):
                 if self._queues.path(one.claim.job.queue)[0] == top:
-                    self._add(freed, one.claim.members)
+                    add_milli(self._fleet, freed, one.claim.members)
             return may_take_from(
                 self._queues,
                 totals,
@@ -339,7 +337,7 @@ class Preemptor:
             ):
                 reclaimed = replace(victim, kind=PreemptionKind.RECLAIM)
                 frees: Milli = {}
-                self._add(frees, victim.claim.members)
+                add_milli(self._fleet, frees, victim.claim.members)
                 key = other.queue, other.priority, tuple(sorted(frees.items()))
                 if key not in known:
                     known[key] = allow(reclaimed, [])
@@ -350,15 +348,6 @@ class Preemptor:
     def _has_quota(self, queue: str) -> bool:
         known = self._queues.known
         return any(known[at].quotas for at in self._queues.path(queue) if at in known)
-
-    def _add(self, milli: Milli, members: tuple[Member, ...]) -> None:
-        for member in members:
-            facts = self._fleet.nodes.get(member.node)
-            for claim in member.devices if facts is not None else ():
-                device = facts.devices.get(claim.device_id) if facts is not None else None
-                if device is not None:
-                    model = self._fleet.by_row[device.row][1].model
-                    milli[model] = milli.get(model, 0) + claim.milli
 
 
 def _anyone(victim: Victim, chosen: list[Victim]) -> bool:

@@ -22,6 +22,7 @@ import numpy as np
 from placement_engine.domain.columns import Bools, Ints
 from placement_engine.domain.device_counts import held_shape
 from placement_engine.domain.fleet import Fleet
+from placement_engine.domain.held import model_at
 from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Member, Reason, Resize
 from placement_engine.domain.part_claims import Part, PartClaims
 from placement_engine.domain.policy import Policy
@@ -285,9 +286,8 @@ class Resizer:
         devices = member.devices if member is not None else ()
         if member is None or not devices:
             return 0 if member is not None else -1
-        facts = self._fleet.nodes.get(member.node)
-        device = facts.devices.get(devices[0].device_id) if facts is not None else None
-        return -1 if device is None else self._fleet.by_row[device.row][1].model
+        model = model_at(self._fleet, member.node, devices[0].device_id)
+        return -1 if model is None else model
 
     def _rows_near(self, claim: Claim, free: Bools) -> tuple[Bools, ...]:
         """Of the rows that the gang may grow into, those of the tightest domain that it sits in first, then ever

@@ -19,36 +19,30 @@ import numpy as np
 
 from placement_engine.domain.attained import Attained, takes_turns
 from placement_engine.domain.columns import BLOCKED, FREE, Ints
-from placement_engine.domain.entitlement import keeps_its_quotas
-from placement_engine.domain.facts import NodeFacts
 from placement_engine.domain.fleet import Fleet
-from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Preemption, PreemptionKind, Reason
+from placement_engine.domain.held import model_at
+from placement_engine.domain.model import WHOLE_DEVICE, Claim, Job, Preemption, Reason
+from placement_engine.domain.overdue import PATIENCE_SECONDS, Overdue
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.preemption import Preemptor
 from placement_engine.domain.queues import Queues, Totals
 from placement_engine.domain.reservations import Bookings
 from placement_engine.domain.reserve import Reserver
 from placement_engine.domain.round_assignment import WAITS, overdue
-from placement_engine.domain.round_changes import Changes, stop_for
+from placement_engine.domain.round_changes import Changes
 from placement_engine.domain.round_shares import Contenders, share_out
 from placement_engine.domain.shapes import Ask, Shape
 from placement_engine.domain.tables import EXCLUDED, Tables
-from placement_engine.domain.victims import Victim, find_plan, work_lost
+from placement_engine.domain.victims import work_lost
 
 __all__ = ["KEPT_ROUNDS", "LEAST_GAIN", "PATIENCE_SECONDS", "Rounds"]
 
-PATIENCE_SECONDS = 6 * 3600.0
-"""A job that has waited so long goes first, the longest-waiting before the others: none starves."""
 KEPT_ROUNDS = 4
 """Where nobody came or ended and nothing became free, a plan is kept for so many rounds."""
 LEAST_RUN = 0.5
 """Part of a round that a job has run at least before it is stopped: starting takes time of its own."""
 LEAST_GAIN = 0.05
 """A change must gain this part of what it ends, beside the work that is lost."""
-OVERDUE_A_ROUND = 8
-"""Most jobs that do not take turns for which room is made at the end of one round."""
-TRIED_A_ROUND = 2 * OVERDUE_A_ROUND
-"""Most for which that is tried: one try is a search over all that run."""
 SLACK_SECONDS = 1e-3
 
 NOT_THEIR_TURN, IN_TURN = 1, 2
@@ -79,9 +73,21 @@ class Rounds:
         self._bookings, self._queues, self._preemptor = bookings, queues, preemptor
         self._policy = policy
         self._claims, self._ending = claims, ending
-        self._charge, self._ask_of, self._barred = charge, ask_of, barred
+        self._charge = charge
         self._attained = Attained(fleet, tables)
         self._changes = Changes(fleet, tables, reserver, bookings, self._attained, ending)
+        self._overdue = Overdue(
+            fleet,
+            tables,
+            reserver,
+            bookings,
+            queues,
+            policy,
+            claims=claims,
+            ending=ending,
+            ask_of=ask_of,
+            barred=barred,
+        )
         self._ends_at: float | None = None
         self._rounds_kept = 0
         self._planned_at: tuple[int, tuple[int, ...]] = -1, ()
@@ -96,15 +102,8 @@ class Rounds:
         """What was free, how many waited and what had happened when it was looked last who might go."""
         self._at_once: list[str] = []
         """Jobs for which the present cycle, or else the last, keeps a place that is free already."""
-        self._left_out: set[str] = set()
-        """Overdue jobs for which the last plan found no place."""
         self._seen_at = float("-inf")
         """When the last cycle was."""
-        self._waits_since: dict[str, float] = {}
-        """Jobs that take no turns and have held something: since when they do not. For those that come back."""
-        self._tries = 0
-        self._tried: dict[str, int] = {}
-        """Which try was the last to make room for an overdue job, in vain: the others are tried before it is again."""
 
     @property
     def on(self) -> bool:
@@ -129,7 +128,7 @@ class Rounds:
         """What the job held is free since `at`; None: since the last cycle."""
         if self.on:
             if not takes_turns(claim.job):
-                self._waits_since[claim.job.job_id] = self._seen_at if at is None else at
+                self._overdue.released(claim.job.job_id, self._seen_at if at is None else at)
             self._attained.released(claim, at, told_to_stop=claim.job.job_id in self._ending)
 
     # -- for the cycle ---------------------------------------------------------------------------
@@ -244,13 +243,11 @@ class Rounds:
         for job_id in [one for one in self._kinds if one not in self._bookings.nominations]:
             del self._kinds[job_id]
             self._mark(job_id)
-        # One that is not back by the next round is not expected any more.
-        self._waits_since = {
-            job_id: since
-            for job_id, since in self._waits_since.items()
-            if job_id in self._queues.jobs or job_id in self._claims or now - since <= self._policy.round_seconds
-        }
-        stopped = self._make_room_for_the_overdue(now)
+        late = self._waiting(now)
+        turns = zip(late, self._attained.waited([job.job_id for job in late], now).tolist(), strict=True)
+        room = self._overdue.make_room(self._running(now), {job.job_id: seconds for job, seconds in turns}, now)
+        stopped = list(room.stopped)
+        self._kinds.update(room.kinds)
         running, waiting = self._running(now), self._waiting(now)
         if not running and not waiting:
             return stopped
@@ -264,8 +261,8 @@ class Rounds:
         stopped += changes.stopped
         self._kinds.update(changes.kinds)
         self._at_once += changes.at_once
-        late = [contenders.jobs[at].job_id for at in np.flatnonzero(contenders.overdue >= 0).tolist()]
-        self._left_out = {job_id for job_id in late if job_id not in self._kinds}
+        overdue_ids = [contenders.jobs[at].job_id for at in np.flatnonzero(contenders.overdue >= 0).tolist()]
+        self._overdue.left_out = {job_id for job_id in overdue_ids if job_id not in self._kinds}
         return stopped
 
     def _running(self, now: float) -> list[Claim]:
@@ -288,15 +285,11 @@ class Rounds:
 
     def _model_of(self, claim: Claim) -> int:
         """The model that the job sits on, -1: on several, or on what is not known any more."""
-        found: set[int] = set()
-        for member in claim.members:
-            facts = self._fleet.nodes.get(member.node)
-            found.update(self._model_at(facts, device.device_id) for device in member.devices)
-        return found.pop() if len(found) == 1 else WAITS
-
-    def _model_at(self, facts: NodeFacts | None, device_id: str) -> int:
-        known = facts.devices.get(device_id) if facts is not None else None
-        return WAITS if known is None else self._fleet.by_row[known.row][1].model
+        found = {
+            model_at(self._fleet, member.node, one.device_id) for member in claim.members for one in member.devices
+        }
+        model = found.pop() if len(found) == 1 else None
+        return WAITS if model is None else model
 
     def _waiting(self, now: float) -> list[Job]:
         """Jobs that wait for their turn."""
@@ -342,97 +335,6 @@ class Rounds:
             columns.model[: columns.rows].astype(np.int64), usable.sum(axis=0), minlength=len(self._fleet.models)
         )
         return counts.astype(np.int64)
-
-    # -- those that take no turns ----------------------------------------------------------------
-
-    def _make_room_for_the_overdue(self, now: float) -> list[Preemption]:
-        """Jobs that have waited too long and that no plan could place (those that do not take turns are in none) take
-        the place of those that do, the least harm first. Nobody goes before one that has waited longer."""
-        waiting = self._waiting(now)
-        waited = self._attained.waited([job.job_id for job in waiting], now).tolist()
-        turns = dict(zip((job.job_id for job in waiting), waited, strict=True))
-        longest = max((seconds for one, seconds in turns.items() if one not in self._left_out), default=0.0)
-        late = {
-            job_id: job
-            for job_id, job in self._queues.jobs.items()
-            if self._waited(job, turns, now) >= max(PATIENCE_SECONDS, longest)
-            and (job_id in self._left_out or not takes_turns(job))
-            and job_id not in self._bookings.nominations
-            and job_id not in self._claims
-            and not self._barred(job, now)
-        }
-        self._tried = {job_id: turn for job_id, turn in self._tried.items() if job_id in late}
-        longest_first = {one: (-self._waited(job, turns, now), one) for one, job in late.items()}
-        order = sorted(late, key=longest_first.__getitem__)
-        # Whoever was tried in vain lets all others be tried before it is again.
-        order.sort(key=lambda one: self._tried.get(one, 0))
-        running = self._running(now)
-        stopped: list[Preemption] = []
-        helped = 0
-        for job_id in sorted(order[:TRIED_A_ROUND], key=longest_first.__getitem__):
-            if helped == OVERDUE_A_ROUND:
-                break
-            self._tries += 1
-            self._tried[job_id] = self._tries
-            made = self._make_room(late[job_id], running, now)
-            helped += bool(made)
-            stopped += made
-        return stopped
-
-    def _waited(self, job: Job, turns: Mapping[str, float], now: float) -> float:
-        """Seconds since a job that waits came or last held something; `turns`: of those that take turns."""
-        if job.job_id in turns:
-            return turns[job.job_id]
-        return now - max(job.submitted_at, self._waits_since.get(job.job_id, job.submitted_at))
-
-    def _make_room(self, job: Job, running: list[Claim], now: float) -> list[Preemption]:
-        candidates = [
-            Victim(claim, work_lost(claim, now), PreemptionKind.ROUND)
-            for claim in running
-            if claim.job.priority <= job.priority and claim.job.job_id not in self._ending
-        ]
-        ask = self._ask_of(job, now)
-        with self._bookings.without(self._bookings.yielding_to(job)), self._bookings.in_full():
-            plan = find_plan(
-                self._fleet,
-                self._tables,
-                self._reserver,
-                self._policy,
-                job=job,
-                ask=ask,
-                now=now,
-                candidates=sorted(candidates, key=lambda victim: victim.harm),
-                ending={},
-                allow=lambda victim, chosen: self._may_go(victim, chosen, job),
-            )
-        if plan is None or not plan.victims:
-            return []
-        victims = tuple(victim.job_id for victim in plan.victims)
-        self._ending.update(victims)
-        if takes_turns(job) and plan.members[0].devices:
-            facts = self._fleet.nodes[plan.members[0].node]
-            self._kinds[job.job_id] = self._model_at(facts, plan.members[0].devices[0].device_id)
-        self._bookings.nominate(job, ask, plan.members, victims, now)
-        return [stop_for(victim.claim, job, "", now) for victim in plan.victims]
-
-    def _may_go(self, victim: Victim, chosen: list[Victim], job: Job) -> bool:
-        """Whether the victim's queue keeps what it has a quota of: it would take that back at once."""
-        freed: dict[int, int] = {}
-        queue = victim.claim.job.queue
-        if queue == job.queue:
-            return True
-        top = self._queues.path(queue)[0]
-        on_their_way = (self._claims[job_id] for job_id in self._ending if job_id in self._claims)
-        for claim in (*on_their_way, *(one.claim for one in chosen), victim.claim):
-            if self._queues.path(claim.job.queue)[0] != top:
-                continue
-            for member in claim.members:
-                facts = self._fleet.nodes.get(member.node)
-                for device in member.devices:
-                    model = self._model_at(facts, device.device_id)
-                    if model != WAITS:
-                        freed[model] = freed.get(model, 0) + device.milli
-        return keeps_its_quotas(self._queues, queue, job.queue, freed)
 
     # -- between two ends ------------------------------------------------------------------------
 
