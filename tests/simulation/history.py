@@ -5,29 +5,36 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from berth import catalogue
-from placement_engine.adapters import translate
 from placement_engine.domain.engine import Engine
 from placement_engine.domain.model import (
-    Character,
     CycleResult,
-    Device,
     DeviceSample,
     Job,
-    MemberGroup,
     Node,
     NodeSample,
-    Objective,
     PowerDomain,
     Profile,
     Queue,
     Quota,
     Reclaim,
 )
-from placement_engine.domain.node_constraints import NodeConstraints, NodeRequirement, Taint, Toleration
+from placement_engine.domain.node_constraints import NodeConstraints
 from placement_engine.domain.policy import Policy
 from placement_engine.domain.views import digest
 from tests.simulation.broken import require
+from tests.simulation.draws import (
+    CATALOGUE,
+    GIB,
+    MODELS,
+    a_device,
+    a_job,
+    by_others,
+    constraints,
+    crowded,
+    in_turns,
+    led,
+    plain_job,
+)
 from tests.simulation.oracle import Oracle
 from tests.simulation.progress import (
     grown_past_who_waits,
@@ -37,15 +44,7 @@ from tests.simulation.progress import (
 
 __all__ = ["History", "run"]
 
-GIB = 2**30
 START = 1_000_000.0
-MODELS = {
-    "H100-SXM": ("GPU", "CUDA"),
-    "L4": ("GPU", "CUDA"),
-    "MI300X": ("GPU", "ROCm"),
-    "Cerebras-WSE-3": ("WAFER", "Cerebras"),
-}
-CATALOGUE = tuple(translate.accelerator_from(catalogue.by_name(name)) for name in MODELS)
 PROFILES = (
     Profile("w", "H100-SXM", 1, 100.0, 0.05, 20 * GIB, 500.0, 650.0),
     Profile("w", "L4", 1, 12.0, 0.4, 20 * GIB, 60.0, 70.0),
@@ -94,7 +93,7 @@ class History:
             self.oracle.classes |= {f"{name}/{index}": MODELS[model][0] for index in range(count)}
             self.oracle.nodes[name] = Node(
                 name=name,
-                devices=tuple(self._device(name, index, model, count) for index in range(count)),
+                devices=tuple(a_device(name, index, model, count) for index in range(count)),
                 cpu_milli=self.dice.choice((4_000, 32_000)),
                 memory_bytes=self.dice.choice((32, 256)) * GIB,
                 topology={"rack": f"r{number // 2}", "block": f"b{number // 4}"} if self.dice.random() < 0.8 else {},
@@ -102,58 +101,9 @@ class History:
                 telemetry_exempt=self.dice.random() < 0.4,
             )
             if self.elsewhere is not None:
-                self.oracle.nodes[name] = self._by_others(self.oracle.nodes[name], self.elsewhere)
+                self.oracle.nodes[name] = by_others(self.oracle.nodes[name], self.elsewhere)
             if self.pods is not None:
-                self.oracle.nodes[name] = self._crowded(self.oracle.nodes[name], self.pods)
-
-    @staticmethod
-    def _crowded(node: Node, dice: random.Random) -> Node:
-        """What it takes of pods, and what others have of that, anew."""
-        limit = dice.choice((None, 0, 1, 2, 2, 3, 4, 8))
-        return replace(node, pod_limit=limit, pods_elsewhere=dice.choice((0, 0, 0, 1, 3)))
-
-    @staticmethod
-    def _by_others(node: Node, dice: random.Random) -> Node:
-        """What others have of it, its labels and its taints, anew."""
-        return replace(
-            node,
-            devices=tuple(
-                replace(device, held_by=dice.choice(("", "", "ml/a", "ml/b")) if dice.random() < 0.4 else "")
-                for device in node.devices
-            ),
-            cpu_milli_elsewhere=dice.choice((0, 0, 3_000, node.cpu_milli)),
-            memory_bytes_elsewhere=dice.choice((0, 0, GIB)),
-            labels={"disk": dice.choice(("ssd", "hdd"))} if dice.random() < 0.7 else {},
-            taints=tuple(
-                Taint(key, "", effect)
-                for key, effect in (("team", "NoSchedule"), ("spot", "NoExecute"), ("slow", "PreferNoSchedule"))
-                if dice.random() < 0.2
-            ),
-        )
-
-    def _constraints(self, dice: random.Random) -> NodeConstraints:
-        terms = (
-            (),
-            (),
-            ((NodeRequirement("disk", "In", ("ssd",)),),),
-            ((NodeRequirement("disk", "DoesNotExist"),), (NodeRequirement("metadata.name", "In", ("n0",)),)),
-        )
-        tolerations = ((), (), (Toleration("team", "Exists"),), (Toleration("", "Exists"),))
-        return NodeConstraints(dice.choice(terms), dice.choice(tolerations))
-
-    def _device(self, node: str, index: int, model: str, count: int) -> Device:
-        kind, stack = MODELS[model]
-        memory = next(one.memory_bytes for one in CATALOGUE if one.name == model)
-        return Device(
-            device_id=f"{node}/{index}",
-            index=index,
-            model=model,
-            device_class=kind,
-            stack=stack,
-            memory_bytes=memory,
-            topology={"numa": str(2 * index // count)},
-            partitionable=model == "H100-SXM",
-        )
+                self.oracle.nodes[name] = crowded(self.oracle.nodes[name], self.pods)
 
     def _queues(self) -> None:
         dice = self.dice
@@ -202,87 +152,8 @@ class History:
         return engine
 
     def _job(self) -> Job:
-        dice = self.dice
         self.serial += 1
-        if dice.random() < 0.3:
-            return self._plain_job()
-        shape: dict[str, Any] = dice.choice(
-            (
-                {"devices": 1},
-                {"devices": dice.choice((2, 4))},
-                {"devices": 1, "max_devices": 2},
-                {"device_milli": dice.choice((200, 500, 700))},
-                {"device_share_bytes": dice.choice((5, 10, 30)) * GIB},
-                {"partition": dice.choice(("1g.10gb", "2g.20gb", "3g.40gb", "1g.20gb"))},
-                {"cpu_milli": 2_000},
-            )
-        )
-        gang: dict[str, Any] = {}
-        if dice.random() < 0.35:
-            replicas = dice.randint(2, 4)
-            gang = {"replicas": replicas, "min_replicas": dice.choice((0, 0, 1, replicas - 1))}
-            if dice.random() < 0.5:
-                gang |= {
-                    "topology_level": dice.choice(("rack", "node", "block")),
-                    "topology_required": dice.random() < 0.6,
-                }
-                if dice.random() < 0.3:
-                    gang["preferred_level"] = dice.choice(("rack", "node"))
-            elif replicas == 4 and dice.random() < 0.5:
-                gang |= {"group_size": 2, "group_level": "node", "min_replicas": 0}
-        elif dice.random() < 0.1:
-            shape, gang = (
-                {},
-                {
-                    "replicas": 3,
-                    "groups": (
-                        MemberGroup("leader", 1, 1, cpu_milli=1_000),
-                        MemberGroup("worker", 2, dice.choice((1, 2)), devices=1),
-                    ),
-                },
-            )
-        return Job(
-            job_id=f"j{self.serial:03d}",
-            queue=dice.choice(("a", "b", "c")),
-            priority=dice.choice((0, 0, 0, 1, 2)),
-            preemptible=dice.random() < 0.6,
-            models=dice.choice(((), (), (), ("H100-SXM",))),
-            workload=dice.choice(("", "", "w")),
-            objective=dice.choice(list(Objective)),
-            expected_duration_seconds=dice.choice((None, 20.0, 60.0, 300.0)),
-            checkpoint_seconds=dice.choice((None, 10.0)),
-            deadline=dice.choice((None, None, None, self.now + 90)),
-            character=dice.choice((None, None, Character(1e18, 1e15, dice.choice((0.1, 1.0))))),
-            submitted_at=self.now,
-            attempt=1,
-            **{"cpu_milli": dice.choice((0, 1_000))} | shape | gang,
-        )
-
-    @staticmethod
-    def _in_turns(job: Job, dice: random.Random) -> Job:
-        """The job as one that may be stopped at the end of a round, where it asks for whole devices."""
-        elastic = job.min_replicas and dice.random() < 0.7
-        return replace(
-            job,
-            preemptible=True,
-            checkpoint_seconds=dice.choice((1.0, 10.0, 200.0)),
-            deadline=None,
-            max_devices=0,
-            min_replicas=0 if elastic else job.min_replicas,
-        )
-
-    def _plain_job(self) -> Job:
-        """One for which it is beyond doubt what it may have: see progress.py."""
-        return Job(
-            job_id=f"j{self.serial:03d}",
-            queue="plain",
-            devices=self.dice.choice((1, 1, 2)),
-            priority=self.dice.choice((0, 0, 1, 2)),
-            preemptible=self.dice.random() < 0.6,
-            expected_duration_seconds=self.dice.choice((None, 60.0)),
-            submitted_at=self.now,
-            attempt=1,
-        )
+        return a_job(self.dice, f"j{self.serial:03d}", self.now)
 
     # -- events ----------------------------------------------------------------------------------
 
@@ -293,11 +164,11 @@ class History:
         if self.elsewhere is not None and self.elsewhere.random() < 0.3:
             changed = self.elsewhere.choice(sorted(self.oracle.nodes))
             self.steps.append(f"         others on {changed}")
-            self._declare(self._by_others(self.oracle.nodes[changed], self.elsewhere))
+            self._declare(by_others(self.oracle.nodes[changed], self.elsewhere))
         if self.pods is not None and self.pods.random() < 0.3:
             changed = self.pods.choice(sorted(self.oracle.nodes))
             self.steps.append(f"         pods of {changed}")
-            self._declare(self._crowded(self.oracle.nodes[changed], self.pods))
+            self._declare(crowded(self.oracle.nodes[changed], self.pods))
         if self.resizes is not None:
             self._elastic(self.resizes)
         if self.turns is not None and self.turns.random() < 0.7:
@@ -339,7 +210,7 @@ class History:
                 **dice.choice(shapes) | dice.choice(near),
             )
             if dice.random() < 0.25:
-                job = self._led(job, dice)
+                job = led(job, dice)
             self.oracle.submit(job)
             self.engine.submit(job)
         if dice.random() < 0.5:
@@ -348,16 +219,6 @@ class History:
             self.members_leave(dice)
         if dice.random() < 0.3:
             self._calm(dice)
-
-    @staticmethod
-    def _led(job: Job, dice: random.Random) -> Job:
-        """A leader and workers."""
-        leader = MemberGroup("leader", 1, 1, cpu_milli=1_000)
-        worker = MemberGroup("worker", job.replicas, dice.randint(1, job.replicas), devices=dice.choice((1, 1, 2)))
-        return replace(
-            job, replicas=1 + job.replicas, min_replicas=0, groups=(leader, worker), group_size=0, group_level="",
-            devices=0, device_milli=0, partition="", max_devices=0, cpu_milli=0,
-        )  # fmt: skip
 
     def _calm(self, dice: random.Random) -> None:
         """Most who wait are withdrawn and some devices become free: then there is room to grow."""
@@ -388,7 +249,7 @@ class History:
         self.now += self.policy.round_seconds * dice.choice((0.3, 1.0, 1.5))
         for _ in range(dice.choice((0, 2, 5))):
             self.serial += 1
-            job = self._in_turns(self._plain_job(), dice)
+            job = in_turns(plain_job(self.dice, f"j{self.serial:03d}", self.now), dice)
             job = replace(job, queue=dice.choice(("plain", "plain", "a", "b")), workload=dice.choice(("", "w")))
             self.oracle.submit(job)
             self.engine.submit(job)
@@ -397,10 +258,10 @@ class History:
         for _ in range(self.dice.randint(1, 3)):
             job = self._job()
             if self.turns is not None and self.turns.random() < 0.7:
-                job = self._in_turns(job, self.turns)
+                job = in_turns(job, self.turns)
             if self.elsewhere is not None and job.queue != "plain":
                 own = tuple(replace(one, nodes=self.elsewhere.choice((None, NodeConstraints()))) for one in job.groups)
-                job = replace(job, nodes=self._constraints(self.elsewhere), groups=own)
+                job = replace(job, nodes=constraints(self.elsewhere), groups=own)
             self.oracle.submit(job)
             self.engine.submit(job)
 
