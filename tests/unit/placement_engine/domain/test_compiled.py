@@ -1,6 +1,8 @@
 """What the scoring pass says of some rows is the same whoever says it: C, arrays, or each plugin by itself."""
 
 import random
+import shutil
+import sysconfig
 from dataclasses import replace
 
 import numpy as np
@@ -77,6 +79,12 @@ def written_in_c(table: Table, engine: Engine) -> tuple[bytes, bytes, bytes]:
     for array, old in zip((table.score, table._terms, table._usable), kept, strict=True):
         array[:] = old
     return found
+
+
+def test_the_library_is_there_where_there_is_a_compiler() -> None:
+    """Else every test that needs it would be passed over in silence."""
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    assert (compiled.library is not None) == (shutil.which(compiler) is not None)
 
 
 @needs_compiler
